@@ -1,0 +1,146 @@
+//! The sync engine: which flow changes go to the peer, and what of the peer's goes into the kernel.
+//!
+//! [`Engine`] is a pure state machine with the four functions of the core contract. It keeps a shadow
+//! of the conntrack table, and per peer an outbox of dirty flows and an inbox of received frames.
+
+pub mod flow;
+
+use crate::reason::DropReason;
+use crate::role::{NodeId, Role, SyncHealth};
+use core::time::Duration;
+use flow::{Flow, FlowKey};
+
+/// Position of a peer in [`Config::peers`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PeerId(pub u8);
+
+/// Everything the engine needs to know at start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub node: NodeId,
+    pub cluster: String,
+    pub peers: Vec<NodeId>,
+    pub secret: zeroize::Zeroizing<Vec<u8>>,
+    /// Which secret it is; stands in every frame header.
+    pub key_epoch: u8,
+    /// Largest UDP payload to build.
+    pub frame_bytes_max: usize,
+    /// Most flows remembered; further ones are counted and not replicated.
+    pub flows_max: usize,
+    /// Unacknowledged data frames per peer before the outbox waits.
+    pub window_frames: usize,
+    pub hello_interval: Duration,
+    /// Silence after which a peer is gone.
+    pub peer_timeout: Duration,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Input<'a> {
+    Timer,
+    /// A UDP payload from the sync socket.
+    Datagram {
+        bytes: &'a [u8],
+    },
+    /// The kernel created or changed a flow (a conntrack event not caused by this daemon).
+    Changed(&'a Flow),
+    /// The kernel deleted a flow (not by this daemon's request). `id` is the kernel's CTA_ID.
+    Destroyed {
+        key: &'a FlowKey,
+        id: u32,
+    },
+    /// Events were lost (ENOBUFS): what the shadow holds may be wrong.
+    EventsLost,
+    /// A dump requested by [`Action::Dump`] begins, goes on, has ended (`complete` false: it failed).
+    DumpBegin,
+    Dumped(&'a Flow),
+    DumpEnd {
+        complete: bool,
+    },
+    /// The kernel's answer to a write; only failures need be reported.
+    WriteFailed {
+        key: &'a FlowKey,
+        write: WriteKind,
+        errno: i32,
+    },
+    Role(Role),
+    /// Ask the peers for their whole table, and send ours.
+    Resync,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum WriteKind {
+    Create,
+    Update,
+    Delete,
+}
+
+/// What must be done, in this order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Send this datagram to the peer's sync address.
+    Send { peer: PeerId, datagram: Vec<u8> },
+    /// Create the flow in the kernel (it is not there as far as we know; EEXIST: replace it).
+    Create(Flow),
+    /// Update status, timeout, mark and protocol state of an existing flow (ENOENT: create it).
+    Update(Flow),
+    /// Delete the flow. `id` zero: unknown.
+    Delete { key: FlowKey, id: u32 },
+    /// Dump the whole table and feed it back.
+    Dump,
+    /// The health changed (role and lag changes are coalesced).
+    Health(SyncHealth),
+    /// Something an operator wants to read in the log.
+    Event(Event),
+}
+
+/// Notable happenings, for the log and `status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    PeerUp { peer: PeerId, session: u64 },
+    PeerDown { peer: PeerId, silent: Duration },
+    BulkSent { peer: PeerId, flows: u64 },
+    BulkReceived { peer: PeerId, flows: u64, purged: u64 },
+    EventsLost,
+    TableFull,
+}
+
+/// Counters of one peer.
+#[derive(Clone, Debug, Default)]
+pub struct PeerStats {
+    pub alive: bool,
+    pub session: u64,
+    /// Last data sequence sent / acknowledged cumulatively by the peer / received in order.
+    pub sent_sequence: u64,
+    pub acked_sequence: u64,
+    pub received_sequence: u64,
+    pub frames_sent: u64,
+    pub frames_received: u64,
+    pub bytes_sent: u64,
+    pub bytes_received: u64,
+    pub frames_lost: u64,
+    pub flows_sent: u64,
+    pub flows_received: u64,
+    /// Dirty flows not yet sent, and sent but not yet acknowledged.
+    pub backlog_flows: u64,
+    pub in_flight_flows: u64,
+    /// Both tables were exchanged completely in this session.
+    pub bulk_sent: bool,
+    pub bulk_received: bool,
+    pub rtt: Duration,
+}
+
+/// Counters of the engine.
+#[derive(Clone, Debug)]
+pub struct Stats {
+    pub health: SyncHealth,
+    pub flows: u64,
+    pub flows_local: u64,
+    pub flows_peer: u64,
+    pub flows_refused_full: u64,
+    /// Peer state older than what this node has: ignored.
+    pub stale_ignored: u64,
+    pub refused: [u64; DropReason::COUNT],
+    pub events_lost: u64,
+    pub peers: Vec<PeerStats>,
+}
