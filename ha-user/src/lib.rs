@@ -6,5 +6,7 @@
 pub mod clock;
 pub mod config;
 pub mod mailbox;
+pub mod poller;
 pub mod request;
+mod route_netlink;
 pub mod status;
