@@ -2,3 +2,6 @@
 //! it measures. `cargo xtask run` and the tests that need root drive exactly these parts.
 
 pub mod netns;
+pub mod peers;
+pub mod topology;
+pub mod traffic;
