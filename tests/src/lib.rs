@@ -3,5 +3,6 @@
 
 pub mod netns;
 pub mod peers;
+pub mod resolved;
 pub mod topology;
 pub mod traffic;

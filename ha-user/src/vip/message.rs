@@ -3,11 +3,9 @@
 use super::Operand;
 use crate::route_netlink::Message;
 use ha_common::election::VipState;
-use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeader, AddressMessage, AddressScope};
-use netlink_packet_route::route::{
-    RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
-};
+use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::io::Errno;
 use std::net::IpAddr;
@@ -122,6 +120,7 @@ fn family(address: IpAddr) -> AddressFamily {
 mod tests {
     use super::*;
     use ha_common::election::InterfaceId;
+    use netlink_packet_core::NetlinkPayload;
 
     const SEQUENCE: u32 = 7;
 
