@@ -102,6 +102,9 @@ pub struct Found<T> {
     pub at: At,
 }
 
+/// A list whose elements have places of their own.
+pub type FoundList<T> = Found<Vec<Found<T>>>;
+
 /// Collects problems while a file is read, so that all are reported and not the first alone.
 pub struct Problems<'a> {
     text: &'a str,
@@ -140,7 +143,7 @@ impl<'a> Problems<'a> {
     }
 
     pub fn into_report(mut self, file: &Path) -> Report {
-        self.list.sort_by(|a, b| (a.severity, a.line, a.column).cmp(&(b.severity, b.line, b.column)));
+        self.list.sort_by_key(|problem| (problem.severity, problem.line, problem.column));
         Report { file: file.to_owned(), problems: self.list }
     }
 }

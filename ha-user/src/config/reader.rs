@@ -1,6 +1,6 @@
 //! Walks the parsed TOML: each key is taken once, wrong values and left-over keys become problems.
 
-use super::error::{At, Found, Problems};
+use super::error::{At, Found, FoundList, Problems};
 use super::spelling::{did_you_mean, nearest};
 use std::ops::Range;
 use toml::Spanned;
@@ -74,7 +74,7 @@ impl<'a> Section<'a> {
         problems: &mut Problems<'_>,
         key: &'static str,
         read: impl Read<T>,
-    ) -> Option<Found<Vec<Found<T>>>> {
+    ) -> Option<FoundList<T>> {
         let value = self.value(key)?;
         let at = self.at_key(key, value.span());
         let Some(array) = value.get_ref().as_array() else {

@@ -1,6 +1,6 @@
 //! The keys of the file: what may stand where, and the form of each value. Meaning is checked in `resolve`.
 
-use super::error::{At, Found, Problems};
+use super::error::{At, Found, FoundList, Problems};
 use super::reader::{Refusal, Section, found_instead};
 use super::values::{address, address_with_prefix, boolean, choice, duration, integer, interface, path, string, text};
 use super::{LogFormat, XdpChoice};
@@ -46,19 +46,19 @@ pub struct Sync {
     pub flows_max: Option<Found<usize>>,
     pub hello_interval: Option<Found<Option<Duration>>>,
     pub peer_timeout: Option<Found<Option<Duration>>>,
-    pub protocols: Option<Found<Vec<Found<u8>>>>,
-    pub ignore_addresses: Option<Found<Vec<Found<IpAddr>>>>,
+    pub protocols: Option<FoundList<u8>>,
+    pub ignore_addresses: Option<FoundList<IpAddr>>,
 }
 
 pub struct Vip {
     pub vhid: Option<Found<u8>>,
     pub interface: Option<Found<String>>,
-    pub addresses: Option<Found<Vec<Found<(IpAddr, u8)>>>>,
+    pub addresses: Option<FoundList<(IpAddr, u8)>>,
     pub gateway: Option<Found<IpAddr>>,
     pub password: Option<Found<String>>,
     pub password_file: Option<Found<PathBuf>>,
     pub label: Option<Found<String>>,
-    pub peers: Option<Found<Vec<Found<IpAddr>>>>,
+    pub peers: Option<FoundList<IpAddr>>,
     pub multicast_v4: Option<Found<IpAddr>>,
     pub multicast_v6: Option<Found<IpAddr>>,
 }
@@ -67,7 +67,7 @@ pub struct Election {
     pub advbase: Option<Found<u8>>,
     pub dead_ratio: Option<Found<u8>>,
     pub preempt: Option<Found<bool>>,
-    pub announce_burst_ms: Option<Found<Vec<Found<u32>>>>,
+    pub announce_burst_ms: Option<FoundList<u32>>,
     pub announce_refresh: Option<Found<Option<Duration>>>,
 }
 

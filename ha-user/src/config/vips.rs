@@ -1,6 +1,6 @@
 //! The `[[vip]]` tables: which address on which interface, with which password, spoken how.
 
-use super::error::{Found, Problems};
+use super::error::{Found, FoundList, Problems};
 use super::resolve::{check_host_address, check_password, refuse_repeated};
 use super::{Vip, schema, secret};
 use ha_common::election::{InterfaceId, Transport};
@@ -224,7 +224,7 @@ fn multicast_group<'a>(
     Some(found)
 }
 
-fn check_peers(peers: &Found<Vec<Found<IpAddr>>>, vip: &schema::Vip, problems: &mut Problems<'_>) {
+fn check_peers(peers: &FoundList<IpAddr>, vip: &schema::Vip, problems: &mut Problems<'_>) {
     let count = peers.value.len();
     if count > PEERS_MAX {
         problems.error(&peers.at, format!("has {count} addresses"), format!("write 1 to {PEERS_MAX}"));
