@@ -3,6 +3,7 @@
 //! Only `control_loop` and `sync_loop` import both the pure core and the edges; edges import neither each
 //! other nor a loop.
 
+pub mod advert_socket;
 pub mod clock;
 pub mod config;
 #[cfg(test)]
