@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod datapath;
 pub mod mailbox;
 pub mod request;
 pub mod status;
