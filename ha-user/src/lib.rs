@@ -6,6 +6,7 @@
 pub mod advert_socket;
 pub mod clock;
 pub mod config;
+pub mod control_loop;
 pub mod datapath;
 #[cfg(test)]
 mod fixture;
