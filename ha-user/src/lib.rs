@@ -5,6 +5,13 @@
 
 pub mod clock;
 pub mod config;
+#[cfg(test)]
+mod fixture;
+pub mod link;
 pub mod mailbox;
+pub mod packet_socket;
+pub mod poller;
 pub mod request;
+mod route_netlink;
 pub mod status;
+pub mod vip;

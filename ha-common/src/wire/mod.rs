@@ -1,6 +1,7 @@
 //! One file a header. Every parser reads through a bounds-checked window and never panics.
 
 pub mod advert;
+pub mod arp;
 pub mod bytes;
 pub mod carp;
 pub mod checksum;
@@ -9,4 +10,5 @@ pub mod frame;
 pub mod ip;
 pub mod ipv4;
 pub mod ipv6;
+pub mod ndisc;
 pub mod udp;
