@@ -5,6 +5,8 @@
 
 pub mod clock;
 pub mod config;
+pub mod conntrack;
 pub mod mailbox;
+pub mod recv_batch;
 pub mod request;
 pub mod status;
