@@ -7,6 +7,9 @@ pub mod clock;
 pub mod config;
 pub mod conntrack;
 pub mod mailbox;
+
+pub mod poller;
 pub mod recv_batch;
 pub mod request;
+mod route_netlink;
 pub mod status;
