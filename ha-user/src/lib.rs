@@ -5,12 +5,14 @@
 
 pub mod clock;
 pub mod config;
+pub mod conntrack;
 #[cfg(test)]
 mod fixture;
 pub mod link;
 pub mod mailbox;
 pub mod packet_socket;
 pub mod poller;
+pub mod recv_batch;
 pub mod request;
 mod route_netlink;
 pub mod status;
