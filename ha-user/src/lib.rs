@@ -6,6 +6,7 @@
 pub mod advert_socket;
 pub mod clock;
 pub mod config;
+pub mod conntrack;
 pub mod control_loop;
 pub mod datapath;
 #[cfg(test)]
@@ -14,6 +15,7 @@ pub mod link;
 pub mod mailbox;
 pub mod packet_socket;
 pub mod poller;
+pub mod recv_batch;
 pub mod request;
 mod route_netlink;
 pub mod status;

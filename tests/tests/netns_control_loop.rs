@@ -1,12 +1,13 @@
 //! The control loop with a real kernel: elections between two loops, addresses, announcements and repairs.
 
+mod support;
+
 use anyhow::{Context, Result, ensure};
 use ha_common::role::Role;
 use ha_common::wire::advert::{Verdict, parse_frame};
 use ha_common::wire::carp::Advert;
 use ha_common::wire::{arp, ndisc};
 use ha_tests::netns::{Netns, bridge, cable, wait_until};
-use ha_tests::resolved::{resolved, vip};
 use ha_user::config::{Resolved, XdpChoice};
 use ha_user::control_loop::realtime::Realtime;
 use ha_user::control_loop::{ControlError, ControlLoop};
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
+use support::{resolved, vip};
 
 const LIMIT: Duration = Duration::from_secs(5);
 const LAN_VIP: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 210);
