@@ -6,6 +6,7 @@
 pub mod clock;
 pub mod config;
 pub mod conntrack;
+pub mod datapath;
 #[cfg(test)]
 mod fixture;
 pub mod link;
