@@ -10,7 +10,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// Seeds of one cluster shape; `TWINWALL_SIM_SEEDS` asks for more.
 fn seeds() -> u64 {
-    std::env::var("TWINWALL_SIM_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(100)
+    std::env::var("TWINWALL_SIM_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(60)
 }
 
 fn skews(skews: &[u8], preempt: bool) -> Vec<Settings> {
@@ -52,7 +52,9 @@ fn survives_storms(settings: &[Settings]) {
         let watch = world.watch;
         assert!(watch.two < Duration::from_millis(10), "{settings:?} seed {seed}: {watch:?}");
         assert!(watch.none < Duration::from_millis(10), "{settings:?} seed {seed}: {watch:?}");
-        assert!(watch.role_changes <= 4, "one preemption at the most: {settings:?} seed {seed}: {watch:?}");
+        // Two segments change hands with each of the better nodes, which may all preempt in the same moment.
+        let changes_max = 4 * (settings.len() as u64 - 1);
+        assert!(watch.role_changes <= changes_max, "{settings:?} seed {seed}: {watch:?}");
         world.watch_anew();
         world.run_secs(100);
         assert_eq!(world.watch.role_changes, 0, "{settings:?} seed {seed}");

@@ -35,7 +35,7 @@ impl Rng {
 pub enum Machine {
     Down,
     Twinwall(Box<Node>),
-    Ucarp(Host),
+    Ucarp(Box<Host>),
 }
 
 /// How long it takes the sync link to notice, and a bulk transfer to end.
@@ -114,7 +114,7 @@ impl World {
 
     pub fn start_ucarp(&mut self, index: usize) {
         let host = Host::new(index, self.settings[index], self.now, self.rng.next());
-        self.machines[index] = Machine::Ucarp(host);
+        self.machines[index] = Machine::Ucarp(Box::new(host));
     }
 
     pub fn crash(&mut self, index: usize) {

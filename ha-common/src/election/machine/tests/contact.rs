@@ -139,6 +139,24 @@ fn crossed_retirement_returns_after_a_jitter() {
     assert!(delays.iter().all(|delay| *delay < ms(250)));
 }
 
+/// A node that yielded to a better master on one member does not take the goodbye of a third one, which yields as well,
+/// for the better one's; but the better one's own goodbye counts.
+#[test]
+fn the_goodbye_of_another_loser_is_ignored() {
+    let mut rig = Rig::backup(config(50));
+    rig.sync(true, true);
+    rig.hear_from(LAN, THIRD[0], 1, 100);
+    rig.hear_from(WAN, THIRD[1], 1, 100);
+    assert_eq!(rig.cause(), Cause::Preempt);
+    rig.hear(LAN, 1, 0);
+    assert_eq!(rig.cause(), Cause::BetterMaster);
+    rig.hear_from(LAN, THIRD[0], 255, 255);
+    rig.hear_from(WAN, THIRD[1], 255, 255);
+    assert_eq!(rig.role(), Role::Backup);
+    rig.hear(LAN, 255, 255);
+    assert_eq!((rig.role(), rig.cause()), (Role::Master, Cause::Goodbye));
+}
+
 /// Long after a lost tie a goodbye is taken at its word.
 #[test]
 fn the_jitter_is_for_crossed_retirement_only() {
