@@ -7,7 +7,7 @@ use ha_common::election::{
 use ha_common::reason::DropReason;
 use ha_common::role::{NodeId, Role};
 use ha_common::time::Instant;
-use ha_common::wire::carp::Advert;
+use ha_common::wire::advert::{Verdict, parse_frame};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::time::Duration;
@@ -16,8 +16,7 @@ const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 210));
 /// A third address on the segment of the capture, which loses ties against .208 and .209.
 const OWN: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 211);
 
-/// The CARP adverts of a capture as the shared parser would hand them over: TTL 255, 36 bytes, version 2, authlen 7.
-/// Frames are Ethernet without tags; the file is little-endian with microseconds.
+/// The adverts of a capture (Ethernet, little-endian, microseconds) that the shared parser lets through.
 fn adverts(name: &str) -> Vec<ReceivedAdvert> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/pcaps").join(name);
     let file = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -27,28 +26,17 @@ fn adverts(name: &str) -> Vec<ReceivedAdvert> {
         let word = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().unwrap());
         let (frame, next) = body.split_at(word(8) as usize);
         rest = next;
-        if frame[12..14] != [8, 0] || frame[23] != 112 || frame[22] != 255 {
-            continue;
+        if let Verdict::Advert(heard) = parse_frame(frame)
+            && heard.vhid() == 3
+        {
+            adverts.push(ReceivedAdvert {
+                member: MemberId(0),
+                source: heard.source(),
+                destination: heard.destination(),
+                advert: heard.advert(),
+                received: Instant(u64::from(word(0)) * 1_000_000_000 + u64::from(word(4)) * 1000),
+            });
         }
-        let carp = &frame[14 + usize::from(frame[14] & 15) * 4..];
-        if carp.len() != 36 || carp[0] != 0x21 || carp[1] != 3 || carp[3] != 7 {
-            continue;
-        }
-        let address = |at: usize| IpAddr::from(<[u8; 4]>::try_from(&frame[at..at + 4]).unwrap());
-        adverts.push(ReceivedAdvert {
-            member: MemberId(0),
-            source: address(26),
-            destination: address(30),
-            advert: Advert {
-                vhid: carp[1],
-                advskew: carp[2],
-                advbase: carp[5],
-                demotion: carp[4],
-                counter: u64::from_be_bytes(carp[8..16].try_into().unwrap()),
-                digest: carp[16..36].try_into().unwrap(),
-            },
-            received: Instant(u64::from(word(0)) * 1_000_000_000 + u64::from(word(4)) * 1000),
-        });
     }
     assert!(!adverts.is_empty(), "{name}");
     adverts
