@@ -166,3 +166,25 @@ fn the_jitter_is_for_crossed_retirement_only() {
     rig.hear(LAN, 255, 255);
     assert_eq!((rig.role(), rig.cause()), (Role::Master, Cause::Goodbye));
 }
+
+/// A tie heard by a family in which this node has no address is left to the other family.
+#[test]
+fn a_tie_by_a_foreign_family() {
+    let mut rig = Rig::master(config(100));
+    let source: IpAddr = "fe80::1".parse().unwrap();
+    let mut advert = rig.advert(LAN, source, 1, 100);
+    advert.destination = "ff02::12".parse().unwrap();
+    rig.input(Input::Advert(&advert));
+    assert_eq!((rig.role(), rig.summary().as_str()), (Role::Master, "adv0=1/100 announce0"));
+}
+
+/// The contact with a master that advertises rarely is over after ten seconds, not after minutes.
+#[test]
+fn the_end_of_a_contact_is_not_awaited_for_ever() {
+    let mut rig = Rig::master(Config { announce_refresh: None, ..config(0) });
+    rig.hear(LAN, 100, 0);
+    rig.run(ms(9999));
+    assert_eq!(rig.count("announce"), 0);
+    rig.run(ms(1));
+    assert_eq!(rig.count("announce"), 2);
+}
