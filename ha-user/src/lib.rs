@@ -7,7 +7,6 @@ pub mod clock;
 pub mod config;
 pub mod conntrack;
 pub mod mailbox;
-
 pub mod poller;
 pub mod recv_batch;
 pub mod request;
