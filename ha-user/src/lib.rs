@@ -7,6 +7,7 @@ pub mod clock;
 pub mod config;
 pub mod conntrack;
 pub mod mailbox;
+pub mod peer;
 pub mod poller;
 pub mod recv_batch;
 pub mod request;
