@@ -13,3 +13,4 @@ pub mod recv_batch;
 pub mod request;
 mod route_netlink;
 pub mod status;
+pub mod sync_loop;
