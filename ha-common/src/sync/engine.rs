@@ -59,6 +59,8 @@ pub struct Engine {
     refused: [u64; DropReason::COUNT],
     health: SyncHealth,
     health_at: Instant,
+    /// When everything due was last done.
+    ran_at: Instant,
     /// Reused memory: an opened body, the message in it, the message being built.
     body: Vec<u8>,
     incoming: proto::Data,
@@ -91,6 +93,7 @@ impl Engine {
             refused: [0; DropReason::COUNT],
             health: SyncHealth::default(),
             health_at: Instant(0),
+            ran_at: Instant(0),
             body: Vec::new(),
             incoming: proto::Data::default(),
             outgoing: proto::Data::default(),
@@ -121,7 +124,7 @@ impl Engine {
 
     /// When [`Input::Timer`] is due at the latest.
     pub fn poll_at(&self) -> Option<Instant> {
-        let peers = self.peers.iter().map(|peer| peer.poll_at(self.health_at, self.peer_timeout));
+        let peers = self.peers.iter().map(|peer| peer.poll_at(self.ran_at, self.peer_timeout));
         let own = [self.dump.poll_at(), self.wheel.poll_at(), self.retries.poll_at(), self.health_due()];
         peers.chain(own).fold(None, earliest)
     }
@@ -380,6 +383,7 @@ impl Engine {
             self.run_peer(now, index, out);
         }
         self.report_health(now, out);
+        self.ran_at = now;
     }
 
     fn run_peer(&mut self, now: Instant, index: usize, out: &mut Vec<Action>) {
