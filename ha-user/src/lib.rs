@@ -6,11 +6,20 @@
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod conntrack;
+#[cfg(test)]
+mod fixture;
 pub mod ipc;
+pub mod link;
 pub mod logging;
 pub mod loops;
 pub mod mailbox;
 pub mod metrics;
+pub mod packet_socket;
+pub mod poller;
 pub mod process;
+pub mod recv_batch;
 pub mod request;
+mod route_netlink;
 pub mod status;
+pub mod vip;

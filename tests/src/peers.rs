@@ -1,0 +1,138 @@
+//! The tools that twinwall lives beside or replaces, started as their packages start them: ucarp and conntrackd.
+
+use crate::netns::{Netns, Process, wait_until};
+use crate::topology::{LAN_VIP, Node, Pair, Port, WAN_VIP};
+use anyhow::{Context, Result};
+use std::fs;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// One ucarp process: one VHID on one interface.
+#[derive(Debug)]
+pub struct Ucarp {
+    process: Process,
+    log: PathBuf,
+}
+
+/// What Debian's if-up script takes from /etc/network/interfaces.
+#[derive(Clone, Debug)]
+pub struct UcarpOptions {
+    pub interface: String,
+    pub address: Ipv4Addr,
+    pub vhid: u8,
+    pub vip: Ipv4Addr,
+    pub prefix: u8,
+    pub password: String,
+    pub advskew: u8,
+    /// `ucarp-master yes`: `-P`.
+    pub preempt: bool,
+}
+
+impl UcarpOptions {
+    /// The mission's vhid 3 (LAN) or 4 (WAN) on this node.
+    pub fn of(node: Node, port: Port) -> Self {
+        let (address, vhid, vip, prefix) = match port {
+            Port::Lan | Port::Sync => (node.lan(), 3, LAN_VIP, 24),
+            Port::Wan => (node.wan(), 4, WAN_VIP, 26),
+        };
+        Self {
+            interface: port.interface().to_owned(),
+            address,
+            vhid,
+            vip,
+            prefix,
+            password: "toto".to_owned(),
+            advskew: 0,
+            preempt: false,
+        }
+    }
+}
+
+impl Ucarp {
+    /// Starts it with up and down scripts that add and remove the address, as `vip-up` and `vip-down` do.
+    ///
+    /// # Errors
+    /// When ucarp is not installed (Debian package `ucarp`) or a file cannot be written to `dir`.
+    pub fn start(namespace: &Netns, options: &UcarpOptions, dir: &Path) -> Result<Self> {
+        let UcarpOptions { interface, vip, prefix, vhid, .. } = options;
+        let stem = format!("{}-{vhid}", namespace.name());
+        let up = script(dir, &format!("{stem}-up"), &format!("ip addr add {vip}/{prefix} dev {interface}"))?;
+        let down = script(dir, &format!("{stem}-down"), &format!("ip addr del {vip}/{prefix} dev {interface}"))?;
+        let log = dir.join(format!("{stem}.log"));
+        let mut command = Command::new("ucarp");
+        command.arg("-i").arg(interface).args(["-s", &options.address.to_string()]);
+        command.args(["-v", &vhid.to_string(), "-p", &options.password, "-a", &vip.to_string()]);
+        command.args(["-b", "1", "-k", &options.advskew.to_string(), "-z", "-u"]).arg(up).arg("-d").arg(down);
+        if options.preempt {
+            command.arg("-P");
+        }
+        let output = fs::File::create(&log)?;
+        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        Ok(Self { process: namespace.spawn(command)?, log })
+    }
+
+    /// The process, to signal it.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Everything that it has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+/// conntrackd in FT-FW mode that writes straight into the kernel, between the two firewalls.
+#[derive(Debug)]
+pub struct Conntrackd {
+    _process: Process,
+}
+
+impl Conntrackd {
+    /// Starts it on one firewall and waits until it answers.
+    ///
+    /// # Errors
+    /// When conntrackd is not installed (Debian package `conntrackd`) or does not answer within 10 s.
+    pub fn start(pair: &Pair, node: Node, dir: &Path) -> Result<Self> {
+        let stem = dir.join(format!("conntrackd-{}", node.name()));
+        let file = |suffix: &str| stem.with_extension(suffix);
+        let config = file("conf");
+        fs::write(&config, conntrackd_config(node, &file("lock"), &file("ctl"), &file("log")))?;
+        let mut command = Command::new("conntrackd");
+        command.arg("-C").arg(&config).stdout(fs::File::create(file("out"))?).stderr(fs::File::create(file("err"))?);
+        let process = pair[node].spawn(command)?;
+        let path = config.to_str().context("the directory's name is not UTF-8")?;
+        wait_until("conntrackd answers", Duration::from_secs(10), || {
+            pair[node].run("conntrackd", &["-C", path, "-s"]).is_ok()
+        })?;
+        Ok(Self { _process: process })
+    }
+}
+
+fn script(dir: &Path, name: &str, line: &str) -> Result<PathBuf> {
+    let path = dir.join(name);
+    fs::write(&path, format!("#!/bin/sh\nexec {line}\n"))?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    Ok(path)
+}
+
+fn conntrackd_config(node: Node, lock: &Path, control: &Path, log: &Path) -> String {
+    let (own, peer) = (node.sync(), node.peer().sync());
+    let (lock, control, log) = (lock.display(), control.display(), log.display());
+    let ignored: String = Node::BOTH
+        .into_iter()
+        .flat_map(|node| [node.lan(), node.wan(), node.sync()])
+        .chain([LAN_VIP, WAN_VIP, Ipv4Addr::LOCALHOST])
+        .map(|address| format!("   IPv4_address {address}\n"))
+        .collect();
+    format!(
+        "Sync {{\n Mode FTFW {{\n  DisableExternalCache Yes\n }}\n UDP {{\n  IPv4_address {own}\n  \
+         IPv4_Destination_Address {peer}\n  Port 3780\n  Interface eth2\n  Checksum on\n }}\n}}\n\
+         General {{\n HashSize 8192\n HashLimit 65536\n LogFile {log}\n LockFile {lock}\n UNIX {{\n  Path {control}\n }}\n \
+         NetlinkBufferSize 2097152\n NetlinkBufferSizeMaxGrowth 8388608\n Filter From Userspace {{\n  \
+         Protocol Accept {{\n   TCP\n   UDP\n   ICMP\n  }}\n  Address Ignore {{\n{ignored}  }}\n }}\n}}\n"
+    )
+}
