@@ -42,7 +42,7 @@ pub fn main(arguments: Arguments) -> ExitCode {
     };
     let usable = resolved.is_some() && !(arguments.strict && report.warnings() > 0);
     let printed = if arguments.json {
-        let node = resolved.as_ref().and_then(node_name);
+        let node = resolved.as_ref().map(Resolved::own_name);
         print_json(&Outcome { usable, node, report: &report })
     } else {
         print(&describe(&report, resolved.as_ref()))
@@ -67,12 +67,8 @@ fn describe(report: &Report, resolved: Option<&Resolved>) -> String {
             count(resolved.vips.len(), "vip"),
             if addresses == 1 { "1 address".to_owned() } else { format!("{addresses} addresses") },
             resolved.interfaces.join(", "),
-            node_name(resolved).unwrap_or("?"),
+            resolved.own_name(),
         );
     }
     text + "\n"
-}
-
-fn node_name(resolved: &Resolved) -> Option<&str> {
-    resolved.nodes.get(usize::from(resolved.node.0)).map(|node| node.name.as_str())
 }

@@ -4,6 +4,7 @@ mod check;
 mod flows;
 mod keygen;
 mod resync;
+mod run;
 mod status;
 
 use crate::config::{DEFAULT_FILE, RUN_DIRECTORY};
@@ -30,6 +31,8 @@ const EXAMPLE: &str = "Example, first steps on a new pair:
 
 #[derive(Subcommand)]
 enum Command {
+    /// Run the daemon in the foreground.
+    Run(run::Arguments),
     /// Check the configuration and say what is wrong with it.
     Check(check::Arguments),
     /// Make the secret that the nodes share.
@@ -81,6 +84,7 @@ mod exit {
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
     match Cli::parse().command {
+        Command::Run(arguments) => run::main(arguments),
         Command::Check(arguments) => check::main(arguments),
         Command::Keygen(arguments) => keygen::main(arguments),
         Command::Status(arguments) => status::main(arguments),

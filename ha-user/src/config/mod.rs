@@ -42,6 +42,13 @@ pub struct Resolved {
     pub log: Log,
 }
 
+impl Resolved {
+    /// This node's name.
+    pub fn own_name(&self) -> &str {
+        self.nodes.get(usize::from(self.node.0)).map_or("", |node| &node.name)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
     pub name: String,
