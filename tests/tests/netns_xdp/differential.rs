@@ -12,6 +12,7 @@ use ha_common::wire::{carp, ip, udp};
 use ha_user::datapath::load::EDGE;
 use ha_user::datapath::{Path, Snapshot};
 use std::net::IpAddr;
+use std::time::Duration;
 
 const DROP: u32 = 1;
 const PASS: u32 = 2;
@@ -239,7 +240,9 @@ fn netns_sync_sequence_gaps_agree() {
 fn netns_full_ring_is_counted_and_passes() {
     let mut rig = Rig::new(false).expect("this test needs root (CAP_BPF) and a build with BPF");
     let frame = corpus::advert_frame();
-    assert_eq!(rig.run(EDGE, &frame, RING_ADVERTS + 100).unwrap().action, PASS);
+    let run = rig.run(EDGE, &frame, RING_ADVERTS + 100).unwrap();
+    assert_eq!(run.action, PASS);
+    assert!(run.duration < Duration::from_micros(100), "{:?} for one advert", run.duration);
     let full = counted(&rig.counters().snapshot());
     let lost = full.interface[refusal_index(DropReason::RingFull)];
     assert!((100..110).contains(&lost), "{lost}");
