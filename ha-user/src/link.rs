@@ -3,6 +3,7 @@
 //! Interfaces are known by name. They may be missing at start, vanish and come back under another index. Virtual
 //! addresses are never taken for the node's own.
 
+mod filter;
 mod table;
 
 use crate::route_netlink::RouteSocket;
@@ -18,8 +19,8 @@ const RTM_GETLINK: u16 = 18;
 const RTM_GETADDR: u16 = 22;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
-/// `RTMGRP_LINK`, `RTMGRP_IPV4_IFADDR` and `RTMGRP_IPV6_IFADDR` (linux/rtnetlink.h).
-const GROUPS: u32 = 0x1 | 0x10 | 0x100;
+/// `RTMGRP_LINK`, `RTMGRP_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV6_IFADDR` and `_IPV6_ROUTE` (linux/rtnetlink.h).
+const GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x100 | 0x400;
 /// A dump that changed while it was read is read again this often.
 const DUMP_ATTEMPTS: u32 = 5;
 /// Datagrams taken at one wake-up; more wait for the next.
@@ -45,6 +46,8 @@ pub enum Change {
     Interface(InterfaceId),
     /// A virtual address was taken off the interface, by us or by hand.
     VirtualAddressRemoved { interface: InterfaceId, address: IpAddr },
+    /// A default route of ours through the interface was removed, by us or by hand.
+    RouteRemoved { interface: InterfaceId },
 }
 
 /// A watched interface as it is now.
@@ -73,6 +76,7 @@ impl Links {
     pub fn open(names: &[String], virtual_addresses: HashSet<IpAddr>) -> Result<Self, LinkError> {
         // Subscribe first: what happens while the lists are read waits in the queue.
         let events = RouteSocket::open(GROUPS).map_err(LinkError::Open)?;
+        events.filter(&filter::no_foreign_routes()).map_err(LinkError::Open)?;
         let mut links = Self { events, table: Table::new(names.to_vec(), virtual_addresses), overruns: 0 };
         links.read_anew(&mut Vec::new())?;
         Ok(links)

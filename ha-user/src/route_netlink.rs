@@ -5,6 +5,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
+use socket2::{SockFilter, SockRef};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -14,6 +15,10 @@ const BUFFER_BYTES: usize = 64 * 1024;
 const RECEIVE_BUFFER_BYTES: usize = 1024 * 1024;
 /// How many acknowledged requests one `sendmsg` may carry so that no acknowledgement is lost.
 pub const BATCH_MESSAGES_MAX: usize = 512;
+
+/// `rtm_protocol` of our routes (`ip route` shows `proto 112`): CARP's own protocol number, unused in
+/// /etc/iproute2/rt_protos.
+pub const ROUTE_PROTOCOL: u8 = 112;
 
 /// Length of a netlink message header (`struct nlmsghdr`).
 const HEADER_LEN: usize = 16;
@@ -49,6 +54,14 @@ impl RouteSocket {
             rustix::net::sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER_BYTES)?;
         }
         Ok(Self { socket, buffer: vec![0; BUFFER_BYTES] })
+    }
+
+    /// Lets only messages into the queue for which the classic BPF program returns non-zero.
+    ///
+    /// # Errors
+    /// When the kernel refuses the program.
+    pub fn filter(&self, program: &[SockFilter]) -> io::Result<()> {
+        SockRef::from(&self.socket).attach_filter(program)
     }
 
     /// Sends one datagram of complete messages; the kernel works it off before this returns.

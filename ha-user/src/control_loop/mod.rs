@@ -237,7 +237,8 @@ impl ControlLoop {
         for change in changes {
             match change {
                 Change::Interface(_) => {}
-                Change::VirtualAddressRemoved { interface, address } => removed = Some((interface, address)),
+                Change::VirtualAddressRemoved { interface, address } => removed = Some((interface, Some(address))),
+                Change::RouteRemoved { interface } => removed = Some((interface, None)),
             }
         }
         if let Some((interface, address)) = removed {
@@ -297,16 +298,17 @@ impl ControlLoop {
         Flow::Continue
     }
 
-    /// A virtual address went away without our doing: put it back, together with the routes that went with it.
-    fn repair(&mut self, interface: InterfaceId, address: IpAddr) {
+    /// A virtual address (or, without one, a route) went away without our doing: put everything back that is missing.
+    fn repair(&mut self, interface: InterfaceId, address: Option<IpAddr>) {
         if self.wanted == VipState::Absent {
             return;
         }
         // Our own removals are reported too, late; then everything is there and nothing changes.
-        let outcome = self.apply_vips(VipState::Present);
-        if outcome > 0 {
+        let restored = self.apply_vips(VipState::Present);
+        if restored > 0 {
             let interface = self.name(interface);
-            tracing::warn!(%address, interface, restored = outcome, "a virtual address was removed by hand: restored");
+            let what = address.map_or_else(|| "default route".to_owned(), |address| address.to_string());
+            tracing::warn!(what, interface, restored, "removed by hand while master: restored");
         }
     }
 

@@ -1,7 +1,8 @@
 //! A thread that load on the machine cannot delay: SCHED_FIFO, and no page of the process swapped out.
 
 use rustix::mm::{MlockAllFlags, mlockall};
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{CapabilitySet, capabilities};
 use std::io;
 
 /// The middle of the range, where the kernel runs its own threaded interrupts: above all ordinary work, not above
@@ -57,10 +58,12 @@ fn schedule_first() -> io::Result<()> {
 /// Locks what is mapped now and later, page by page as it is touched (a table of flows that is only reserved costs
 /// nothing).
 ///
-/// The limit goes first: with a finite one, locking the future would make ordinary allocations fail once the
-/// capability is dropped.
+/// The future is locked only when no limit can make an ordinary allocation fail because of it.
 fn lock_memory() -> io::Result<()> {
-    setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None })?;
-    mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT)?;
-    Ok(())
+    let unlimited = getrlimit(Resource::Memlock).current.is_none()
+        || setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None }).is_ok();
+    let privileged = capabilities(None)?.effective.contains(CapabilitySet::IPC_LOCK);
+    let mut flags = MlockAllFlags::CURRENT | MlockAllFlags::ONFAULT;
+    flags.set(MlockAllFlags::FUTURE, unlimited || privileged);
+    Ok(mlockall(flags)?)
 }

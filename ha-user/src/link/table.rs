@@ -1,7 +1,7 @@
 //! The pure half of the watch: rtnetlink messages in, interfaces and changes out.
 
 use super::{Change, Interface};
-use crate::route_netlink::{Message, attributes};
+use crate::route_netlink::{Message, ROUTE_PROTOCOL, attributes};
 use ha_common::election::{InterfaceId, LinkState};
 use netlink_packet_route::address::{AddressHeader, AddressHeaderFlags, AddressScope};
 use std::collections::HashSet;
@@ -11,14 +11,17 @@ const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_NEWADDR: u16 = 20;
 const RTM_DELADDR: u16 = 21;
+pub const RTM_DELROUTE: u16 = 25;
+const RTA_OIF: u16 = 4;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_FLAGS: u16 = 8;
-/// `struct ifinfomsg` and `struct ifaddrmsg`.
+/// `struct ifinfomsg`, `struct ifaddrmsg` and `struct rtmsg`.
 const LINK_HEADER_LEN: usize = 16;
 const ADDRESS_HEADER_LEN: usize = 8;
+const ROUTE_HEADER_LEN: usize = 12;
 const AF_UNSPEC: u8 = 0;
 const IFF_UP: u32 = 0x1;
 const IFF_RUNNING: u32 = 0x40;
@@ -99,6 +102,7 @@ impl Table {
             RTM_DELLINK => self.link_gone(message.payload, changes),
             RTM_NEWADDR => self.address_is(message.payload, changes),
             RTM_DELADDR => self.address_gone(message.payload, changes),
+            RTM_DELROUTE => self.route_gone(message.payload, changes),
             _ => {}
         }
     }
@@ -159,6 +163,21 @@ impl Table {
             true => Change::VirtualAddressRemoved { interface: at, address: parsed.address },
             false => Change::Interface(at),
         });
+    }
+
+    fn route_gone(&mut self, payload: &[u8], changes: &mut Vec<Change>) {
+        let Some([_family, destination_len, _, _, _table, protocol, ..]) = payload.first_chunk::<ROUTE_HEADER_LEN>()
+        else {
+            return;
+        };
+        if *destination_len != 0 || *protocol != ROUTE_PROTOCOL {
+            return;
+        }
+        let out = attributes(payload, ROUTE_HEADER_LEN).find(|(kind, _)| *kind == RTA_OIF);
+        let ifindex = out.and_then(|(_, value)| value.first_chunk()).map(|bytes| u32::from_ne_bytes(*bytes));
+        if let Some((interface, _)) = ifindex.and_then(|ifindex| self.by_index(ifindex)) {
+            changes.push(Change::RouteRemoved { interface });
+        }
     }
 
     fn by_index(&mut self, ifindex: u32) -> Option<(InterfaceId, &mut Watched)> {

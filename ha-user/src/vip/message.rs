@@ -1,7 +1,7 @@
 //! The rtnetlink request of one address or route, and how its acknowledgement reads.
 
 use super::Operand;
-use crate::route_netlink::Message;
+use crate::route_netlink::{Message, ROUTE_PROTOCOL};
 use ha_common::election::VipState;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeader, AddressMessage, AddressScope};
@@ -10,9 +10,6 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::io::Errno;
 use std::net::IpAddr;
 
-/// `rtm_protocol` of our routes (`ip route` shows `proto 112`): CARP's own protocol number, unused in
-/// /etc/iproute2/rt_protos.
-pub const ROUTE_PROTOCOL: u8 = 112;
 /// Metric of our IPv6 default route: below the 1024 of router advertisements and static routes, because two IPv6
 /// routes of one metric would be merged into a multipath route.
 pub const ROUTE_METRIC_V6: u32 = 112;

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::{fmt, fs, io};
 
-pub use message::ROUTE_PROTOCOL;
+pub use crate::route_netlink::ROUTE_PROTOCOL;
 
 /// One address or route of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]

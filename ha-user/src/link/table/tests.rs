@@ -131,12 +131,29 @@ fn a_removed_virtual_address_is_reported() {
     assert_eq!(feed(&mut table, RTM_DELADDR, &address(8, VIP, 0)), []);
 }
 
+/// Only the removal of a default route with our protocol number through a watched interface is reported.
+#[test]
+fn a_removed_route_is_reported() {
+    let mut table = table();
+    feed(&mut table, RTM_NEWLINK, &link(0, 7, "eth0", RUNNING));
+    let route = |destination_len: u8, protocol: u8, ifindex: u32| {
+        let mut payload = vec![2, destination_len, 0, 0, 254, protocol, 0, 1, 0, 0, 0, 0];
+        payload.extend(attribute(RTA_OIF, &ifindex.to_ne_bytes()));
+        payload
+    };
+    let mut removed = |payload: Vec<u8>| feed(&mut table, RTM_DELROUTE, &payload);
+    assert_eq!(removed(route(0, ROUTE_PROTOCOL, 7)), [Change::RouteRemoved { interface: LAN }]);
+    assert_eq!(removed(route(24, ROUTE_PROTOCOL, 7)), []);
+    assert_eq!(removed(route(0, 3, 7)), []);
+    assert_eq!(removed(route(0, ROUTE_PROTOCOL, 8)), []);
+}
+
 /// Messages cut at any length change nothing that a whole header did not say, and never panic.
 #[test]
 fn truncated_messages_are_harmless() {
     let mut table = table();
     feed(&mut table, RTM_NEWLINK, &link(0, 7, "eth0", RUNNING));
-    for kind in [RTM_NEWLINK, RTM_DELLINK, RTM_NEWADDR, RTM_DELADDR] {
+    for kind in [RTM_NEWLINK, RTM_DELLINK, RTM_NEWADDR, RTM_DELADDR, RTM_DELROUTE] {
         for payload in [link(0, 9, "eth9", RUNNING), address(9, OWN, 0)] {
             for length in 0..payload.len() {
                 feed(&mut table, kind, &payload[..length]);
