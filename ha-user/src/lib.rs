@@ -27,5 +27,5 @@ pub mod recv_batch;
 pub mod request;
 mod route_netlink;
 pub mod status;
-pub mod vip;
 pub mod sync_loop;
+pub mod vip;

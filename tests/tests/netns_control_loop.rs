@@ -21,8 +21,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use tokio::sync::oneshot;
 use support::{resolved, vip};
+use tokio::sync::oneshot;
 
 const LIMIT: Duration = Duration::from_secs(5);
 const LAN_VIP: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 210);

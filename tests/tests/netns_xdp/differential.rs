@@ -174,7 +174,8 @@ fn netns_corpus_verdicts_agree() {
     for Sample { name, bytes, refused } in corpus::all() {
         let before = pair.oracle.counted.interface;
         pair.feed(&name, &bytes);
-        let newly = |reason: DropReason| pair.oracle.counted.interface[refusal_index(reason)] - before[refusal_index(reason)];
+        let newly =
+            |reason: DropReason| pair.oracle.counted.interface[refusal_index(reason)] - before[refusal_index(reason)];
         let refusals: Vec<_> = DropReason::ALL.iter().copied().filter(|reason| newly(*reason) > 0).collect();
         assert_eq!(refusals, Vec::from_iter(refused), "{name}");
     }
