@@ -83,10 +83,17 @@ pub struct SyncStatus {
     pub flows_refused_full: u64,
     pub stale_ignored: u64,
     pub events: u64,
+    /// How often the event socket overflowed.
     pub events_lost: u64,
+    /// Events and dumped entries that could not be decoded.
+    pub events_malformed: u64,
+    /// Events and dumped entries of flows that are not replicated.
+    pub events_filtered: u64,
     pub refused: BTreeMap<String, u64>,
     pub peers: Vec<PeerStatus>,
     pub writes: WriteStatus,
+    /// Datagrams that could not be sent or received, by errno name.
+    pub socket_errors: BTreeMap<String, u64>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
