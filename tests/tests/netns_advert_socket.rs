@@ -1,18 +1,20 @@
 //! Adverts through real sockets and a real cable.
 
+mod support;
+
 use anyhow::Result;
 use ha_common::election::{InterfaceId, Transport};
 use ha_common::reason::DropReason;
 use ha_common::wire::advert::{self, Frame, Verdict};
 use ha_common::wire::carp::Advert;
 use ha_tests::netns::{Netns, cable, wait_until};
-use ha_tests::resolved::{resolved, vip};
 use ha_user::advert_socket::{AdvertSockets, Heard};
 use ha_user::config::Resolved;
 use ha_user::packet_socket::{FrameReceiver, FrameSender};
 use socket2::SockFilter;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
+use support::{resolved, vip};
 
 const LAN: InterfaceId = InterfaceId(0);
 const LIMIT: Duration = Duration::from_secs(2);
