@@ -5,6 +5,15 @@
 
 pub mod clock;
 pub mod config;
+pub mod conntrack;
+#[cfg(test)]
+mod fixture;
+pub mod link;
 pub mod mailbox;
+pub mod packet_socket;
+pub mod poller;
+pub mod recv_batch;
 pub mod request;
+mod route_netlink;
 pub mod status;
+pub mod vip;

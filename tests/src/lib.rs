@@ -6,5 +6,6 @@ pub mod daemon;
 pub mod lab;
 pub mod netns;
 pub mod peers;
+pub mod resolved;
 pub mod topology;
 pub mod traffic;

@@ -1,10 +1,25 @@
-//! The configuration: TOML text → [`schema`] → checked and completed into [`Resolved`] for one node.
+//! The configuration: TOML text → `schema` → checked and completed by `resolve` into [`Resolved`] for one node.
 
+mod error;
+mod identity;
+mod reader;
+mod resolve;
+mod schema;
+pub mod secret;
+mod spelling;
+mod values;
+mod vips;
+
+pub use error::{ConfigError, Problem, Report, Severity};
+
+use error::Problems;
 use ha_common::election::{InterfaceId, Transport};
 use ha_common::role::NodeId;
+use std::io::Read;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use toml::de::DeTable;
 use zeroize::Zeroizing;
 
 /// Everything one node needs, checked; made once per start or reload.
@@ -24,6 +39,7 @@ pub struct Resolved {
     pub xdp: XdpChoice,
     pub metrics_listen: Option<SocketAddr>,
     pub control_socket: PathBuf,
+    pub log: Log,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,3 +108,98 @@ pub enum XdpChoice {
     /// Sockets only.
     Off,
 }
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// An env-filter directive: `info`, `twinwall=debug,warn`.
+    pub filter: String,
+    pub format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+/// Where the configuration is looked for unless told otherwise.
+pub const DEFAULT_FILE: &str = "/etc/twinwall/twinwall.toml";
+/// Home of control sockets and locks.
+pub const RUN_DIRECTORY: &str = "/run/twinwall";
+/// A pair's file has half a kilobyte; what is larger than this is another file.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// What the command line says about the configuration.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    pub file: PathBuf,
+    pub node: Option<String>,
+    pub socket: Option<PathBuf>,
+}
+
+/// Reads, checks and completes the file for this node.
+///
+/// # Errors
+/// All errors of the file together. On success the report holds the warnings.
+pub fn load(choice: &Choice) -> Result<(Resolved, Report), ConfigError> {
+    let text = read_file(&choice.file)?;
+    resolve_text(&text, choice, &identity::Machine::this(), Severity::Error)
+}
+
+/// As [`load`], but on any machine: that it is none of the nodes is only a warning, and the file is then
+/// completed for the first node.
+///
+/// # Errors
+/// As [`load`].
+pub fn check(choice: &Choice) -> Result<(Resolved, Report), ConfigError> {
+    let text = read_file(&choice.file)?;
+    resolve_text(&text, choice, &identity::Machine::this(), Severity::Warning)
+}
+
+fn resolve_text(
+    text: &str,
+    choice: &Choice,
+    machine: &identity::Machine,
+    stranger: Severity,
+) -> Result<(Resolved, Report), ConfigError> {
+    let mut problems = Problems::new(text);
+    let (document, syntax_errors) = DeTable::parse_recoverable(text);
+    for error in &syntax_errors {
+        let at = error::At { span: error.span().unwrap_or(0..0), key: String::new() };
+        problems.error(&at, format!("this is not TOML: {}", error.message()), "");
+    }
+    // What the parser recovered after a syntax error is a guess: checking it would invent errors.
+    if !syntax_errors.is_empty() {
+        return Err(ConfigError::Invalid(problems.into_report(&choice.file)));
+    }
+    let file = schema::File::read(&document, &mut problems);
+    let name = choice.node.as_deref();
+    let node = file
+        .nodes
+        .as_ref()
+        .and_then(|nodes| identity::identify(nodes, &file.nodes_at, name, machine, stranger, &mut problems));
+    let node = node.unwrap_or(0);
+    let resolved = resolve::resolve(&file, node, choice.socket.as_deref(), &mut problems);
+    match resolved {
+        Some(resolved) if !problems.any_error() => Ok((resolved, problems.into_report(&choice.file))),
+        Some(_) | None => Err(ConfigError::Invalid(problems.into_report(&choice.file))),
+    }
+}
+
+fn read_file(path: &Path) -> Result<Zeroizing<String>, ConfigError> {
+    let unreadable = |source| ConfigError::Unreadable { file: path.to_owned(), source };
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    let mut bytes = Vec::new();
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > FILE_BYTES_MAX {
+        return Err(ConfigError::TooLarge { file: path.to_owned(), limit: FILE_BYTES_MAX });
+    }
+    // Passwords may stand in it.
+    String::from_utf8(bytes)
+        .map(Zeroizing::new)
+        .map_err(|error| ConfigError::NotText { file: path.to_owned(), offset: error.utf8_error().valid_up_to() })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,277 @@
+//! The keys of the file: what may stand where, and the form of each value. Meaning is checked in `resolve`.
+
+use super::error::{At, Found, FoundList, Problems};
+use super::reader::{Refusal, Section, found_instead};
+use super::values::{address, address_with_prefix, boolean, choice, duration, integer, interface, path, string, text};
+use super::{LogFormat, XdpChoice};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// The whole file. A required value is `None` only when its problem is already reported.
+pub struct File {
+    pub cluster: Option<Cluster>,
+    /// Place of `[nodes]`, for problems of the set of nodes.
+    pub nodes_at: At,
+    pub nodes: Option<Vec<Node>>,
+    pub sync: Option<Sync>,
+    /// Place of the first `[[vip]]`.
+    pub vips_at: At,
+    pub vips: Vec<Vip>,
+    pub election: Election,
+    pub xdp: Option<Found<XdpChoice>>,
+    /// Inner `None`: "off".
+    pub metrics_listen: Option<Found<Option<SocketAddr>>>,
+    pub log: Log,
+}
+
+pub struct Cluster {
+    pub name: Option<Found<String>>,
+    pub secret_file: Option<Found<PathBuf>>,
+}
+
+pub struct Node {
+    pub name: Found<String>,
+    pub sync_address: Option<Found<IpAddr>>,
+    pub advskew: Option<Found<u8>>,
+}
+
+pub struct Sync {
+    pub interface: Option<Found<String>>,
+    pub port: Option<Found<u16>>,
+    pub netlink_buffer: Option<Found<usize>>,
+    pub netlink_buffer_max: Option<Found<usize>>,
+    pub flows_max: Option<Found<usize>>,
+    pub hello_interval: Option<Found<Option<Duration>>>,
+    pub peer_timeout: Option<Found<Option<Duration>>>,
+    pub protocols: Option<FoundList<u8>>,
+    pub ignore_addresses: Option<FoundList<IpAddr>>,
+}
+
+pub struct Vip {
+    pub vhid: Option<Found<u8>>,
+    pub interface: Option<Found<String>>,
+    pub addresses: Option<FoundList<(IpAddr, u8)>>,
+    pub gateway: Option<Found<IpAddr>>,
+    pub password: Option<Found<String>>,
+    pub password_file: Option<Found<PathBuf>>,
+    pub label: Option<Found<String>>,
+    pub peers: Option<FoundList<IpAddr>>,
+    pub multicast_v4: Option<Found<IpAddr>>,
+    pub multicast_v6: Option<Found<IpAddr>>,
+}
+
+pub struct Election {
+    pub advbase: Option<Found<u8>>,
+    pub dead_ratio: Option<Found<u8>>,
+    pub preempt: Option<Found<bool>>,
+    pub announce_burst_ms: Option<FoundList<u32>>,
+    pub announce_refresh: Option<Found<Option<Duration>>>,
+}
+
+pub struct Log {
+    pub level: Option<Found<String>>,
+    pub format: Option<Found<LogFormat>>,
+}
+
+const XDP_CHOICES: &[(&str, XdpChoice)] = &[
+    ("auto", XdpChoice::Auto),
+    ("native", XdpChoice::Native),
+    ("generic", XdpChoice::Generic),
+    ("off", XdpChoice::Off),
+];
+const LOG_FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
+/// Protocols whose state this release carries completely.
+const PROTOCOLS: &[(&str, u8)] =
+    &[("tcp", 6), ("udp", 17), ("udplite", 136), ("icmp", 1), ("icmpv6", 58), ("ipv6-icmp", 58)];
+/// Names that conntrack knows and this release does not carry.
+const PROTOCOLS_LATER: &[&str] = &["sctp", "dccp", "gre", "esp", "ah", "igmp", "ipip"];
+
+impl File {
+    /// Reads every key; problems go to `problems`.
+    pub fn read(document: &Spanned<DeTable<'_>>, problems: &mut Problems<'_>) -> File {
+        let mut root = Section::root(document);
+        let cluster = required_table(&mut root, problems, "cluster", |section, problems| Cluster {
+            name: section.required(problems, "name", "\"edge\"", text(64)),
+            secret_file: section.required(problems, "secret_file", "\"/etc/twinwall/secret\"", path),
+        });
+        let nodes_at = root.place("nodes");
+        let nodes = required_table(&mut root, problems, "nodes", read_nodes);
+        let sync = required_table(&mut root, problems, "sync", read_sync);
+        let vips_at = root.place("vip");
+        root.require_one_of(problems, &["vip"], "add a [[vip]] with vhid, interface, addresses and password");
+        let vips = root.tables(problems, "vip").into_iter().map(|section| read_vip(section, problems)).collect();
+        let election = read_election(&mut root, problems);
+        let xdp = optional_table(&mut root, problems, "datapath", |s, p| s.optional(p, "xdp", choice(XDP_CHOICES)));
+        let metrics_listen = optional_table(&mut root, problems, "metrics", |s, p| s.optional(p, "listen", listen));
+        let log = optional_table(&mut root, problems, "log", |section, problems| {
+            Some(Log {
+                level: section.optional(problems, "level", text(1024)),
+                format: section.optional(problems, "format", choice(LOG_FORMATS)),
+            })
+        });
+        root.finish(problems);
+        let log = log.unwrap_or(Log { level: None, format: None });
+        File { cluster, nodes_at, nodes, sync, vips_at, vips, election, xdp, metrics_listen, log }
+    }
+}
+
+/// A table that must be there; `read` takes its keys, what is left over is unknown.
+fn required_table<T>(
+    root: &mut Section<'_>,
+    problems: &mut Problems<'_>,
+    key: &'static str,
+    read: impl FnOnce(&mut Section<'_>, &mut Problems<'_>) -> T,
+) -> Option<T> {
+    root.require_one_of(problems, &[key], &format!("add a table [{key}]"));
+    let mut section = root.table(problems, key)?;
+    let value = read(&mut section, problems);
+    section.finish(problems);
+    Some(value)
+}
+
+fn optional_table<T>(
+    root: &mut Section<'_>,
+    problems: &mut Problems<'_>,
+    key: &'static str,
+    read: impl FnOnce(&mut Section<'_>, &mut Problems<'_>) -> Option<T>,
+) -> Option<T> {
+    let mut section = root.table(problems, key)?;
+    let value = read(&mut section, problems);
+    section.finish(problems);
+    value
+}
+
+fn read_nodes(section: &mut Section<'_>, problems: &mut Problems<'_>) -> Vec<Node> {
+    let mut nodes = Vec::new();
+    for (name, mut node) in section.named_tables(problems) {
+        let sync_address = node.required(problems, "sync_address", "\"10.77.9.1\"", address);
+        let advskew = node.optional(problems, "advskew", integer(0..=254));
+        node.finish(problems);
+        nodes.push(Node { name, sync_address, advskew });
+    }
+    nodes
+}
+
+fn read_sync(section: &mut Section<'_>, problems: &mut Problems<'_>) -> Sync {
+    // The mode is only checked: what is not implemented must not look as if it were in force.
+    section.optional(problems, "mode", mode);
+    let filter = section.table(problems, "filter");
+    let (protocols, ignore_addresses) = filter.map_or((None, None), |mut filter| {
+        let protocols = filter.list(problems, "protocols", protocol);
+        let ignore_addresses = filter.list(problems, "ignore_addresses", address);
+        filter.finish(problems);
+        (protocols, ignore_addresses)
+    });
+    Sync {
+        interface: section.required(problems, "interface", "\"eth2\"", interface),
+        port: section.optional(problems, "port", integer(1..=65535)),
+        netlink_buffer: section.optional(problems, "netlink_buffer", integer(4096..=1 << 30)),
+        netlink_buffer_max: section.optional(problems, "netlink_buffer_max", integer(4096..=1 << 30)),
+        flows_max: section.optional(problems, "flows_max", integer(1..=100_000_000)),
+        hello_interval: section.optional(problems, "hello_interval", duration(ms(10)..=ms(60_000))),
+        peer_timeout: section.optional(problems, "peer_timeout", duration(ms(50)..=ms(600_000))),
+        protocols,
+        ignore_addresses,
+    }
+}
+
+fn read_vip(mut section: Section<'_>, problems: &mut Problems<'_>) -> Vip {
+    let vip = Vip {
+        vhid: section.required(problems, "vhid", "3", integer(1..=255)),
+        interface: section.required(problems, "interface", "\"eth0\"", interface),
+        addresses: section.list(problems, "addresses", address_with_prefix),
+        gateway: section.optional(problems, "gateway", address),
+        password: section.optional(problems, "password", |value| string(value).map(str::to_owned)),
+        password_file: section.optional(problems, "password_file", path),
+        label: section.optional(problems, "label", |value| string(value).map(str::to_owned)),
+        peers: section.list(problems, "peers", address),
+        multicast_v4: section.optional(problems, "multicast_v4", address),
+        multicast_v6: section.optional(problems, "multicast_v6", address),
+    };
+    section.require_one_of(problems, &["addresses"], "add: addresses = [\"192.0.2.1/24\"]");
+    let remedy = "add: password = \"…\" (1 to 19 bytes), or password_file = \"/…\"";
+    section.require_one_of(problems, &["password", "password_file"], remedy);
+    section.finish(problems);
+    vip
+}
+
+fn read_election(root: &mut Section<'_>, problems: &mut Problems<'_>) -> Election {
+    let election = optional_table(root, problems, "election", |section, problems| {
+        Some(Election {
+            advbase: section.optional(problems, "advbase", integer(1..=254)),
+            dead_ratio: section.optional(problems, "dead_ratio", integer(1..=255)),
+            preempt: section.optional(problems, "preempt", boolean),
+            announce_burst_ms: section.list(problems, "announce_burst_ms", integer(0..=60_000)),
+            announce_refresh: section.optional(problems, "announce_refresh", duration(ms(1000)..=ms(3_600_000))),
+        })
+    });
+    election.unwrap_or(Election {
+        advbase: None,
+        dead_ratio: None,
+        preempt: None,
+        announce_burst_ms: None,
+        announce_refresh: None,
+    })
+}
+
+fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+fn mode(value: &DeValue<'_>) -> Result<(), Refusal> {
+    let known = choice(&[("ftfw", true), ("alarm", false), ("notrack", false)])(value)?;
+    if known {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        format!("\"{}\" is not implemented in this release", string(value)?),
+        "write mode = \"ftfw\" (reliable; it repairs all that alarm repairs), or remove the key",
+    ))
+}
+
+/// A protocol's name or number, of those whose state is carried.
+fn protocol(value: &DeValue<'_>) -> Result<u8, Refusal> {
+    let names = || PROTOCOLS.iter().map(|&(name, _)| name);
+    let all = || format!("choose from {}", names().collect::<Vec<_>>().join(", "));
+    match value {
+        DeValue::String(name) => {
+            let lower = name.to_ascii_lowercase();
+            if let Some(&(_, number)) = PROTOCOLS.iter().find(|(known, _)| *known == lower) {
+                return Ok(number);
+            }
+            if PROTOCOLS_LATER.contains(&lower.as_str()) {
+                let remedy = format!("remove it; {}", all());
+                return Err(Refusal::new(format!("\"{name}\" is not replicated by this release"), remedy));
+            }
+            let remedy = super::spelling::did_you_mean(&lower, names()).unwrap_or_else(all);
+            Err(Refusal::new(format!("\"{name}\" is not a known protocol"), remedy))
+        }
+        DeValue::Integer(_) => {
+            let number: u8 = integer(0..=255)(value)?;
+            if PROTOCOLS.iter().any(|&(_, known)| known == number) {
+                return Ok(number);
+            }
+            Err(Refusal::new(format!("protocol {number} is not replicated by this release"), all()))
+        }
+        DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => {
+            Err(Refusal::new(found_instead(value, "a protocol's name"), all()))
+        }
+    }
+}
+
+/// Address and port, or "off".
+fn listen(value: &DeValue<'_>) -> Result<Option<SocketAddr>, Refusal> {
+    let text = string(value)?;
+    if text == "off" {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| {
+        Refusal::new(
+            format!("\"{text}\" is not an address with port"),
+            "write \"127.0.0.1:9112\", \"[::1]:9112\" or \"off\"",
+        )
+    })
+}

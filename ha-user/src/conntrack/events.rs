@@ -1,0 +1,174 @@
+//! What the kernel tells about its table: conntrack events.
+
+use super::attribute::Messages;
+use super::{ConntrackError, decode, socket, uapi};
+use crate::recv_batch::RecvBatch;
+use ha_common::sync::flow::Flow;
+use netlink_sys::Socket;
+use socket2::{SockFilter, SockRef};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+const PURPOSE: &str = "conntrack events";
+/// An event is one datagram; the largest (IPv6 with every extension) has less than 1 KiB.
+const EVENT_BYTES_MAX: usize = 2048;
+/// Most batches per [`EventSource::read`], so that a storm of events leaves the loop time for the rest.
+const BATCHES_PER_READ: usize = 8;
+
+/// One event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// A new entry, or one that changed.
+    Changed(&'a Flow),
+    /// The entry is gone.
+    Destroyed(&'a Flow),
+    /// The kernel dropped events because the socket's buffer was full, or one did not fit: which is unknown.
+    Lost,
+}
+
+/// What was read, ever.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EventStats {
+    pub events: u64,
+    /// Caused by this daemon's own writes.
+    pub own: u64,
+    pub malformed: u64,
+    /// How often the socket overflowed.
+    pub overflows: u64,
+    /// The receive buffer now, bytes asked for.
+    pub buffer_bytes: usize,
+}
+
+/// The event socket.
+pub struct EventSource {
+    socket: Socket,
+    writer_port: u32,
+    batch: RecvBatch,
+    buffer_bytes_max: usize,
+    stats: EventStats,
+}
+
+impl EventSource {
+    /// Subscribes to new, changed and deleted entries of both families.
+    ///
+    /// Events caused by the socket with port id `writer_port` (this daemon's writer) are left out. The receive
+    /// buffer starts with `buffer_bytes`, and doubles up to `buffer_bytes_max` when it overflows.
+    ///
+    /// # Errors
+    /// When the socket cannot be made.
+    pub fn open(writer_port: u32, buffer_bytes: usize, buffer_bytes_max: usize) -> Result<Self, ConntrackError> {
+        let (socket, _) = socket::open(PURPOSE, 0)?;
+        socket::set_recv_buffer(&socket, PURPOSE, buffer_bytes)?;
+        let source = Self {
+            socket,
+            writer_port,
+            batch: RecvBatch::new(EVENT_BYTES_MAX),
+            buffer_bytes_max,
+            stats: EventStats { buffer_bytes, ..EventStats::default() },
+        };
+        source.drop_own_in_kernel()?;
+        // Subscribed last: the buffer and the filter count from the first event on.
+        for group in (1..=u32::BITS).filter(|group| uapi::EVENT_GROUPS >> (group - 1) & 1 == 1) {
+            source.socket.add_membership(group).map_err(|source| ConntrackError::Open { purpose: PURPOSE, source })?;
+        }
+        Ok(source)
+    }
+
+    /// Hands what waits to `sink`, at most [`BATCHES_PER_READ`] batches; whether more may wait.
+    pub fn read(&mut self, mut sink: impl FnMut(Event<'_>)) -> bool {
+        for _ in 0..BATCHES_PER_READ {
+            match self.batch.recv(&self.socket) {
+                Ok(count) => {
+                    self.decode(&mut sink);
+                    if count < crate::recv_batch::BATCH_MAX {
+                        return false;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    // ENOBUFS; another error on a netlink socket loses events just as well.
+                    if error.raw_os_error() == Some(libc::ENOBUFS) {
+                        self.grow();
+                    }
+                    self.stats.overflows += 1;
+                    sink(Event::Lost);
+                }
+            }
+        }
+        true
+    }
+
+    /// The descriptor to poll for reading.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    pub fn stats(&self) -> EventStats {
+        self.stats
+    }
+
+    fn decode(&mut self, sink: &mut impl FnMut(Event<'_>)) {
+        for datagram in self.batch.datagrams() {
+            if datagram.truncated {
+                self.stats.overflows += 1;
+                sink(Event::Lost);
+                continue;
+            }
+            for message in Messages::new(datagram.bytes) {
+                let Ok((header, payload)) = message else {
+                    self.stats.malformed += 1;
+                    break;
+                };
+                let destroyed = match header.kind {
+                    uapi::CT_NEW => false,
+                    uapi::CT_DELETE => true,
+                    _ => continue,
+                };
+                if header.port == self.writer_port {
+                    self.stats.own += 1;
+                    continue;
+                }
+                match decode::flow(payload) {
+                    Ok(flow) => {
+                        self.stats.events += 1;
+                        sink(if destroyed { Event::Destroyed(&flow) } else { Event::Changed(&flow) });
+                    }
+                    Err(_) => self.stats.malformed += 1,
+                }
+            }
+        }
+    }
+
+    /// Doubles the receive buffer, up to the configured maximum.
+    fn grow(&mut self) {
+        let wanted = self.stats.buffer_bytes.saturating_mul(2).min(self.buffer_bytes_max);
+        if wanted > self.stats.buffer_bytes && socket::set_recv_buffer(&self.socket, PURPOSE, wanted).is_ok() {
+            tracing::info!(bytes = wanted, "conntrack events were lost: the receive buffer grows");
+            self.stats.buffer_bytes = wanted;
+        }
+    }
+
+    /// Lets the kernel drop events of our own writes before they cost a wake-up. The check in
+    /// [`EventSource::decode`] holds also without it.
+    fn drop_own_in_kernel(&self) -> Result<(), ConntrackError> {
+        const LOAD_WORD_ABSOLUTE: u16 = 0x20;
+        const JUMP_IF_EQUAL: u16 = 0x15;
+        const RETURN: u16 = 0x06;
+        /// Offset of `nlmsg_pid` in `struct nlmsghdr`.
+        const PORT_OFFSET: u32 = 12;
+        // A classic BPF load takes the bytes as big endian; the port id stands in host order.
+        let port = u32::from_be_bytes(self.writer_port.to_ne_bytes());
+        let program = [
+            SockFilter::new(LOAD_WORD_ABSOLUTE, 0, 0, PORT_OFFSET),
+            SockFilter::new(JUMP_IF_EQUAL, 0, 1, port),
+            SockFilter::new(RETURN, 0, 0, 0),
+            SockFilter::new(RETURN, 0, 0, u32::MAX),
+        ];
+        SockRef::from(&self.socket).attach_filter(&program).map_err(|source| ConntrackError::Option {
+            option: "SO_ATTACH_FILTER",
+            purpose: PURPOSE,
+            source,
+        })
+    }
+}
