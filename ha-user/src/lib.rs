@@ -3,9 +3,11 @@
 //! Only `control_loop` and `sync_loop` import both the pure core and the edges; edges import neither each
 //! other nor a loop.
 
+pub mod advert_socket;
 pub mod clock;
 pub mod config;
 pub mod conntrack;
+pub mod datapath;
 #[cfg(test)]
 mod fixture;
 pub mod link;
