@@ -52,5 +52,6 @@ pub fn config() -> Resolved {
         xdp: XdpChoice::Off,
         metrics_listen: None,
         control_socket: "/nonexistent/twinwall.sock".into(),
+        log: crate::config::Log { filter: "info".into(), format: Default::default() },
     }
 }

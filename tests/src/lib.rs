@@ -6,6 +6,5 @@ pub mod daemon;
 pub mod lab;
 pub mod netns;
 pub mod peers;
-pub mod resolved;
 pub mod topology;
 pub mod traffic;

@@ -1,13 +1,15 @@
 //! Virtual addresses and default routes in a real kernel.
 
+mod support;
+
 use anyhow::Result;
 use ha_common::election::{InterfaceId, VipState};
 use ha_tests::netns::{Netns, cable};
-use ha_tests::resolved::{resolved, vip};
 use ha_user::link::{Change, Links};
 use ha_user::vip::{Failure, VipError, Vips};
 use std::collections::HashSet;
 use std::net::IpAddr;
+use support::{resolved, vip};
 
 const LAN: InterfaceId = InterfaceId(0);
 const WAN: InterfaceId = InterfaceId(1);

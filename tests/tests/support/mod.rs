@@ -1,4 +1,6 @@
 //! A resolved configuration for tests that drive parts of the daemon without its command line.
+//!
+//! Each test uses what it needs of this module.
 
 use ha_common::election::{InterfaceId, Transport};
 use ha_common::role::NodeId;
@@ -61,5 +63,6 @@ pub fn resolved(node: u8, interfaces: &[&str], vips: Vec<Vip>) -> Resolved {
         xdp: XdpChoice::Off,
         metrics_listen: None,
         control_socket: "/nonexistent/twinwall.sock".into(),
+        log: ha_user::config::Log { filter: "info".into(), format: Default::default() },
     }
 }
