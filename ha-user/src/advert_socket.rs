@@ -29,13 +29,7 @@ pub enum AdvertSocketError {
     #[error("cannot listen for adverts on {interface}: {cause} (is CAP_NET_RAW missing?)")]
     Listen { interface: String, cause: io::Error },
     #[error("cannot send an advert from {source_address} to {destination} on {interface}: {cause} ({remedy})")]
-    Send {
-        source_address: IpAddr,
-        destination: IpAddr,
-        interface: String,
-        cause: io::Error,
-        remedy: &'static str,
-    },
+    Send { source_address: IpAddr, destination: IpAddr, interface: String, cause: io::Error, remedy: &'static str },
 }
 
 /// What the socket path heard: the verdict of the parser that the XDP programs use as well.

@@ -113,7 +113,7 @@ level = "{log}"
         file.write_all(self.to_toml(dir).as_bytes())?;
         let secret = dir.join("secret");
         if !secret.exists() {
-            crate::netns::checked(Command::new(binary()?).arg("keygen").arg(&secret))?;
+            crate::netns::checked(Command::new(binary()?).args(["keygen", "--output"]).arg(&secret))?;
         }
         Ok(path)
     }

@@ -106,11 +106,7 @@ pub fn attach(
     attached
 }
 
-fn attach_native(
-    programs: &mut Programs,
-    name: &str,
-    ifindex: u32,
-) -> Result<(Attached, Attachment), AttachError> {
+fn attach_native(programs: &mut Programs, name: &str, ifindex: u32) -> Result<(Attached, Attachment), AttachError> {
     let link = link(programs, ifindex, XdpMode::Driver);
     let link = link.map_err(|text| AttachError::Refused { name: name.to_owned(), mode: "native", text })?;
     Ok((Attached { ifindex, _link: link }, Attachment::Native))

@@ -196,12 +196,8 @@ mod tests {
     /// Without XDP there is one entry per interface, member, and peer and kind, and it shows what the socket path counted.
     #[test]
     fn the_socket_path_shows_in_the_same_shape() {
-        let lan = InterfacePlan {
-            name: "eth0".to_owned(),
-            id: InterfaceId(0),
-            members: vec![(MemberId(0), 3)],
-            sync: true,
-        };
+        let lan =
+            InterfacePlan { name: "eth0".to_owned(), id: InterfaceId(0), members: vec![(MemberId(0), 3)], sync: true };
         let plan = Plan {
             interfaces: vec![lan],
             sync_address: [10, 0, 0, 1].into(),

@@ -139,7 +139,11 @@ impl Programs {
         let name = "INTERFACES_HIGH";
         let map = self.ebpf.map_mut(name).ok_or(LoadError::Missing(name))?;
         let written = HashMap::<_, u32, Shared<InterfaceEntry>>::try_from(map).and_then(|mut map| {
-            if entry == InterfaceEntry::default() { map.remove(&ifindex) } else { map.insert(ifindex, Shared(entry), 0) }
+            if entry == InterfaceEntry::default() {
+                map.remove(&ifindex)
+            } else {
+                map.insert(ifindex, Shared(entry), 0)
+            }
         });
         written.map_err(|source| LoadError::Map { name, source })
     }

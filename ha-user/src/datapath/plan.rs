@@ -126,8 +126,7 @@ mod tests {
     fn a_sync_link_of_its_own() {
         let plan = Plan::from_config(&config("eth2"));
         assert_eq!(plan.interfaces[1].members, [(MemberId(1), 4), (MemberId(2), 5)]);
-        let sync =
-            InterfacePlan { name: "eth2".to_owned(), id: InterfaceId(2), members: Vec::new(), sync: true };
+        let sync = InterfacePlan { name: "eth2".to_owned(), id: InterfaceId(2), members: Vec::new(), sync: true };
         assert_eq!(plan.interfaces[2], sync);
         assert_eq!(plan.sync_address, IpAddr::from([10, 77, 9, 2]));
         assert_eq!(plan.peers, [(NodeId(0), IpAddr::from([10, 77, 9, 1]))]);

@@ -2,9 +2,7 @@
 
 use super::counters::Source;
 use super::plan::Plan;
-use ha_common::abi::{
-    COUNT_ADVERTS, COUNT_FRAMES, COUNT_PACKETS, COUNTERS, CounterRow, Stream, refusal_index,
-};
+use ha_common::abi::{COUNT_ADVERTS, COUNT_FRAMES, COUNT_PACKETS, COUNTERS, CounterRow, Stream, refusal_index};
 use ha_common::election::{InterfaceId, MemberId};
 use ha_common::reason::DropReason;
 use ha_common::role::NodeId;
