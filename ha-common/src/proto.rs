@@ -1,1 +1,3 @@
-//! Generated from `proto/sync.proto`.
+//! Messages of the sync protocol, generated from `proto/sync.proto`.
+
+include!(concat!(env!("OUT_DIR"), "/twinwall.sync.v1.rs"));

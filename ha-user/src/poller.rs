@@ -36,11 +36,15 @@ impl Poller {
     }
 
     /// Waits for `source` to become readable from now on; `token` (below `u64::MAX`) is what [`Self::wait`] reports.
+    /// Watching it again is fine, and closing it ends the watch.
     ///
     /// # Errors
-    /// When the descriptor cannot be polled or is watched already.
+    /// When the descriptor cannot be polled.
     pub fn watch(&self, source: impl AsFd, token: u64) -> io::Result<()> {
-        Ok(epoll::add(&self.epoll, source, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?)
+        match epoll::add(&self.epoll, source, epoll::EventData::new_u64(token), epoll::EventFlags::IN) {
+            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Sleeps until a descriptor is readable or `deadline` has come (`None`: as long as it takes), and puts the

@@ -3,7 +3,22 @@
 //! [`Engine`] is a pure state machine with the four functions of the core contract. It keeps a shadow
 //! of the conntrack table, and per peer an outbox of dirty flows and an inbox of received frames.
 
+mod bulk;
+mod encode;
+mod engine;
 pub mod flow;
+mod inbox;
+mod keepalive;
+mod local;
+mod outbox;
+mod peer;
+mod reconcile;
+mod remote;
+mod seal;
+mod session;
+mod table;
+
+pub use engine::Engine;
 
 use crate::reason::DropReason;
 use crate::role::{NodeId, Role, SyncHealth};
@@ -18,6 +33,10 @@ pub struct PeerId(pub u8);
 #[derive(Clone, Debug)]
 pub struct Config {
     pub node: NodeId,
+    /// True randomness, fresh at every start of the process and never stored: the security of the session
+    /// keys rests on it.
+    pub session: u64,
+    pub nonce: [u8; 16],
     pub cluster: String,
     pub peers: Vec<NodeId>,
     pub secret: zeroize::Zeroizing<Vec<u8>>,
@@ -127,6 +146,9 @@ pub struct PeerStats {
     /// Both tables were exchanged completely in this session.
     pub bulk_sent: bool,
     pub bulk_received: bool,
+    /// Slots of this node's table that the transfer to the peer has still to look at.
+    pub bulk_left: u64,
+    /// Smoothed round trip of a data frame and its acknowledgement.
     pub rtt: Duration,
 }
 
@@ -136,11 +158,24 @@ pub struct Stats {
     pub health: SyncHealth,
     pub flows: u64,
     pub flows_local: u64,
+    /// Found in the kernel at the start and claimed by nobody yet.
+    pub flows_found: u64,
     pub flows_peer: u64,
+    /// Removals remembered until every peer knows of them.
+    pub tombstones: u64,
     pub flows_refused_full: u64,
     /// Peer state older than what this node has: ignored.
     pub stale_ignored: u64,
     pub refused: [u64; DropReason::COUNT],
     pub events_lost: u64,
+    /// Dumps of the kernel's table asked for.
+    pub dumps: u64,
+    /// Copies of a peer's flows that vanished here and were created again.
+    pub restored: u64,
+    /// Timeouts of a peer's flows written again to keep them alive.
+    pub refreshed: u64,
+    pub writes_failed: u64,
+    /// Writes given up: refused for good, or too often.
+    pub writes_abandoned: u64,
     pub peers: Vec<PeerStats>,
 }

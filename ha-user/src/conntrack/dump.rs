@@ -42,7 +42,7 @@ impl DumpSource {
     /// # Errors
     /// When the socket cannot be made.
     pub fn open() -> Result<Self, ConntrackError> {
-        let (socket, _) = socket::open(PURPOSE, 0)?;
+        let (socket, _) = socket::open(PURPOSE)?;
         socket::set_recv_buffer(&socket, PURPOSE, 4 * CHUNK_BYTES_MAX)?;
         Ok(Self {
             socket,

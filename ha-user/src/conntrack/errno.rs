@@ -1,6 +1,6 @@
-//! Names of the error numbers that conntrack requests are answered with.
+//! Names of the error numbers that conntrack requests and sync datagrams are answered with.
 
-/// The C name of an errno, `ok` for 0, `other` for what ctnetlink is not known to answer.
+/// The C name of an errno, `ok` for 0, `other` for what is not known to be answered.
 pub fn name(errno: i32) -> &'static str {
     match errno {
         0 => "ok",
@@ -22,6 +22,14 @@ pub fn name(errno: i32) -> &'static str {
         libc::ENOBUFS => "ENOBUFS",
         libc::ETIMEDOUT => "ETIMEDOUT",
         libc::EINTR => "EINTR",
+        libc::ENODEV => "ENODEV",
+        libc::ENETDOWN => "ENETDOWN",
+        libc::ENETUNREACH => "ENETUNREACH",
+        libc::EHOSTUNREACH => "EHOSTUNREACH",
+        libc::ECONNREFUSED => "ECONNREFUSED",
+        libc::EADDRNOTAVAIL => "EADDRNOTAVAIL",
+        libc::EDESTADDRREQ => "EDESTADDRREQ",
+        libc::ENOTCONN => "ENOTCONN",
         _ => "other",
     }
 }

@@ -57,7 +57,7 @@ impl EventSource {
     /// # Errors
     /// When the socket cannot be made.
     pub fn open(writer_port: u32, buffer_bytes: usize, buffer_bytes_max: usize) -> Result<Self, ConntrackError> {
-        let (socket, _) = socket::open(PURPOSE, 0)?;
+        let (socket, _) = socket::open(PURPOSE)?;
         socket::set_recv_buffer(&socket, PURPOSE, buffer_bytes)?;
         let source = Self {
             socket,

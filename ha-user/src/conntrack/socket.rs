@@ -6,18 +6,11 @@ use netlink_sys::{Socket, SocketAddr};
 use rustix::net::sockopt;
 use std::io;
 
-/// Opens, binds and connects a non-blocking socket; `groups` is a bit mask of multicast groups.
-///
-/// Returns it with its port id.
-pub fn open(purpose: &'static str, groups: u32) -> Result<(Socket, u32), ConntrackError> {
-    open_protocol(purpose, NETLINK_NETFILTER, groups)
-}
-
-/// As [`open`], for another netlink protocol.
-pub fn open_protocol(purpose: &'static str, protocol: isize, groups: u32) -> Result<(Socket, u32), ConntrackError> {
+/// Opens, binds and connects a non-blocking socket. Returns it with its port id.
+pub fn open(purpose: &'static str) -> Result<(Socket, u32), ConntrackError> {
     let failed = |source| ConntrackError::Open { purpose, source };
-    let mut socket = Socket::new(protocol).map_err(failed)?;
-    socket.bind(&SocketAddr::new(0, groups)).map_err(failed)?;
+    let mut socket = Socket::new(NETLINK_NETFILTER).map_err(failed)?;
+    socket.bind(&SocketAddr::new(0, 0)).map_err(failed)?;
     // A connected netlink socket takes unicast messages from its peer only: the kernel, port 0.
     socket.connect(&SocketAddr::new(0, 0)).map_err(failed)?;
     socket.set_non_blocking(true).map_err(failed)?;

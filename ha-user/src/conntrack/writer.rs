@@ -139,7 +139,7 @@ impl Writer {
     /// # Errors
     /// When the socket cannot be made.
     pub fn open() -> Result<Self, ConntrackError> {
-        let (socket, port) = socket::open(PURPOSE, 0)?;
+        let (socket, port) = socket::open(PURPOSE)?;
         socket::set_send_buffer(&socket, PURPOSE, SEND_BUFFER_BYTES)?;
         socket::set_recv_buffer(&socket, PURPOSE, RECV_BUFFER_BYTES)?;
         // Errors then quote the header of the failed request, not all of it.

@@ -89,7 +89,8 @@ pub struct Counters {
 }
 
 impl Counters {
-    pub(super) fn new(plan: &Plan, maps: Option<Arc<CounterMaps>>) -> Self {
+    /// For a plan, with the maps of its programs if there are any.
+    pub fn new(plan: &Plan, maps: Option<Arc<CounterMaps>>) -> Self {
         Self { socket: SocketCounters::new(plan), plan: Arc::new(plan.clone()), maps }
     }
 

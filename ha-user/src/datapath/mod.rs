@@ -12,7 +12,7 @@ mod ring;
 mod socket_counters;
 
 pub use attach::Attachment;
-pub use counters::{Counters, InterfaceCounters, MemberCounters, Path, PeerCounters, Snapshot};
+pub use counters::{CounterMaps, Counters, InterfaceCounters, MemberCounters, Path, PeerCounters, Snapshot};
 pub use load::{LoadError, Programs};
 pub use plan::{InterfacePlan, Plan};
 pub use socket_counters::SocketCounters;

@@ -69,63 +69,13 @@ fn members_of(config: &Resolved, interface: InterfaceId) -> Vec<(MemberId, u8)> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Election, Filter, Node, Sync, Vip};
-    use ha_common::election::Transport;
-    use std::net::Ipv4Addr;
-    use std::time::Duration;
-    use zeroize::Zeroizing;
-
-    fn config(sync_interface: &str) -> Resolved {
-        let node = |name: &str, last: u8| Node {
-            name: name.to_owned(),
-            sync_address: IpAddr::from([10, 77, 9, last]),
-            advskew: 0,
-        };
-        let vip = |vhid, interface| Vip {
-            vhid,
-            interface: InterfaceId(interface),
-            addresses: Vec::new(),
-            label: None,
-            gateway: None,
-            password: Zeroizing::new(Vec::new()),
-            transport: Transport::Unicast(vec![IpAddr::from(Ipv4Addr::LOCALHOST)]),
-        };
-        Resolved {
-            cluster: "edge".to_owned(),
-            node: NodeId(1),
-            nodes: vec![node("fw1", 1), node("fw2", 2)],
-            interfaces: vec!["eth0".to_owned(), "eth1".to_owned()],
-            vips: vec![vip(3, 0), vip(4, 1), vip(5, 1)],
-            election: Election {
-                advbase: 1,
-                dead_ratio: 3,
-                preempt: true,
-                announce_burst: Vec::new(),
-                announce_refresh: None,
-            },
-            sync: Sync {
-                interface: sync_interface.to_owned(),
-                port: 3780,
-                secret: Zeroizing::new(Vec::new()),
-                key_epoch: 9,
-                filter: Filter { protocols: Vec::new(), ignore_addresses: Vec::new() },
-                netlink_buffer: 0,
-                netlink_buffer_max: 0,
-                flows_max: 0,
-                hello_interval: Duration::ZERO,
-                peer_timeout: Duration::ZERO,
-            },
-            xdp: XdpChoice::Auto,
-            metrics_listen: None,
-            control_socket: "/run/x".into(),
-        }
-    }
+    use crate::fixture;
 
     /// A sync interface of its own is added behind the others; members keep their positions in the file.
     #[test]
     fn a_sync_link_of_its_own() {
-        let plan = Plan::from_config(&config("eth2"));
-        assert_eq!(plan.interfaces[1].members, [(MemberId(1), 4), (MemberId(2), 5)]);
+        let plan = Plan::from_config(&fixture::config());
+        assert_eq!(plan.interfaces[1].members, [(MemberId(1), 4)]);
         let sync = InterfacePlan { name: "eth2".to_owned(), id: InterfaceId(2), members: Vec::new(), sync: true };
         assert_eq!(plan.interfaces[2], sync);
         assert_eq!(plan.sync_address, IpAddr::from([10, 77, 9, 2]));
@@ -135,7 +85,9 @@ mod tests {
     /// Sync over the LAN interface gives that interface both jobs, and no further one.
     #[test]
     fn sync_over_the_lan() {
-        let plan = Plan::from_config(&config("eth0"));
+        let mut config = fixture::config();
+        config.sync.interface = "eth0".to_owned();
+        let plan = Plan::from_config(&config);
         assert_eq!(plan.interfaces.len(), 2);
         assert!(plan.interfaces[0].sync && !plan.interfaces[1].sync);
     }

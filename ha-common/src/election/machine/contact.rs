@@ -2,9 +2,10 @@
 
 use super::Election;
 use super::member::Heard;
-use crate::election::Action;
 use crate::election::compare::{Interval, wins_tie};
 use crate::election::timers::{ANSWER_SPACING, CONTACT_QUIET_MAX, TIE_DISPUTE, advert_interval};
+use crate::election::{Action, Cause};
+use crate::role::Role;
 use crate::time::Instant;
 
 /// One contact, from the first advert of another master until none has been heard for a while.
@@ -14,7 +15,27 @@ pub(super) struct Contact {
     pub(super) quiet_at: Instant,
 }
 
+/// A contact that this node lost.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Yielded {
+    pub(super) at: Instant,
+    /// Where the winner was heard.
+    pub(super) member: usize,
+    pub(super) by_tie: bool,
+}
+
 impl Election {
+    /// Retires in favour of the master just heard on one member.
+    pub(super) fn yield_to(&mut self, now: Instant, member: usize, cause: Cause, actions: &mut Vec<Action>) {
+        self.leave(now, Role::Backup, cause, actions);
+        self.yielded = Some(Yielded { at: now, member, by_tie: cause == Cause::TieBreak });
+    }
+
+    /// The contact lost within the last master-down time.
+    pub(super) fn lately_yielded(&self, now: Instant) -> Option<Yielded> {
+        self.yielded.filter(|yielded| now.since(yielded.at) < self.timing.master_down)
+    }
+
     /// Begins or prolongs the contact.
     pub(super) fn note_contact(&mut self, now: Instant, other: Interval) {
         self.claim.contested();

@@ -65,14 +65,19 @@ impl Election {
         if !self.members.get(index).is_some_and(|member| member.is_bereft_by(heard.source, now, master_down)) {
             return;
         }
+        // The winner of a contact may so far have been heard on one member only. On the others this node still follows
+        // whom it followed before, perhaps another loser, whose goodbye says nothing about the winner.
+        let yielded = self.lately_yielded(now);
+        if yielded.is_some_and(|yielded| yielded.member != index) {
+            return;
+        }
         for member in &mut self.members {
             member.forget_masters();
             member.disarm(Some(Cause::Goodbye));
         }
         // Two masters that each lost a tie to the other retire at the same moment, and so would return. A random
         // moment lets one of them be first.
-        let crossed = self.tie_lost_at.is_some_and(|at| now.since(at) < master_down);
-        if crossed && self.hold.is_none() {
+        if yielded.is_some_and(|yielded| yielded.by_tie) && self.hold.is_none() {
             let span = u64::try_from(CROSSED_JITTER_MAX.as_nanos()).unwrap_or(u64::MAX);
             let jitter = Duration::from_nanos(self.prng.draw() % span.max(1));
             self.hold = Some(Hold { until: now + jitter });
@@ -93,12 +98,9 @@ impl Election {
         self.note_contact(now, heard.interval);
         match self.interval().cmp(&heard.interval) {
             Ordering::Less => self.answer(now, index, actions),
-            Ordering::Greater => self.leave(now, Role::Backup, Cause::BetterMaster, actions),
+            Ordering::Greater => self.yield_to(now, index, Cause::BetterMaster, actions),
             Ordering::Equal if self.wins_tie_against(now, index, &heard) => self.answer(now, index, actions),
-            Ordering::Equal => {
-                self.leave(now, Role::Backup, Cause::TieBreak, actions);
-                self.tie_lost_at = Some(now);
-            }
+            Ordering::Equal => self.yield_to(now, index, Cause::TieBreak, actions),
         }
     }
 }

@@ -26,7 +26,7 @@ use super::timers::{STEP_DOWN_HOLD_MIN, Timing};
 use super::{Action, Cause, Command, Config, Input, InterfaceId, LinkState, MemberId, Stats};
 use crate::role::{Role, SyncHealth};
 use crate::time::{Instant, earliest};
-use contact::Contact;
+use contact::{Contact, Yielded};
 use member::Member;
 use preempt::Preemption;
 use silence::Hold;
@@ -51,8 +51,8 @@ pub struct Election {
     preemption: Preemption,
     claim: Claim,
     contact: Option<Contact>,
-    /// When this node last retired because of a tie.
-    tie_lost_at: Option<Instant>,
+    /// The last contact that this node lost.
+    yielded: Option<Yielded>,
     stats: Stats,
 }
 
@@ -74,7 +74,7 @@ impl Election {
             preemption: Preemption::default(),
             claim: Claim::default(),
             contact: None,
-            tie_lost_at: None,
+            yielded: None,
             stats: Stats {
                 refused: vec![[0; crate::reason::DropReason::COUNT]; members.len()],
                 heard: vec![None; members.len()],

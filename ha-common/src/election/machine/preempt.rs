@@ -54,7 +54,7 @@ impl Election {
     /// Equality does not preempt (carp-wire §8). Every member must either hear a master that is worse or nobody at
     /// all: with a better one on another member, the group would only be taken to be given back.
     fn would_preempt(&self, now: Instant) -> bool {
-        if !self.config.preempt || self.preemption.suspended || self.hold.is_some() {
+        if !self.config.preempt || self.preemption.suspended {
             return false;
         }
         let own = self.configured_interval();

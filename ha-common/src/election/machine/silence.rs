@@ -50,6 +50,7 @@ impl Election {
     }
 
     fn judge_silence(&self, now: Instant) -> Verdict {
+        // A goodbye explains a takeover better than the silence that followed it.
         let silent = self.members.iter().filter_map(|member| member.silence);
         let Some(cause) = silent.min_by_key(|cause| *cause != Cause::Goodbye) else { return Verdict::Patience };
         if self.hold.is_some() {

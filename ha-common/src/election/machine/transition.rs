@@ -18,7 +18,6 @@ impl Election {
         self.hold = None;
         for member in &mut self.members {
             member.disarm(None);
-            member.answer_from = now;
             member.advert_at = Some(now);
         }
         actions.push(Action::Vips(VipState::Present));

@@ -11,7 +11,7 @@ enum Step {
     Hear { member: u8, source: u8, advbase: u8, advskew: u8, genuine: bool },
     Link { interface: u8, up: bool, v4: bool },
     Sync { alive: bool, in_sync: bool },
-    StepDown,
+    Yield,
     Stop,
 }
 
@@ -24,8 +24,8 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0..3u8, prop::bool::weighted(0.8), prop::bool::weighted(0.9))
             .prop_map(|(interface, up, v4)| Step::Link { interface, up, v4 }),
         2 => (any::<bool>(), any::<bool>()).prop_map(|(alive, in_sync)| Step::Sync { alive, in_sync }),
-        1 => Just(Step::StepDown),
-        1 => prop::bool::weighted(0.1).prop_map(|stop| if stop { Step::Stop } else { Step::StepDown }),
+        1 => Just(Step::Yield),
+        1 => prop::bool::weighted(0.1).prop_map(|stop| if stop { Step::Stop } else { Step::Yield }),
     ]
 }
 
@@ -71,7 +71,7 @@ fn apply(rig: &mut Rig, step: &Step) {
             rig.link(interface, LinkState { up, source_v4, source_v6: None });
         }
         Step::Sync { alive, in_sync } => rig.sync(alive, in_sync),
-        Step::StepDown => rig.input(Input::Command(Command::StepDown)),
+        Step::Yield => rig.input(Input::Command(Command::StepDown)),
         Step::Stop => rig.input(Input::Command(Command::Stop)),
     }
 }

@@ -161,3 +161,74 @@ fn stop_is_final() {
     rig.input(Input::Timer);
     assert_eq!((rig.role(), rig.summary().as_str()), (Role::Init, ""));
 }
+
+/// When a goodbye and then silence brought the takeover about, the goodbye is the cause.
+#[test]
+fn a_goodbye_is_the_better_cause() {
+    let mut rig = Rig::master(config(100));
+    rig.input(Input::Command(Command::StepDown));
+    rig.hear(LAN, 255, 255);
+    rig.hear(LAN, 1, 0);
+    rig.run(SECOND * 5);
+    assert_eq!((rig.role(), rig.cause()), (Role::Master, Cause::Goodbye));
+}
+
+/// Of two masters with equal intervals the one that wins their tie is followed: the other's goodbye says nothing.
+#[test]
+fn the_winner_of_a_tie_is_followed() {
+    for order in [[PEER[0], THIRD[0]], [THIRD[0], PEER[0]]] {
+        let mut rig = Rig::backup(config(200));
+        for source in order {
+            rig.hear_from(LAN, source, 1, 100);
+        }
+        rig.hear_from(LAN, THIRD[0], 255, 255);
+        assert_eq!(rig.role(), Role::Backup);
+        rig.hear(LAN, 255, 255);
+        assert_eq!(rig.role(), Role::Master);
+    }
+}
+
+/// A master that is dead for the master-down time gives way to the next, whose place a fourth node's goodbye does not
+/// free. LAN alone is silent for that long, and the sync link shows that the peer is a twinwall node.
+#[test]
+fn who_is_followed_after_a_death() {
+    let partly_silent = || {
+        let mut rig = Rig::backup(Config { preempt: false, ..config(0) });
+        rig.sync(true, true);
+        rig.hear(LAN, 1, 0);
+        rig.run_hearing(SECOND * 4, &[WAN], 1, 0);
+        assert!(rig.stats().partial_silence);
+        rig
+    };
+    let mut rig = partly_silent();
+    rig.hear_from(LAN, THIRD[0], 1, 100);
+    rig.hear_from(LAN, [192, 168, 103, 7], 255, 255);
+    assert_eq!(rig.role(), Role::Backup);
+
+    let mut rig = partly_silent();
+    rig.hear_from(LAN, THIRD[0], 255, 255);
+    assert_eq!(rig.role(), Role::Master, "nobody is followed on LAN any more");
+}
+
+/// A master that said goodbye is forgotten at once, so that the next one is followed although it is worse.
+#[test]
+fn who_is_followed_after_a_goodbye() {
+    let mut rig = Rig::backup(config(200));
+    rig.hear(LAN, 1, 0);
+    rig.hear(LAN, 255, 255);
+    rig.hear_from(LAN, THIRD[0], 1, 100);
+    assert_eq!(rig.cause(), Cause::BetterMaster);
+    rig.hear_from(LAN, THIRD[0], 255, 255);
+    assert_eq!((rig.role(), rig.cause()), (Role::Master, Cause::Goodbye));
+}
+
+/// A goodbye heard during a fault is not remembered as a master.
+#[test]
+fn a_goodbye_during_a_fault() {
+    let mut rig = Rig::backup(config(100));
+    rig.link(1, LinkState::default());
+    rig.hear(LAN, 255, 255);
+    rig.link(1, link(1));
+    rig.hear_from(LAN, THIRD[0], 255, 255);
+    assert_eq!((rig.role(), rig.cause()), (Role::Master, Cause::Goodbye));
+}

@@ -126,3 +126,13 @@ fn a_claim_is_compared_as_advertised() {
     assert_eq!(rig.cause(), Cause::TieBreak);
     assert!(!rig.stats().claiming, "a backup claims nothing");
 }
+
+/// A twinwall node that yields to a claim says goodbye; that, too, shows that the claim is needed.
+#[test]
+fn a_goodbye_contests_a_claim() {
+    let mut rig = Rig::backup(config(100));
+    rig.run_hearing(SECOND * 4, &[WAN], 1, 0);
+    rig.hear(WAN, 255, 255);
+    rig.run(SECOND * 20);
+    assert!(rig.stats().claiming);
+}

@@ -139,6 +139,24 @@ fn crossed_retirement_returns_after_a_jitter() {
     assert!(delays.iter().all(|delay| *delay < ms(250)));
 }
 
+/// A node that yielded to a better master on one member does not take the goodbye of a third one, which yields as well,
+/// for the better one's; but the better one's own goodbye counts.
+#[test]
+fn the_goodbye_of_another_loser_is_ignored() {
+    let mut rig = Rig::backup(config(50));
+    rig.sync(true, true);
+    rig.hear_from(LAN, THIRD[0], 1, 100);
+    rig.hear_from(WAN, THIRD[1], 1, 100);
+    assert_eq!(rig.cause(), Cause::Preempt);
+    rig.hear(LAN, 1, 0);
+    assert_eq!(rig.cause(), Cause::BetterMaster);
+    rig.hear_from(LAN, THIRD[0], 255, 255);
+    rig.hear_from(WAN, THIRD[1], 255, 255);
+    assert_eq!(rig.role(), Role::Backup);
+    rig.hear(LAN, 255, 255);
+    assert_eq!((rig.role(), rig.cause()), (Role::Master, Cause::Goodbye));
+}
+
 /// Long after a lost tie a goodbye is taken at its word.
 #[test]
 fn the_jitter_is_for_crossed_retirement_only() {
@@ -147,4 +165,26 @@ fn the_jitter_is_for_crossed_retirement_only() {
     rig.run_hearing(SECOND * 4, &[LAN, WAN], 1, 100);
     rig.hear(LAN, 255, 255);
     assert_eq!((rig.role(), rig.cause()), (Role::Master, Cause::Goodbye));
+}
+
+/// A tie heard by a family in which this node has no address is left to the other family.
+#[test]
+fn a_tie_by_a_foreign_family() {
+    let mut rig = Rig::master(config(100));
+    let source: IpAddr = "fe80::1".parse().unwrap();
+    let mut advert = rig.advert(LAN, source, 1, 100);
+    advert.destination = "ff02::12".parse().unwrap();
+    rig.input(Input::Advert(&advert));
+    assert_eq!((rig.role(), rig.summary().as_str()), (Role::Master, "adv0=1/100 announce0"));
+}
+
+/// The contact with a master that advertises rarely is over after ten seconds, not after minutes.
+#[test]
+fn the_end_of_a_contact_is_not_awaited_for_ever() {
+    let mut rig = Rig::master(Config { announce_refresh: None, ..config(0) });
+    rig.hear(LAN, 100, 0);
+    rig.run(ms(9999));
+    assert_eq!(rig.count("announce"), 0);
+    rig.run(ms(1));
+    assert_eq!(rig.count("announce"), 2);
 }

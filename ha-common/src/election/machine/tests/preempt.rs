@@ -92,3 +92,18 @@ fn a_silent_member_does_not_forbid_it() {
     rig.run_hearing(SECOND * 5, &[LAN], 1, 100);
     assert_eq!((rig.role(), rig.cause()), (Role::Master, Cause::Preempt));
 }
+
+/// What was heard before a fault counts no more after it: each member is waited for anew.
+#[test]
+fn stale_masters_are_not_preempted() {
+    let mut rig = Rig::backup(config(50));
+    rig.sync(true, true);
+    rig.hear(LAN, 1, 100);
+    rig.link(1, LinkState::default());
+    rig.run(SECOND * 60);
+    rig.link(1, link(1));
+    rig.hear(WAN, 1, 100);
+    assert_eq!(rig.role(), Role::Backup);
+    rig.hear(LAN, 1, 100);
+    assert_eq!((rig.role(), rig.cause()), (Role::Master, Cause::Preempt));
+}

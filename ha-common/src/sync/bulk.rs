@@ -1,0 +1,261 @@
+//! The transfer of the whole table to one peer: a walk over the slots, at its own pace, beside the changes.
+//!
+//! No queue holds the table: a cursor walks it as the window opens. Frames that carry what the walk owes
+//! are marked; if one is lost its slots are sent again in a marked frame. The end is announced when the
+//! walk is over and no marked frame is open, so it is true whatever was lost, and changes that go on
+//! meanwhile cannot put it off.
+
+use super::table::{Entry, Flags, Slot, Table};
+use crate::proto;
+use std::collections::VecDeque;
+
+/// Slots looked at in one step: bounds the time of a step over a table of another owner's flows.
+const SEEK_MAX: u32 = 16_384;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Idle,
+    Walking,
+    /// The announcement of the end is in flight.
+    Ending,
+    Done,
+}
+
+pub(super) struct Bulk {
+    state: State,
+    epoch: u32,
+    answers: u32,
+    master: bool,
+    cursor: Slot,
+    end: Slot,
+    repair: VecDeque<Slot>,
+    /// Marked frames in flight.
+    open_frames: u32,
+    flows: u64,
+}
+
+impl Bulk {
+    pub fn new() -> Self {
+        Self {
+            state: State::Idle,
+            epoch: 0,
+            answers: 0,
+            master: false,
+            cursor: 0,
+            end: 0,
+            repair: VecDeque::new(),
+            open_frames: 0,
+            flows: 0,
+        }
+    }
+
+    /// Begins a transfer of the slots before `end`; what came before it is void.
+    pub fn start(&mut self, answers: u32, master: bool, end: Slot) {
+        self.epoch += 1;
+        self.answers = answers;
+        self.master = master;
+        self.cursor = 0;
+        self.end = end;
+        self.flows = 0;
+        self.repair.clear();
+        self.open_frames = 0;
+        self.state = State::Walking;
+    }
+
+    pub fn stop(&mut self) {
+        self.state = State::Idle;
+        self.repair.clear();
+        self.open_frames = 0;
+        self.cursor = self.end;
+    }
+
+    /// This node is not master any more: the transfer that goes on proves nothing about what it leaves out.
+    pub fn demote(&mut self) {
+        self.master = false;
+    }
+
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// The request of the peer that the newest transfer answers.
+    pub fn answers(&self) -> u32 {
+        self.answers
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+
+    pub fn flows(&self) -> u64 {
+        self.flows
+    }
+
+    /// Slots still to be looked at: an upper bound of the flows to come.
+    pub fn slots_left(&self) -> u64 {
+        u64::from(self.end - self.cursor) + self.repair.len() as u64
+    }
+
+    /// Moves the cursor to the next flow to send. `None`: looked long enough, nothing found so far.
+    pub fn seek(&mut self, table: &Table) -> Option<bool> {
+        if !self.repair.is_empty() {
+            return Some(true);
+        }
+        for _ in 0..SEEK_MAX {
+            if self.cursor >= self.end {
+                return Some(false);
+            }
+            if table.get(self.cursor).is_some_and(is_sent) {
+                return Some(true);
+            }
+            self.cursor += 1;
+        }
+        None
+    }
+
+    /// The next slot to send, without taking it.
+    pub fn peek(&mut self, table: &Table) -> Option<Slot> {
+        while let Some(&slot) = self.repair.front() {
+            if table.get(slot).is_some() {
+                return Some(slot);
+            }
+            self.repair.pop_front();
+        }
+        (self.seek(table) == Some(true)).then_some(self.cursor)
+    }
+
+    /// The slot last peeked at was put into a frame.
+    pub fn take(&mut self) {
+        if self.repair.pop_front().is_none() {
+            self.cursor += 1;
+            self.flows += 1;
+        }
+    }
+
+    /// A frame that carries slots of the walk is in flight.
+    pub fn on_frame_sent(&mut self) {
+        self.open_frames += 1;
+    }
+
+    /// A marked frame of `epoch` was acknowledged.
+    pub fn on_frame_acked(&mut self, epoch: u32) {
+        if epoch == self.epoch {
+            self.open_frames = self.open_frames.saturating_sub(1);
+        }
+    }
+
+    /// A marked frame of `epoch` was lost; true when its slots are owed again through [`Bulk::owe`].
+    pub fn on_frame_lost(&mut self, epoch: u32) -> bool {
+        let current = epoch == self.epoch && self.state == State::Walking;
+        if current {
+            self.open_frames = self.open_frames.saturating_sub(1);
+        }
+        current
+    }
+
+    pub fn owe(&mut self, slot: Slot) {
+        self.repair.push_back(slot);
+    }
+
+    /// The announcement to put into the next frame, once everything has arrived.
+    pub fn end_due(&self) -> Option<proto::BulkEnd> {
+        let over = self.cursor >= self.end && self.repair.is_empty() && self.open_frames == 0;
+        (self.state == State::Walking && over).then_some(proto::BulkEnd {
+            epoch: self.epoch,
+            answers: self.answers,
+            flows: self.flows,
+            master: self.master,
+        })
+    }
+
+    pub fn on_end_sent(&mut self) {
+        self.state = State::Ending;
+    }
+
+    /// The frame with the announcement was acknowledged (true) or lost. True when the transfer is done now.
+    pub fn on_end_settled(&mut self, epoch: u32, acked: bool) -> bool {
+        if epoch != self.epoch || self.state != State::Ending {
+            return false;
+        }
+        self.state = if acked { State::Done } else { State::Walking };
+        acked
+    }
+}
+
+/// What a transfer names: the flows this node answers for, and those it is giving away.
+fn is_sent(entry: &Entry) -> bool {
+    entry.is_local() || (entry.is_live() && entry.flags.has(Flags::HANDOVER))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::table::{Owner, tests::flow};
+    use super::*;
+
+    fn table(flows: u32) -> Table {
+        let mut table = Table::new(0, 100_000);
+        for n in 0..flows {
+            let owner = if n % 2 == 0 { Owner::Local } else { Owner::Found };
+            table.insert(&flow(n), owner, 1).unwrap();
+        }
+        table
+    }
+
+    /// The walk names each local flow once, and the end is due only when every marked frame is settled and
+    /// what a lost one carried was sent again.
+    #[test]
+    fn end_waits_for_every_frame() {
+        let table = table(6);
+        let mut bulk = Bulk::new();
+        bulk.start(1, true, table.slots());
+        let mut named = Vec::new();
+        while let Some(slot) = bulk.peek(&table) {
+            named.push(slot);
+            bulk.take();
+        }
+        assert_eq!(named, [0, 2, 4]);
+        bulk.on_frame_sent();
+        assert_eq!(bulk.end_due(), None);
+        assert!(bulk.on_frame_lost(1));
+        named.iter().for_each(|&slot| bulk.owe(slot));
+        assert_eq!(bulk.end_due(), None);
+        while bulk.peek(&table).is_some() {
+            bulk.take();
+        }
+        bulk.on_frame_sent();
+        bulk.on_frame_acked(1);
+        assert_eq!(bulk.end_due(), Some(proto::BulkEnd { epoch: 1, answers: 1, flows: 3, master: true }));
+        bulk.on_end_sent();
+        assert!(!bulk.on_end_settled(1, false) && bulk.end_due().is_some());
+        bulk.on_end_sent();
+        assert!(bulk.on_end_settled(1, true) && bulk.is_done());
+    }
+
+    /// A new transfer makes what is in flight of the old one meaningless.
+    #[test]
+    fn restart_voids_the_old_epoch() {
+        let table = table(2);
+        let mut bulk = Bulk::new();
+        bulk.start(1, false, table.slots());
+        bulk.take();
+        bulk.on_frame_sent();
+        bulk.start(2, true, table.slots());
+        assert!(!bulk.on_frame_lost(1));
+        bulk.on_frame_acked(1);
+        assert_eq!(bulk.slots_left(), 2);
+        assert_eq!(bulk.end_due(), None);
+    }
+
+    /// A long stretch of foreign flows is walked in bounded steps.
+    #[test]
+    fn seek_is_bounded() {
+        let mut table = Table::new(0, 100_000);
+        for n in 0..SEEK_MAX + 10 {
+            table.insert(&flow(n), Owner::Found, 1).unwrap();
+        }
+        let mut bulk = Bulk::new();
+        bulk.start(1, true, table.slots());
+        assert_eq!(bulk.seek(&table), None);
+        assert_eq!(bulk.seek(&table), Some(false));
+    }
+}

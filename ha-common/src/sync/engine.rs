@@ -1,0 +1,424 @@
+//! The state machine itself: inputs are dispatched, then everything that is due is done.
+
+use super::inbox::Inbox;
+use super::keepalive::{Retries, Wheel};
+use super::peer::{Peer, bit};
+use super::reconcile::Dump;
+use super::seal::Keyring;
+use super::session::{Greeting, Statement, role_value};
+use super::table::{Owner, Slot, Table};
+use super::{Action, Config, Event, Input, PeerId, Stats};
+use crate::proto;
+use crate::reason::DropReason;
+use crate::role::{NodeId, Role, SyncHealth};
+use crate::sync::flow::Flow;
+use crate::time::{Instant, earliest};
+use crate::wire::frame::{Header, Kind};
+use core::time::Duration;
+use prost::Message;
+
+/// The masks of an entry have a bit per peer.
+const PEERS_MAX: usize = 8;
+/// Less cannot hold the largest single change; more is not a UDP payload.
+const FRAME_BYTES_MIN: usize = 400;
+const FRAME_BYTES_MAX: usize = 65_000;
+/// Changes of the lag alone are reported at most this often.
+const HEALTH_GAP: Duration = Duration::from_millis(100);
+
+/// Counters of the engine that no peer has.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counters {
+    pub refused_full: u64,
+    pub stale_ignored: u64,
+    pub events_lost: u64,
+    pub dumps: u64,
+    pub restored: u64,
+    pub refreshed: u64,
+    pub writes_failed: u64,
+    pub writes_abandoned: u64,
+}
+
+/// The sync engine of one node: see the module's documentation.
+pub struct Engine {
+    pub(super) node: NodeId,
+    frame_bytes: usize,
+    hello_interval: Duration,
+    peer_timeout: Duration,
+    keyring: Keyring,
+    seed: u64,
+    pub(super) role: Role,
+    /// Lamport clock: never behind any version seen.
+    pub(super) clock: u64,
+    pub(super) table: Table,
+    pub(super) peers: Vec<Peer>,
+    pub(super) dump: Dump,
+    pub(super) wheel: Wheel,
+    pub(super) retries: Retries,
+    pub(super) full_reported: bool,
+    pub(super) counters: Counters,
+    refused: [u64; DropReason::COUNT],
+    health: SyncHealth,
+    health_at: Instant,
+    /// When everything due was last done.
+    ran_at: Instant,
+    /// Reused memory: an opened body, the message in it, the message being built.
+    body: Vec<u8>,
+    incoming: proto::Data,
+    outgoing: proto::Data,
+}
+
+impl Engine {
+    /// An engine that has done nothing yet. `seed` hides the order of the hash table and spreads timers; it
+    /// decides nothing else. Peers beyond the eighth are ignored; the frame size is clamped to 400..=65000.
+    pub fn new(config: Config, seed: u64) -> Self {
+        let keyring = Keyring::new(config.secret.clone(), &config.cluster, config.key_epoch);
+        let peers = (0u8..).zip(config.peers.iter().take(PEERS_MAX));
+        let peers = peers.map(|(index, &node)| Peer::new(PeerId(index), node, &config, &keyring)).collect();
+        Self {
+            node: config.node,
+            frame_bytes: config.frame_bytes_max.clamp(FRAME_BYTES_MIN, FRAME_BYTES_MAX),
+            hello_interval: config.hello_interval,
+            peer_timeout: config.peer_timeout,
+            keyring,
+            seed,
+            role: Role::Init,
+            clock: 0,
+            table: Table::new(seed, config.flows_max),
+            peers,
+            dump: Dump::new(),
+            wheel: Wheel::new(),
+            retries: Retries::default(),
+            full_reported: false,
+            counters: Counters::default(),
+            refused: [0; DropReason::COUNT],
+            health: SyncHealth::default(),
+            health_at: Instant(0),
+            ran_at: Instant(0),
+            body: Vec::new(),
+            incoming: proto::Data::default(),
+            outgoing: proto::Data::default(),
+        }
+    }
+
+    /// Takes one input and appends what is to be done, in order. Total: never blocks, never panics.
+    pub fn handle(&mut self, now: Instant, input: Input<'_>, out: &mut Vec<Action>) {
+        match input {
+            Input::Timer => {}
+            Input::Datagram { bytes } => {
+                if let Err(reason) = self.on_datagram(now, bytes, out) {
+                    self.refuse(reason);
+                }
+            }
+            Input::Changed(flow) => self.on_changed(now, flow, out),
+            Input::Destroyed { key, id } => self.on_destroyed(now, key, id, out),
+            Input::EventsLost => self.on_events_lost(out),
+            Input::DumpBegin => self.on_dump_begin(now),
+            Input::Dumped(flow) => self.on_dumped(now, flow, out),
+            Input::DumpEnd { complete } => self.on_dump_end(now, complete, out),
+            Input::WriteFailed { key, write, errno } => self.on_write_failed(now, key, write, errno, out),
+            Input::Role(role) => self.on_role(now, role, out),
+            Input::Resync => self.on_resync(),
+        }
+        self.run(now, out);
+    }
+
+    /// When [`Input::Timer`] is due at the latest.
+    pub fn poll_at(&self) -> Option<Instant> {
+        let peers = self.peers.iter().map(|peer| peer.poll_at(self.ran_at, self.peer_timeout));
+        let own = [self.dump.poll_at(), self.wheel.poll_at(), self.retries.poll_at(), self.health_due()];
+        peers.chain(own).fold(None, earliest)
+    }
+
+    pub fn stats(&self) -> Stats {
+        let counts = self.table.counts();
+        Stats {
+            health: self.health,
+            flows: counts.local + counts.found + counts.peer,
+            flows_local: counts.local,
+            flows_found: counts.found,
+            flows_peer: counts.peer,
+            tombstones: counts.tombstones,
+            flows_refused_full: self.counters.refused_full,
+            stale_ignored: self.counters.stale_ignored,
+            refused: self.refused,
+            events_lost: self.counters.events_lost,
+            dumps: self.counters.dumps,
+            restored: self.counters.restored,
+            refreshed: self.counters.refreshed,
+            writes_failed: self.counters.writes_failed,
+            writes_abandoned: self.counters.writes_abandoned,
+            peers: self.peers.iter().map(Peer::stats).collect(),
+        }
+    }
+
+    /// The first `limit` flows of the shadow table in no order, and whether a peer owns each.
+    pub fn flows(&self, limit: usize) -> impl Iterator<Item = (Flow, bool)> + '_ {
+        let live = (0..self.table.slots()).filter_map(|slot| self.table.get(slot)).filter(|entry| entry.is_live());
+        live.take(limit).map(|entry| {
+            let peers = match entry.owner() {
+                Owner::Peer(_) => true,
+                Owner::Local | Owner::Found => false,
+            };
+            (entry.flow, peers)
+        })
+    }
+
+    pub(super) fn refuse(&mut self, reason: DropReason) {
+        if let Some(counter) = self.refused.get_mut(reason as usize) {
+            *counter += 1;
+        }
+    }
+
+    pub(super) fn tick(&mut self) -> u64 {
+        self.clock = self.clock.saturating_add(1);
+        self.clock
+    }
+
+    /// A number that spreads timers of different slots.
+    pub(super) fn jitter(&self, slot: Slot) -> u32 {
+        // Fibonacci hashing: the high half of the product.
+        ((self.seed ^ u64::from(slot)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
+    }
+
+    pub(super) fn is_up(&self, peer: PeerId) -> bool {
+        self.peers.get(usize::from(peer.0)).is_some_and(|peer| peer.up)
+    }
+
+    pub(super) fn up_mask(&self) -> u8 {
+        self.peers.iter().filter(|peer| peer.up).fold(0, |mask, peer| mask | bit(peer.id))
+    }
+
+    fn on_datagram(&mut self, now: Instant, bytes: &[u8], out: &mut Vec<Action>) -> Result<(), DropReason> {
+        let header = Header::parse(bytes)?;
+        let sender = self.peers.iter().position(|peer| peer.node.0 == header.sender);
+        let index = sender.ok_or(DropReason::FrameSender)?;
+        if header.key_epoch != self.keyring.epoch {
+            return Err(DropReason::FrameKeyEpoch);
+        }
+        match header.kind {
+            Kind::Hello => self.on_hello(now, index, &header, bytes, out)?,
+            Kind::Data => self.on_data_frame(now, index, &header, bytes, out)?,
+            Kind::Ack => self.on_ack_frame(now, index, &header, bytes, out)?,
+        }
+        if let Some(peer) = self.peers.get_mut(index) {
+            peer.counters.frames_received += 1;
+            peer.counters.bytes_received += bytes.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn on_hello(
+        &mut self,
+        now: Instant,
+        index: usize,
+        header: &Header,
+        bytes: &[u8],
+        out: &mut Vec<Action>,
+    ) -> Result<(), DropReason> {
+        let hello = proto::Hello::decode(self.keyring.open_hello(bytes)?).map_err(|_| DropReason::FrameBody)?;
+        let peer = self.peers.get_mut(index).ok_or(DropReason::FrameSender)?;
+        let greeting = peer.session.on_hello(&self.keyring, header, &hello)?;
+        match greeting {
+            Greeting::Stranger { challenge } => {
+                peer.answer_stranger(challenge);
+                return Ok(());
+            }
+            Greeting::New => {
+                self.begin_session(now, index, out);
+            }
+            Greeting::Known { answer: true } => peer.hello_soon(),
+            Greeting::Known { answer: false } => {}
+        }
+        self.clock = self.clock.max(hello.clock);
+        let Some(peer) = self.peers.get_mut(index) else { return Ok(()) };
+        peer.wanted_by_peer = hello.bulk_wanted;
+        let before = core::mem::replace(&mut peer.role, role_value(&hello));
+        if peer.up {
+            if peer.wanted_by_peer > peer.outbox.bulk.answers() {
+                peer.start_bulk(self.role == Role::Master, &self.table);
+            }
+            self.on_peer_role(now, index, before);
+        }
+        self.on_heard(now, index, out);
+        Ok(())
+    }
+
+    fn on_data_frame(
+        &mut self,
+        now: Instant,
+        index: usize,
+        header: &Header,
+        bytes: &[u8],
+        out: &mut Vec<Action>,
+    ) -> Result<(), DropReason> {
+        let peer = self.peers.get_mut(index).ok_or(DropReason::FrameSender)?;
+        let keys = peer.session.keys_for(header)?;
+        peer.inbox.data.check(header.sequence)?;
+        keys.open(header, bytes, &mut self.body)?;
+        let mut data = core::mem::take(&mut self.incoming);
+        data.clear();
+        let decoded = data.merge(self.body.as_slice());
+        if decoded.is_ok() {
+            peer.session.on_sealed();
+            let id = peer.id;
+            // A transfer may have to begin before what it is about arrives.
+            self.on_heard(now, index, out);
+            if let Some(peer) = self.peers.get_mut(index) {
+                peer.inbox.on_data(now, header.sequence, &data, &mut self.table);
+            }
+            self.on_data(now, id, header.sequence, &data, out);
+        }
+        self.incoming = data;
+        decoded.map_err(|_| DropReason::FrameBody)
+    }
+
+    fn on_ack_frame(
+        &mut self,
+        now: Instant,
+        index: usize,
+        header: &Header,
+        bytes: &[u8],
+        out: &mut Vec<Action>,
+    ) -> Result<(), DropReason> {
+        let peer = self.peers.get_mut(index).ok_or(DropReason::FrameSender)?;
+        let keys = peer.session.keys_for(header)?;
+        peer.inbox.acks.check(header.sequence)?;
+        keys.open(header, bytes, &mut self.body)?;
+        let ack = proto::Ack::decode(self.body.as_slice()).map_err(|_| DropReason::FrameBody)?;
+        peer.inbox.acks.accept(header.sequence);
+        peer.session.on_sealed();
+        if let Some(flows) = peer.outbox.on_ack(now, &ack, &mut self.table) {
+            out.push(Action::Event(Event::BulkSent { peer: peer.id, flows }));
+        }
+        self.on_heard(now, index, out);
+        Ok(())
+    }
+
+    /// The peer has started anew: nothing of its former session counts any more.
+    fn begin_session(&mut self, now: Instant, index: usize, out: &mut Vec<Action>) {
+        self.peer_down(now, index, out);
+        let Some(peer) = self.peers.get_mut(index) else { return };
+        peer.inbox = Inbox::new(peer.id);
+        peer.wanted = 1;
+        peer.hello_soon();
+        let id = peer.id;
+        for slot in 0..self.table.slots() {
+            if let Some(entry) = self.table.get_mut(slot).filter(|entry| entry.is_owned_by(id)) {
+                // Its clock began anew as well: any word of the new session is newer.
+                entry.version = 0;
+            }
+        }
+    }
+
+    /// Something authentic of the current session came.
+    fn on_heard(&mut self, now: Instant, index: usize, out: &mut Vec<Action>) {
+        let Some(peer) = self.peers.get_mut(index) else { return };
+        peer.heard = now;
+        if peer.up || !peer.session.is_mutual() {
+            return;
+        }
+        peer.up = true;
+        let session = peer.session.peer_session();
+        if core::mem::replace(&mut peer.up_session, session) == session {
+            // The same session after a silence: what was said meanwhile is lost.
+            peer.wanted += 1;
+        }
+        peer.hello_soon();
+        peer.start_bulk(self.role == Role::Master, &self.table);
+        let (id, master) = (peer.id, peer.role == Role::Master);
+        out.push(Action::Event(Event::PeerUp { peer: id, session }));
+        if master && self.role != Role::Master {
+            // What this node holds from a time as master is worth less than anything the master says.
+            self.hand_over(now, id, Some(0));
+        }
+    }
+
+    fn peer_down(&mut self, now: Instant, index: usize, out: &mut Vec<Action>) {
+        let Some(peer) = self.peers.get_mut(index) else { return };
+        if core::mem::take(&mut peer.up) {
+            out.push(Action::Event(Event::PeerDown { peer: peer.id, silent: now.since(peer.heard) }));
+        }
+        peer.outbox.reset(&mut self.table);
+        peer.inbox.release_all(&mut self.table);
+        let id = peer.id;
+        for slot in 0..self.table.slots() {
+            if let Some(entry) = self.table.get_mut(slot) {
+                entry.dirty &= !bit(id);
+                entry.owed &= !bit(id);
+                self.table.bury(slot);
+            }
+        }
+        if self.role == Role::Master {
+            self.adopt_from(id);
+        }
+    }
+
+    fn on_peer_role(&mut self, now: Instant, index: usize, before: Role) {
+        let Some(peer) = self.peers.get(index) else { return };
+        let (id, role) = (peer.id, peer.role);
+        match (before == Role::Master, role == Role::Master, self.role == Role::Master) {
+            (false, true, false) => self.hand_over(now, id, None),
+            (true, false, true) => self.adopt_from(id),
+            (false, true, true) | (true, false, false) | (true, true, _) | (false, false, _) => {}
+        }
+    }
+
+    fn on_resync(&mut self) {
+        for peer in self.peers.iter_mut().filter(|peer| peer.up) {
+            peer.wanted += 1;
+            peer.start_bulk(self.role == Role::Master, &self.table);
+            peer.hello_soon();
+        }
+    }
+
+    /// Does everything that is due.
+    fn run(&mut self, now: Instant, out: &mut Vec<Action>) {
+        self.run_dump(now, out);
+        self.run_keep_alive(now, out);
+        for index in 0..self.peers.len() {
+            let silent = |peer: &&Peer| peer.up && now.since(peer.heard) >= self.peer_timeout;
+            if self.peers.get(index).filter(silent).is_some() {
+                self.peer_down(now, index, out);
+            }
+            self.run_peer(now, index, out);
+        }
+        self.report_health(now, out);
+        self.ran_at = now;
+    }
+
+    fn run_peer(&mut self, now: Instant, index: usize, out: &mut Vec<Action>) {
+        let in_sync = self.health.in_sync;
+        let Some(peer) = self.peers.get_mut(index) else { return };
+        let statement = Statement { clock: self.clock, role: self.role, in_sync, bulk_wanted: peer.wanted };
+        peer.send_hello_if_due(now, &self.keyring, &statement, self.hello_interval, out);
+        if !peer.up {
+            return;
+        }
+        peer.outbox.on_timer(now, &mut self.table);
+        peer.send_ack_if_due(now, &self.keyring, out);
+        peer.send_data(now, &self.keyring, &mut self.table, self.frame_bytes, &mut self.outgoing, out);
+    }
+
+    fn report_health(&mut self, now: Instant, out: &mut Vec<Action>) {
+        let mut up = self.peers.iter().filter(|peer| peer.up).peekable();
+        let peer_alive = up.peek().is_some();
+        let in_sync = peer_alive && up.all(|peer| peer.is_in_sync(now));
+        let changed = (peer_alive, in_sync) != (self.health.peer_alive, self.health.in_sync);
+        if !changed && now.since(self.health_at) < HEALTH_GAP {
+            return;
+        }
+        let lag = self.peers.iter().map(|peer| peer.outbox.lag(now)).max().unwrap_or_default();
+        let health = SyncHealth { peer_alive, in_sync, lag };
+        self.health_at = now;
+        if health != self.health {
+            self.health = health;
+            out.push(Action::Health(health));
+        }
+    }
+
+    /// A lag that was reported, or that may be growing, is reported again.
+    fn health_due(&self) -> Option<Instant> {
+        let pending = self.peers.iter().any(|peer| peer.outbox.is_pending());
+        (pending || !self.health.lag.is_zero()).then(|| self.health_at + HEALTH_GAP)
+    }
+}

@@ -1,0 +1,299 @@
+//! What arrived from a peer: replay windows, gaps, acknowledgements due, removals to remember.
+
+use super::PeerId;
+use super::table::{Entry, Flags, Owner, Slot, Table};
+use crate::proto;
+use crate::reason::DropReason;
+use crate::time::{Instant, earliest};
+use core::time::Duration;
+use std::collections::VecDeque;
+
+/// Sequences that a window remembers; an outbox never has more in flight.
+pub(super) const WINDOW: u64 = 1024;
+const WORDS: usize = (WINDOW / 64) as usize;
+/// An acknowledgement waits at most this long, and for at most this many frames.
+const ACK_DELAY: Duration = Duration::from_millis(2);
+const ACK_FRAMES: u32 = 8;
+/// A gap that is older makes the node "not in sync".
+const GAP_TOLERANCE: Duration = Duration::from_millis(200);
+/// Removals remembered because of a gap; more than a full window can carry is a misbehaving peer.
+const HELD_MAX: usize = 65_536;
+
+/// Which sequences of a stream were received.
+#[derive(Debug, Default)]
+pub(super) struct Window {
+    /// Everything up to here was received or given up by the sender.
+    base: u64,
+    highest: u64,
+    /// Bit `sequence % WINDOW` for the last `WINDOW` sequences up to `highest`.
+    bits: [u64; WORDS],
+}
+
+impl Window {
+    pub fn base(&self) -> u64 {
+        self.base
+    }
+
+    pub fn has_gap(&self) -> bool {
+        self.base < self.highest
+    }
+
+    /// May this sequence still be accepted?
+    ///
+    /// # Errors
+    /// [`DropReason::FrameReplay`]: received already, given up by its sender, or too old to tell.
+    pub fn check(&self, sequence: u64) -> Result<(), DropReason> {
+        let old = sequence <= self.base || sequence.saturating_add(WINDOW) <= self.highest;
+        if old || (sequence <= self.highest && self.bit(sequence)) {
+            return Err(DropReason::FrameReplay);
+        }
+        Ok(())
+    }
+
+    /// Notes an authentic sequence that passed [`Window::check`].
+    pub fn accept(&mut self, sequence: u64) {
+        if sequence > self.highest {
+            self.advance(sequence);
+        }
+        self.set_bit(sequence);
+        self.settle();
+    }
+
+    /// Sequences below `floor` will not be missed any more.
+    pub fn raise_floor(&mut self, floor: u64) {
+        let given_up = floor.saturating_sub(1);
+        if given_up > self.highest {
+            self.advance(given_up);
+        }
+        self.base = self.base.max(given_up);
+        self.settle();
+    }
+
+    /// Base, and a bit for each later sequence received.
+    pub fn ack(&self) -> proto::Ack {
+        let words = (self.highest - self.base).div_ceil(64);
+        let word = |nth: u64| {
+            let first = self.base + 1 + nth * 64;
+            (0..64).filter(|bit| first + bit <= self.highest && self.bit(first + bit)).fold(0, |w, bit| w | 1 << bit)
+        };
+        proto::Ack { base: self.base, later: (0..words).map(word).collect() }
+    }
+
+    fn advance(&mut self, highest: u64) {
+        for sequence in (self.highest + 1..=highest).rev().take(WINDOW as usize) {
+            self.clear_bit(sequence);
+        }
+        self.highest = highest;
+        self.base = self.base.max(highest.saturating_sub(WINDOW));
+    }
+
+    fn settle(&mut self) {
+        while self.base < self.highest && self.bit(self.base + 1) {
+            self.base += 1;
+        }
+    }
+
+    fn bit(&self, sequence: u64) -> bool {
+        let (word, bit) = place(sequence);
+        self.bits.get(word).is_some_and(|bits| bits & bit != 0)
+    }
+
+    fn set_bit(&mut self, sequence: u64) {
+        let (word, bit) = place(sequence);
+        if let Some(bits) = self.bits.get_mut(word) {
+            *bits |= bit;
+        }
+    }
+
+    fn clear_bit(&mut self, sequence: u64) {
+        let (word, bit) = place(sequence);
+        if let Some(bits) = self.bits.get_mut(word) {
+            *bits &= !bit;
+        }
+    }
+}
+
+fn place(sequence: u64) -> (usize, u64) {
+    ((sequence % WINDOW / 64) as usize, 1 << (sequence % 64))
+}
+
+/// A removal kept until no older frame can bring the flow back.
+struct Held {
+    sequence: u64,
+    slot: Slot,
+    version: u64,
+}
+
+/// The receiving half of a session with one peer.
+pub(super) struct Inbox {
+    peer: PeerId,
+    pub data: Window,
+    pub acks: Window,
+    ack_due: Option<Instant>,
+    unacked_frames: u32,
+    gap_since: Option<Instant>,
+    /// The peer's newest transfer epoch seen, and the last one that was completed.
+    pub epoch: u32,
+    pub epoch_ended: u32,
+    /// Highest request of ours that a completed transfer answered.
+    pub answered: u32,
+    /// The completed transfer came from a master: what it did not name does not exist.
+    pub ended_by_master: bool,
+    held: VecDeque<Held>,
+}
+
+impl Inbox {
+    pub fn new(peer: PeerId) -> Self {
+        Self {
+            peer,
+            data: Window::default(),
+            acks: Window::default(),
+            ack_due: None,
+            unacked_frames: 0,
+            gap_since: None,
+            epoch: 0,
+            epoch_ended: 0,
+            answered: 0,
+            ended_by_master: false,
+            held: VecDeque::new(),
+        }
+    }
+
+    /// Notes a data frame that passed the window and was authentic.
+    pub fn on_data(&mut self, now: Instant, sequence: u64, data: &proto::Data, table: &mut Table) {
+        self.data.accept(sequence);
+        self.data.raise_floor(data.floor.min(sequence));
+        self.epoch = self.epoch.max(data.epoch);
+        self.unacked_frames += 1;
+        // A new gap is reported at once: its sender counts later acknowledged frames.
+        let delay = if self.unacked_frames >= ACK_FRAMES || self.data.has_gap() { Duration::ZERO } else { ACK_DELAY };
+        self.ack_due = earliest(self.ack_due, Some(now + delay));
+        self.gap_since = if self.data.has_gap() { self.gap_since.or(Some(now)) } else { None };
+        self.release(table);
+    }
+
+    /// The acknowledgement to send now, if one is due.
+    pub fn take_ack(&mut self, now: Instant) -> Option<proto::Ack> {
+        self.ack_due.filter(|&due| due <= now)?;
+        self.ack_due = None;
+        self.unacked_frames = 0;
+        Some(self.data.ack())
+    }
+
+    /// Has the peer's whole table been received, as far as was asked for?
+    pub fn is_complete(&self, wanted: u32) -> bool {
+        self.epoch != 0 && self.epoch_ended == self.epoch && self.answered == wanted
+    }
+
+    /// A gap has been open for too long to call the tables equal.
+    pub fn is_gap_old(&self, now: Instant) -> bool {
+        self.gap_since.is_some_and(|since| now.since(since) >= GAP_TOLERANCE)
+    }
+
+    pub fn poll_at(&self, now: Instant) -> Option<Instant> {
+        let gap = self.gap_since.map(|since| since + GAP_TOLERANCE).filter(|&at| at > now);
+        earliest(self.ack_due, gap)
+    }
+
+    /// Could a frame sent before `sequence` still be accepted?
+    pub fn is_older_possible(&self, sequence: u64) -> bool {
+        self.data.base() + 1 < sequence
+    }
+
+    /// Keeps the tombstone in `slot` until frames older than `sequence` cannot come any more.
+    pub fn hold(&mut self, sequence: u64, slot: Slot, version: u64, table: &mut Table) {
+        if self.held.len() >= HELD_MAX
+            && let Some(oldest) = self.held.pop_front()
+        {
+            self.let_go(&oldest, table);
+        }
+        if let Some(entry) = table.get_mut(slot) {
+            entry.flags.set(Flags::HELD_FOR_GAP);
+        }
+        self.held.push_back(Held { sequence, slot, version });
+    }
+
+    /// Lets all remembered removals go: the session has ended.
+    pub fn release_all(&mut self, table: &mut Table) {
+        while let Some(held) = self.held.pop_front() {
+            self.let_go(&held, table);
+        }
+    }
+
+    fn release(&mut self, table: &mut Table) {
+        while let Some(held) = self.held.pop_front_if(|held| held.sequence <= self.data.base() + 1) {
+            self.let_go(&held, table);
+        }
+    }
+
+    fn let_go(&self, held: &Held, table: &mut Table) {
+        let mine = |entry: &Entry| entry.owner() == Owner::Peer(self.peer) && entry.version == held.version;
+        if let Some(entry) = table.get_mut(held.slot).filter(|entry| entry.is_tombstone() && mine(entry)) {
+            entry.flags.clear(Flags::HELD_FOR_GAP);
+            table.bury(held.slot);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    /// A window against a plain set under a random walk around its edge: a sequence is accepted exactly
+    /// once, and never when it is at or below the base.
+    #[test]
+    fn accepts_each_sequence_once() {
+        let (mut window, mut seen) = (Window::default(), HashSet::new());
+        let mut random = 3u64;
+        for step in 0..50_000u64 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let sequence = (step / 10 + 1).saturating_sub((random >> 40) % 1200) + (random >> 33) % 40;
+            if window.check(sequence).is_ok() {
+                assert!(seen.insert(sequence), "{sequence} twice");
+                assert!(sequence > window.base());
+                window.accept(sequence);
+            } else {
+                assert!(seen.contains(&sequence) || sequence <= window.base());
+            }
+        }
+        assert!(seen.len() > 4000);
+    }
+
+    /// Gaps show in the acknowledgement; the floor closes them; a jump over the whole window forgets them.
+    #[test]
+    fn gaps_and_floor() {
+        let mut window = Window::default();
+        for sequence in [1, 2, 5, 70] {
+            window.accept(sequence);
+        }
+        assert_eq!(window.ack(), proto::Ack { base: 2, later: vec![1 << 2, 1 << 3] });
+        window.raise_floor(5);
+        assert_eq!((window.base(), window.has_gap()), (5, true));
+        assert_eq!(window.check(3), Err(DropReason::FrameReplay));
+        window.raise_floor(71);
+        assert_eq!((window.base(), window.has_gap()), (70, false));
+        window.accept(5000);
+        assert_eq!(window.base(), 5000 - WINDOW);
+        assert_eq!(window.check(4999), Ok(()));
+        window.raise_floor(u64::MAX);
+        assert_eq!(window.check(u64::MAX), Ok(()));
+    }
+
+    /// Acks wait for more frames, but neither for more than eight nor when a gap shows.
+    #[test]
+    fn ack_pacing() {
+        let mut table = Table::new(0, 1);
+        let mut inbox = Inbox::new(PeerId(0));
+        let now = Instant(1_000_000_000);
+        let data = proto::Data::default();
+        inbox.on_data(now, 1, &data, &mut table);
+        assert_eq!(inbox.take_ack(now), None);
+        assert_eq!(inbox.poll_at(now), Some(now + ACK_DELAY));
+        (2..=8).for_each(|sequence| inbox.on_data(now, sequence, &data, &mut table));
+        assert_eq!(inbox.take_ack(now), Some(proto::Ack { base: 8, later: vec![] }));
+        inbox.on_data(now, 10, &data, &mut table);
+        assert_eq!(inbox.take_ack(now), Some(proto::Ack { base: 8, later: vec![2] }));
+        assert!(!inbox.is_gap_old(now) && inbox.is_gap_old(now + GAP_TOLERANCE));
+    }
+}

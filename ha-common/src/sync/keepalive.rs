@@ -1,0 +1,285 @@
+//! Copies of a peer's flows are kept alive here, because nothing tells of packets that refresh a timeout
+//! (`ctnetlink` section 12): the kernel's timeout is written again long before it runs out, as long as the
+//! peer lives and has not deleted the flow.
+//!
+//! A wheel of one-second buckets holds the slots. A timeout is never written shorter than [`TIMEOUT_MIN`],
+//! so a slot looked at every [`VISIT_MAX`] seconds is never late, whatever happened to its flow meanwhile.
+//! The price of a long-lived flow is one look a minute.
+
+use super::engine::Engine;
+use super::flow::{Flow, status};
+use super::table::{Entry, Flags, Owner, Slot, Table};
+use super::{Action, PeerId};
+use crate::time::Instant;
+use core::time::Duration;
+use std::collections::VecDeque;
+
+/// Shortest timeout written for a peer's flow, in seconds. Short ones (SYN_SENT, unreplied UDP) are
+/// lengthened: the owner's deletion ends them, and after a takeover they expire a little later.
+const TIMEOUT_MIN: u32 = 120;
+const VISIT_MAX: u32 = 40;
+const BUCKETS: u32 = 64;
+const NONE: Slot = Slot::MAX;
+/// Pause before a flow is created again that could not be, or was lost more than once.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// Flows waiting for that; those that find no place are tried at their next visit by the wheel.
+const RETRIES_QUEUED_MAX: usize = 65_536;
+/// Immediate and delayed creations of one flow before its owner is asked for it, and before a pause.
+const CREATIONS_MAX: u8 = 3;
+const RETRIES_MAX: u8 = 8;
+
+/// Seconds of the engine's clock.
+fn seconds(now: Instant) -> u32 {
+    u32::try_from(now.0 / 1_000_000_000).unwrap_or(u32::MAX)
+}
+
+/// The flow as it is written into this node's kernel for a peer.
+pub(super) fn written(flow: &Flow) -> Flow {
+    let timeout = if flow.status & status::FIXED_TIMEOUT != 0 { flow.timeout } else { flow.timeout.max(TIMEOUT_MIN) };
+    Flow { timeout, ..*flow }
+}
+
+pub(super) struct Wheel {
+    heads: [Slot; BUCKETS as usize],
+    /// The last second whose bucket was emptied.
+    done: u32,
+    linked: u64,
+}
+
+impl Wheel {
+    pub fn new() -> Self {
+        Self { heads: [NONE; BUCKETS as usize], done: 0, linked: 0 }
+    }
+
+    /// Next whole second, if there is anything to look at.
+    pub fn poll_at(&self) -> Option<Instant> {
+        (self.linked > 0).then(|| Instant((u64::from(self.done) + 1) * 1_000_000_000))
+    }
+
+    /// Links the slot so that it is visited at its `refresh_at` or at the latest after [`VISIT_MAX`].
+    fn link(&mut self, table: &mut Table, slot: Slot) {
+        let Some(entry) = table.slot_mut(slot).filter(|entry| !entry.in_wheel) else { return };
+        let visit = entry.refresh_at.clamp(self.done + 1, self.done + VISIT_MAX);
+        let Some(head) = self.heads.get_mut((visit % BUCKETS) as usize) else { return };
+        entry.in_wheel = true;
+        entry.wheel_next = *head;
+        *head = slot;
+        self.linked += 1;
+    }
+
+    /// Unlinks and returns the chain of the next second not later than `second`.
+    fn turn(&mut self, second: u32) -> Option<Slot> {
+        if self.linked == 0 || self.done.saturating_add(BUCKETS) < second {
+            // Nothing is linked, or the clock jumped over the whole wheel: every bucket is due once.
+            self.done = self.done.max(second.saturating_sub(BUCKETS));
+        }
+        if self.done >= second {
+            return None;
+        }
+        self.done += 1;
+        let head = self.heads.get_mut((self.done % BUCKETS) as usize)?;
+        Some(core::mem::replace(head, NONE))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Remedy {
+    Create,
+    AskOwner,
+}
+
+struct Retry {
+    at: Instant,
+    slot: Slot,
+    version: u64,
+    remedy: Remedy,
+}
+
+/// Flows to be tried again after a pause, in the order of their time.
+#[derive(Default)]
+pub(super) struct Retries(VecDeque<Retry>);
+
+impl Retries {
+    pub fn poll_at(&self) -> Option<Instant> {
+        self.0.front().map(|retry| retry.at)
+    }
+}
+
+impl Engine {
+    /// The kernel's timeout of a peer's flow was just written: write it again in good time.
+    pub(super) fn keep_alive(&mut self, now: Instant, slot: Slot) {
+        let jitter = self.jitter(slot);
+        let Some(entry) = self.table.get_mut(slot) else { return };
+        let timeout = written(&entry.flow).timeout;
+        entry.refresh_at = seconds(now).saturating_add(timeout / 2 - jitter % (timeout / 8).max(1));
+        self.wheel.link(&mut self.table, slot);
+    }
+
+    /// The kernel's timeout of a peer's flow is not known: write it within `within` seconds.
+    pub(super) fn keep_alive_within(&mut self, now: Instant, slot: Slot, within: u32) {
+        let jitter = self.jitter(slot);
+        if let Some(entry) = self.table.get_mut(slot) {
+            entry.refresh_at = seconds(now).saturating_add(1 + jitter % within.max(1));
+            self.wheel.link(&mut self.table, slot);
+        }
+    }
+
+    /// The flow was kept alive before and is named again: go on, without a write if none is due.
+    pub(super) fn keep_alive_on(&mut self, slot: Slot) {
+        self.wheel.link(&mut self.table, slot);
+    }
+
+    /// A peer's flow vanished from this node's kernel: it is created again, with pauses, then asked for.
+    pub(super) fn restore(&mut self, now: Instant, slot: Slot, peer: PeerId, out: &mut Vec<Action>) {
+        let Some(entry) = self.table.get_mut(slot) else { return };
+        entry.flow.id = 0;
+        entry.flags.set(Flags::ABSENT);
+        entry.retries = entry.retries.saturating_add(1);
+        let retries = entry.retries;
+        self.counters.restored += 1;
+        if retries == 1 {
+            self.create(now, slot, out);
+        } else if retries <= CREATIONS_MAX {
+            self.retry_later(now, slot, Remedy::Create);
+        } else if retries <= RETRIES_MAX {
+            debug_assert!(self.is_up(peer));
+            self.retry_later(now, slot, Remedy::AskOwner);
+        }
+    }
+
+    /// The kernel refused to create a peer's flow for a reason that may pass.
+    pub(super) fn creation_refused(&mut self, now: Instant, slot: Slot) {
+        let Some(entry) = self.table.get_mut(slot) else { return };
+        entry.flags.set(Flags::ABSENT);
+        entry.retries = entry.retries.saturating_add(1);
+        if entry.retries <= RETRIES_MAX {
+            self.retry_later(now, slot, Remedy::Create);
+        } else {
+            self.counters.writes_abandoned += 1;
+        }
+    }
+
+    /// Emits the creation of a peer's flow.
+    pub(super) fn create(&mut self, now: Instant, slot: Slot, out: &mut Vec<Action>) {
+        let Some(entry) = self.table.get_mut(slot) else { return };
+        entry.flags.clear(Flags::ABSENT);
+        entry.flow.id = 0;
+        out.push(Action::Create(written(&entry.flow)));
+        self.keep_alive(now, slot);
+    }
+
+    /// Does what the wheel and the retry queue have due.
+    pub(super) fn run_keep_alive(&mut self, now: Instant, out: &mut Vec<Action>) {
+        while let Some(retry) = self.retries.0.pop_front_if(|retry| retry.at <= now) {
+            self.try_again(now, &retry, out);
+        }
+        let second = seconds(now);
+        while let Some(mut slot) = self.wheel.turn(second) {
+            while slot != NONE {
+                let Some(entry) = self.table.slot_mut(slot) else { break };
+                let next = entry.wheel_next;
+                entry.in_wheel = false;
+                self.wheel.linked = self.wheel.linked.saturating_sub(1);
+                self.visit(now, slot, out);
+                slot = next;
+            }
+        }
+    }
+
+    fn visit(&mut self, now: Instant, slot: Slot, out: &mut Vec<Action>) {
+        let Some(entry) = self.table.get(slot).filter(|entry| entry.is_live()) else { return };
+        let Owner::Peer(peer) = entry.owner() else { return };
+        if !self.is_up(peer) || entry.flags.has(Flags::FIXED_TIMEOUT) {
+            return;
+        }
+        if entry.refresh_at > seconds(now) {
+            self.wheel.link(&mut self.table, slot);
+        } else if is_given_up(entry) {
+            // Enough time has passed since the last attempt: begin anew.
+            if let Some(entry) = self.table.get_mut(slot) {
+                entry.retries = 0;
+            }
+            self.create(now, slot, out);
+        } else {
+            if let Some(entry) = self.table.get_mut(slot) {
+                entry.retries = 0;
+                out.push(Action::Update(written(&entry.flow)));
+            }
+            self.counters.refreshed += 1;
+            self.keep_alive(now, slot);
+        }
+    }
+
+    fn retry_later(&mut self, now: Instant, slot: Slot, remedy: Remedy) {
+        let Some(version) = self.table.get(slot).map(|entry| entry.version) else { return };
+        if self.retries.0.len() < RETRIES_QUEUED_MAX {
+            self.retries.0.push_back(Retry { at: now + RETRY_DELAY, slot, version, remedy });
+        }
+        self.keep_alive_within(now, slot, VISIT_MAX);
+    }
+
+    fn try_again(&mut self, now: Instant, retry: &Retry, out: &mut Vec<Action>) {
+        let unchanged =
+            |entry: &&Entry| entry.is_live() && entry.version == retry.version && entry.flags.has(Flags::ABSENT);
+        let Some(entry) = self.table.get(retry.slot).filter(unchanged) else { return };
+        let Owner::Peer(peer) = entry.owner() else { return };
+        let key = entry.flow.key;
+        match retry.remedy {
+            Remedy::Create => self.create(now, retry.slot, out),
+            Remedy::AskOwner => {
+                if let Some(peer) = self.peers.get_mut(usize::from(peer.0)).filter(|peer| peer.up) {
+                    peer.outbox.want(&key);
+                }
+            }
+        }
+    }
+}
+
+fn is_given_up(entry: &Entry) -> bool {
+    entry.flags.has(Flags::ABSENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::table::tests::flow;
+    use super::*;
+
+    /// Every linked slot comes back no later than its time and no later than a visit interval, and a jump of
+    /// the clock over the whole wheel loses none.
+    #[test]
+    fn wheel_visits_in_time() {
+        let mut table = Table::new(0, 1000);
+        let mut wheel = Wheel::new();
+        while wheel.turn(1000).is_some() {}
+        for n in 0..100 {
+            let slot = table.insert(&flow(n), Owner::Peer(PeerId(0)), 1).unwrap();
+            table.get_mut(slot).unwrap().refresh_at = 1000 + n * 3;
+            wheel.link(&mut table, slot);
+            wheel.link(&mut table, slot);
+        }
+        let mut visited = 0;
+        for second in 1001..=1000 + VISIT_MAX {
+            let mut slot = wheel.turn(second).unwrap();
+            while slot != NONE {
+                visited += 1;
+                let entry = table.slot_mut(slot).unwrap();
+                assert!(second <= entry.refresh_at.max(1001));
+                slot = entry.wheel_next;
+            }
+        }
+        assert_eq!(visited, 100);
+        let slot = table.insert(&flow(200), Owner::Peer(PeerId(0)), 1).unwrap();
+        wheel.link(&mut table, slot);
+        let chains = core::iter::from_fn(|| wheel.turn(900_000)).filter(|&head| head != NONE).count();
+        assert_eq!(chains, 1);
+    }
+
+    /// Short timeouts are lengthened, long and fixed ones are written as they came.
+    #[test]
+    fn timeouts_written() {
+        let with = |timeout, status| written(&Flow { timeout, status, ..flow(1) }).timeout;
+        assert_eq!(with(30, 0), TIMEOUT_MIN);
+        assert_eq!(with(432_000, 0), 432_000);
+        assert_eq!(with(30, status::FIXED_TIMEOUT), 30);
+    }
+}

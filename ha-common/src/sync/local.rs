@@ -1,0 +1,258 @@
+//! What happens on this node: kernel events, answers to writes, changes of role.
+
+use super::engine::Engine;
+use super::flow::{Flow, FlowKey};
+use super::outbox::Stamp;
+use super::remote::is_same_state;
+use super::table::{Flags, Owner, Slot};
+use super::{Action, Event, PeerId, WriteKind};
+use crate::role::Role;
+use crate::time::Instant;
+
+/// Linux error numbers (include/uapi/asm-generic/errno*.h) that conntrack writes give
+/// (`ctnetlink` sections 7, 9).
+mod errno {
+    pub const EPERM: i32 = 1;
+    pub const ENOENT: i32 = 2;
+    pub const EINTR: i32 = 4;
+    pub const EAGAIN: i32 = 11;
+    pub const ENOMEM: i32 = 12;
+    pub const EBUSY: i32 = 16;
+    pub const EEXIST: i32 = 17;
+    pub const ENOSPC: i32 = 28;
+    pub const EOPNOTSUPP: i32 = 95;
+    pub const ENOBUFS: i32 = 105;
+}
+
+/// A short-lived flow whose kernel timeout is unknown is refreshed within this many seconds, others later.
+const UNKNOWN_TIMEOUT_SHORT: u32 = 5;
+const UNKNOWN_TIMEOUT_LONG: u32 = 60;
+const SHORT: u32 = 180;
+
+impl Engine {
+    /// Real traffic (or an operator) created or changed a flow here.
+    pub(super) fn on_changed(&mut self, now: Instant, flow: &Flow, out: &mut Vec<Action>) {
+        let Some(slot) = self.table.find(&flow.key) else {
+            let version = self.tick();
+            let slot = self.insert(flow, Owner::Local, version, out);
+            return slot.into_iter().for_each(|slot| self.publish(now, slot));
+        };
+        let generation = self.dump.generation();
+        let Some(entry) = self.table.get_mut(slot) else { return };
+        entry.dump = generation;
+        let mut flow = *flow;
+        if entry.is_tombstone() {
+            self.table.revive(slot);
+        } else {
+            entry.flags.clear(Flags::ABSENT);
+            entry.retries = 0;
+            if flow.id == 0 {
+                flow.id = entry.flow.id;
+            }
+            // Events tell the protocol's state only when it changed (`ctnetlink` section 12).
+            flow.tcp = flow.tcp.or(entry.flow.tcp);
+            if is_same_state(&entry.flow, &flow) {
+                entry.flow.id = flow.id;
+                if entry.owner() == Owner::Local {
+                    entry.flow.timeout = flow.timeout;
+                }
+                return;
+            }
+        }
+        let version = self.tick();
+        if let Some(entry) = self.table.get_mut(slot) {
+            entry.flow = flow;
+            entry.version = version;
+        }
+        self.table.set_owner(slot, Owner::Local);
+        self.publish(now, slot);
+    }
+
+    /// The kernel deleted a flow.
+    pub(super) fn on_destroyed(&mut self, now: Instant, key: &FlowKey, id: u32, out: &mut Vec<Action>) {
+        let Some(slot) = self.table.find(key) else { return };
+        let generation = self.dump.generation();
+        let Some(entry) = self.table.get_mut(slot).filter(|entry| entry.is_live()) else { return };
+        if id != 0 && entry.flow.id != 0 && id != entry.flow.id {
+            // The tuple was used again before this event came: the new flow lives.
+            return;
+        }
+        entry.dump = generation;
+        self.vanished(now, slot, out);
+    }
+
+    /// A flow of this node is gone: the peers are told until they know.
+    pub(super) fn entomb_local(&mut self, now: Instant, slot: Slot) {
+        let version = self.tick();
+        let owed = self.up_mask();
+        let dumping = self.dump.is_running();
+        self.table.entomb(slot);
+        if let Some(entry) = self.table.get_mut(slot) {
+            entry.version = version;
+            entry.owed = owed;
+            if dumping {
+                entry.flags.set(Flags::HELD_FOR_DUMP);
+            }
+        }
+        self.mark_all(now, slot);
+        self.table.bury(slot);
+    }
+
+    /// The entry goes without a word to the peers.
+    pub(super) fn forget(&mut self, slot: Slot) {
+        if self.dump.is_running() {
+            self.table.entomb(slot);
+            if let Some(entry) = self.table.get_mut(slot) {
+                entry.owed = 0;
+                entry.flags.set(Flags::HELD_FOR_DUMP);
+            }
+        } else {
+            self.table.remove(slot);
+        }
+    }
+
+    /// The kernel refused a write for a peer's flow.
+    pub(super) fn on_write_failed(
+        &mut self,
+        now: Instant,
+        key: &FlowKey,
+        write: WriteKind,
+        error: i32,
+        out: &mut Vec<Action>,
+    ) {
+        self.counters.writes_failed += 1;
+        let Some(slot) = self.table.find(key) else { return };
+        let Some(entry) = self.table.get_mut(slot).filter(|entry| entry.is_live()) else { return };
+        let Owner::Peer(peer) = entry.owner() else { return };
+        match (write, error) {
+            // The flow is gone or was replaced, which is what was wanted.
+            (WriteKind::Delete, _) => {}
+            // What the kernel has is newer (`ctnetlink` section 9).
+            (WriteKind::Update, errno::EBUSY) => {}
+            (WriteKind::Update, errno::EPERM) => entry.flags.set(Flags::FIXED_TIMEOUT),
+            // The kernel's entry has another translation, or none is there: a new one is needed.
+            (WriteKind::Update, errno::EOPNOTSUPP | errno::ENOENT) => {
+                if self.is_up(peer) {
+                    self.restore(now, slot, peer, out);
+                }
+            }
+            (_, errno::ENOMEM | errno::ENOSPC | errno::ENOBUFS | errno::EAGAIN | errno::EINTR)
+            | (WriteKind::Create, errno::EEXIST | errno::EBUSY | errno::ENOENT) => self.creation_refused(now, slot),
+            (WriteKind::Create | WriteKind::Update, _) => {
+                entry.flags.set(Flags::ABSENT);
+                self.counters.writes_abandoned += 1;
+            }
+        }
+    }
+
+    pub(super) fn on_role(&mut self, now: Instant, role: Role, out: &mut Vec<Action>) {
+        let before = core::mem::replace(&mut self.role, role);
+        if before == role {
+            return;
+        }
+        if role == Role::Master {
+            self.adopt_all();
+            for peer in self.peers.iter_mut().filter(|peer| peer.up) {
+                peer.start_bulk(true, &self.table);
+            }
+        } else if before == Role::Master
+            && let Some(peer) = self.heir()
+        {
+            self.hand_over(now, peer, None);
+        }
+        self.peers.iter_mut().for_each(super::peer::Peer::hello_soon);
+        // The first dump may have ended before the role was known: nothing else is to be done for it here.
+        self.run_dump(now, out);
+    }
+
+    /// Whoever owned it: a master answers for every flow. The kernel has them already.
+    fn adopt_all(&mut self) {
+        let version = self.tick();
+        for slot in 0..self.table.slots() {
+            let Some(entry) = self.table.get_mut(slot).filter(|entry| entry.is_live()) else { continue };
+            entry.flags.clear(Flags::LIVE_HERE);
+            entry.flags.clear(Flags::HANDOVER);
+            match entry.owner() {
+                Owner::Local => {}
+                Owner::Found => {
+                    entry.version = version;
+                    self.table.set_owner(slot, Owner::Local);
+                }
+                Owner::Peer(_) => self.table.set_owner(slot, Owner::Local),
+            }
+        }
+    }
+
+    /// This node is master and that peer gone, or not master any more: its flows are this node's.
+    pub(super) fn adopt_from(&mut self, peer: PeerId) {
+        for slot in 0..self.table.slots() {
+            if self.table.get(slot).is_some_and(|entry| entry.is_owned_by(peer)) {
+                self.table.set_owner(slot, Owner::Local);
+            }
+        }
+    }
+
+    /// This node is not master: what it held as such belongs to `peer` now. Changes still to be sent are
+    /// sent as gifts. `version`: what the flows are worth against the peer's own (`None`: as they are).
+    pub(super) fn hand_over(&mut self, now: Instant, peer: PeerId, version: Option<u64>) {
+        let Some(state) = self.peers.get_mut(usize::from(peer.0)) else { return };
+        state.outbox.bulk.demote();
+        let sending = !state.outbox.bulk.is_done();
+        for slot in 0..self.table.slots() {
+            let Some(entry) = self.table.get_mut(slot).filter(|entry| entry.is_local()) else { continue };
+            if entry.flags.has(Flags::LIVE_HERE) {
+                continue;
+            }
+            if let Some(version) = version {
+                entry.version = version;
+            } else if sending {
+                entry.flags.set(Flags::HANDOVER);
+            }
+            let within = if entry.flow.timeout < SHORT { UNKNOWN_TIMEOUT_SHORT } else { UNKNOWN_TIMEOUT_LONG };
+            self.table.set_owner(slot, Owner::Peer(peer));
+            self.keep_alive_within(now, slot, within);
+        }
+    }
+
+    /// The live peer that takes over: the one that is master, else the first.
+    fn heir(&self) -> Option<PeerId> {
+        let mut up = self.peers.iter().filter(|peer| peer.up);
+        let master = up.clone().find(|peer| peer.role == Role::Master);
+        master.or_else(|| up.next()).map(|peer| peer.id)
+    }
+
+    /// Adds a flow, or counts and reports that the table is full.
+    pub(super) fn insert(&mut self, flow: &Flow, owner: Owner, version: u64, out: &mut Vec<Action>) -> Option<Slot> {
+        let slot = self.table.insert(flow, owner, version);
+        match slot.and_then(|slot| self.table.get_mut(slot)) {
+            Some(entry) => {
+                entry.dump = self.dump.generation();
+                self.full_reported &= self.table.is_full();
+            }
+            None => {
+                self.counters.refused_full += 1;
+                if !core::mem::replace(&mut self.full_reported, true) {
+                    out.push(Action::Event(Event::TableFull));
+                }
+            }
+        }
+        slot
+    }
+
+    /// A change made here is to be sent to every live peer.
+    fn publish(&mut self, now: Instant, slot: Slot) {
+        if let Some(entry) = self.table.get_mut(slot) {
+            match self.role {
+                Role::Master => {}
+                Role::Init | Role::Backup | Role::Fault => entry.flags.set(Flags::LIVE_HERE),
+            }
+        }
+        self.mark_all(now, slot);
+    }
+
+    pub(super) fn mark_all(&mut self, now: Instant, slot: Slot) {
+        for peer in self.peers.iter_mut().filter(|peer| peer.up) {
+            peer.outbox.mark(&mut self.table, slot, Stamp::at(now));
+        }
+    }
+}

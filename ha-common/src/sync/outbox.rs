@@ -1,0 +1,487 @@
+//! What a peer is still to be told: a queue of dirty flows, and the frames that are not yet acknowledged.
+//!
+//! The queue holds slots, each at most once; a flow is encoded when its frame is built, so the latest state
+//! wins. A lost frame is never sent again: its flows become dirty, unless they changed since. Every frame
+//! carries the floor, the lowest sequence still open, below which the receiver accepts nothing any more.
+
+use super::bulk::Bulk;
+use super::encode;
+use super::flow::FlowKey;
+use super::inbox::WINDOW;
+use super::table::{Entry, Owner, Slot, Table};
+use crate::proto::{self, change::Kind};
+use crate::time::{Instant, earliest};
+use core::time::Duration;
+use prost::Message;
+use std::collections::VecDeque;
+
+/// A change waits at most this long for others to share its frame.
+const BATCH_DELAY: Duration = Duration::from_millis(1);
+/// As many queued flows fill a frame, near enough to send it without waiting.
+const FLOW_BYTES_TYPICAL: usize = 60;
+/// Floor and epoch in front of the changes.
+const DATA_OVERHEAD: usize = 20;
+/// A frame is lost when this many later ones were acknowledged.
+const REORDER_FRAMES: u64 = 3;
+const RTO_MIN: Duration = Duration::from_millis(5);
+const RTO_MAX: Duration = Duration::from_millis(400);
+const RTO_FIRST: Duration = Duration::from_millis(20);
+/// Flows asked for that wait for a frame; more are asked for again later.
+const WANTS_MAX: usize = 1024;
+
+/// A point in time in units of 65.5 µs, wrapping after 78 hours: for ages only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp(u32);
+
+impl Stamp {
+    pub fn at(now: Instant) -> Self {
+        Self((now.0 >> 16) as u32)
+    }
+    fn age(self, now: Instant) -> Duration {
+        Duration::from_nanos(u64::from(Self::at(now).0.wrapping_sub(self.0)) << 16)
+    }
+}
+
+struct Item {
+    slot: Slot,
+    since: Stamp,
+}
+
+/// A flow as a frame carried it.
+struct Carried {
+    slot: Slot,
+    version: u64,
+}
+
+struct Frame {
+    sequence: u64,
+    at: Instant,
+    /// Since when the oldest change in it waits; frames of the bulk walk alone have none.
+    since: Option<Stamp>,
+    bulk_epoch: Option<u32>,
+    bulk_end: Option<u32>,
+    carried: Vec<Carried>,
+    open: bool,
+}
+
+/// Round-trip estimate (RFC 6298 section 2).
+#[derive(Default)]
+struct Rtt {
+    smooth: Option<Duration>,
+    variation: Duration,
+    backoff: u32,
+}
+
+/// Counters of an outbox.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counters {
+    pub frames_lost: u64,
+    pub flows_sent: u64,
+}
+
+pub(super) struct Outbox {
+    bit: u8,
+    window: u64,
+    queue: VecDeque<Item>,
+    wants: VecDeque<FlowKey>,
+    in_flight: VecDeque<Frame>,
+    in_flight_flows: u64,
+    next_sequence: u64,
+    acked_base: u64,
+    flushed: Instant,
+    rtt: Rtt,
+    pub bulk: Bulk,
+    /// The bulk walk wants to go on although nothing was found in its last step.
+    seeking: bool,
+    spare: Vec<Vec<Carried>>,
+    pub counters: Counters,
+}
+
+impl Outbox {
+    /// `bit` is the peer's bit in the entries; `window` bounds the frames in flight.
+    pub fn new(bit: u8, window: usize) -> Self {
+        Self {
+            bit,
+            window: (window as u64).clamp(4, WINDOW - 1),
+            queue: VecDeque::new(),
+            wants: VecDeque::new(),
+            in_flight: VecDeque::new(),
+            in_flight_flows: 0,
+            next_sequence: 1,
+            acked_base: 0,
+            flushed: Instant(0),
+            rtt: Rtt::default(),
+            bulk: Bulk::new(),
+            seeking: false,
+            spare: Vec::new(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// The entry's newest state is to be sent.
+    pub fn mark(&mut self, table: &mut Table, slot: Slot, since: Stamp) {
+        if self.mark_entry(table, slot) {
+            self.queue.push_back(Item { slot, since });
+        }
+    }
+
+    /// Asks the peer for a flow; dropped when too many wait (the asker repeats itself).
+    pub fn want(&mut self, key: &FlowKey) {
+        if self.wants.len() < WANTS_MAX {
+            self.wants.push_back(*key);
+        }
+    }
+
+    /// Forgets everything queued and in flight: the peer is gone, a bulk transfer will replace it.
+    pub fn reset(&mut self, table: &mut Table) {
+        for item in self.queue.drain(..) {
+            if let Some(entry) = table.slot_mut(item.slot) {
+                entry.queued &= !self.bit;
+                entry.dirty &= !self.bit;
+            }
+        }
+        self.in_flight.clear();
+        self.in_flight_flows = 0;
+        self.wants.clear();
+        self.bulk.stop();
+        self.seeking = false;
+        self.acked_base = self.next_sequence - 1;
+        self.rtt = Rtt::default();
+    }
+
+    /// Builds the next frame into `data` if one is due, and returns its sequence.
+    pub fn fill(&mut self, now: Instant, table: &mut Table, data: &mut proto::Data, bytes: usize) -> Option<u64> {
+        if !self.is_window_open() {
+            return None;
+        }
+        self.seeking = self.bulk.seek(table).is_none();
+        if !self.is_due(now, bytes) {
+            return None;
+        }
+        data.floor = self.floor();
+        data.epoch = self.bulk.epoch();
+        data.changes.clear();
+        let mut filling = Filling {
+            frame: Frame {
+                sequence: self.next_sequence,
+                at: now,
+                since: None,
+                bulk_epoch: None,
+                bulk_end: None,
+                carried: self.spare.pop().unwrap_or_default(),
+                open: true,
+            },
+            left: bytes.saturating_sub(DATA_OVERHEAD),
+            changes: &mut data.changes,
+        };
+        self.fill_control(&mut filling);
+        // Changes go first, but every other frame begins with the walk: neither starves the other.
+        if self.next_sequence.is_multiple_of(2) {
+            self.fill_bulk(table, &mut filling);
+            self.fill_queue(table, &mut filling);
+        } else {
+            self.fill_queue(table, &mut filling);
+            self.fill_bulk(table, &mut filling);
+        }
+        let frame = filling.frame;
+        self.flushed = now;
+        if data.changes.is_empty() && !self.is_behind() {
+            self.spare.push(frame.carried);
+            return None;
+        }
+        Some(self.launch(frame))
+    }
+
+    /// Settles what the peer acknowledged and gives up what it seems to have lost. Returns the flows of a
+    /// bulk transfer that is complete now.
+    pub fn on_ack(&mut self, now: Instant, ack: &proto::Ack, table: &mut Table) -> Option<u64> {
+        self.acked_base = self.acked_base.max(ack.base.min(self.next_sequence - 1));
+        let mut bulk_done = None;
+        let mut highest = self.acked_base;
+        for at in 0..self.in_flight.len() {
+            let Some(frame) = self.in_flight.get_mut(at) else { break };
+            if !is_acked(ack, frame.sequence) {
+                continue;
+            }
+            highest = highest.max(frame.sequence);
+            if core::mem::take(&mut frame.open) {
+                let carried = core::mem::take(&mut frame.carried);
+                let (sent, bulk_epoch, bulk_end) = (frame.at, frame.bulk_epoch, frame.bulk_end);
+                self.rtt.sample(now.since(sent));
+                self.settle(table, carried);
+                bulk_epoch.into_iter().for_each(|epoch| self.bulk.on_frame_acked(epoch));
+                if bulk_end.is_some_and(|epoch| self.bulk.on_end_settled(epoch, true)) {
+                    bulk_done = Some(self.bulk.flows());
+                }
+            }
+        }
+        self.give_up(table, |frame| frame.sequence + REORDER_FRAMES <= highest);
+        bulk_done
+    }
+
+    /// Gives up frames that were not acknowledged in time.
+    pub fn on_timer(&mut self, now: Instant, table: &mut Table) {
+        let timeout = self.rtt.timeout();
+        if self.in_flight.front().is_none_or(|frame| frame.at + timeout > now) {
+            return;
+        }
+        if self.give_up(table, |frame| frame.at + timeout <= now) {
+            self.rtt.backoff += 1;
+        }
+    }
+
+    pub fn poll_at(&self) -> Option<Instant> {
+        let flush = (self.is_window_open() && !self.queue.is_empty()).then(|| self.flushed + BATCH_DELAY);
+        let seek = (self.seeking && self.is_window_open()).then_some(Instant(0));
+        let timeout = self.in_flight.front().map(|frame| frame.at + self.rtt.timeout());
+        earliest(earliest(flush, seek), timeout)
+    }
+
+    /// Age of the oldest change not acknowledged.
+    pub fn lag(&self, now: Instant) -> Duration {
+        let queued = self.queue.front().map(|item| item.since.age(now));
+        let in_flight = self.in_flight.iter().filter(|frame| frame.open).filter_map(|frame| frame.since);
+        in_flight.map(|since| since.age(now)).chain(queued).max().unwrap_or_default()
+    }
+
+    /// Changes wait or are not acknowledged.
+    pub fn is_pending(&self) -> bool {
+        !self.queue.is_empty() || !self.in_flight.is_empty()
+    }
+
+    pub fn sent_sequence(&self) -> u64 {
+        self.next_sequence - 1
+    }
+
+    pub fn acked_sequence(&self) -> u64 {
+        self.acked_base
+    }
+
+    pub fn backlog_flows(&self) -> u64 {
+        self.queue.len() as u64
+    }
+
+    pub fn in_flight_flows(&self) -> u64 {
+        self.in_flight_flows
+    }
+
+    pub fn rtt(&self) -> Duration {
+        self.rtt.smooth.unwrap_or_default()
+    }
+
+    fn floor(&self) -> u64 {
+        self.in_flight.front().map_or(self.next_sequence, |frame| frame.sequence)
+    }
+
+    fn is_window_open(&self) -> bool {
+        self.next_sequence - self.floor() < self.window
+    }
+
+    /// Everything is settled, but the receiver still waits for a frame that was given up: it needs the floor.
+    fn is_behind(&self) -> bool {
+        self.in_flight.is_empty() && self.acked_base + 1 < self.next_sequence
+    }
+
+    fn is_due(&self, now: Instant, bytes: usize) -> bool {
+        let full = self.queue.len() * FLOW_BYTES_TYPICAL >= bytes;
+        let waited = !self.queue.is_empty() && now >= self.flushed + BATCH_DELAY;
+        let bulk = self.bulk.end_due().is_some() || (self.bulk.slots_left() > 0 && !self.seeking);
+        full || waited || bulk || !self.wants.is_empty() || self.is_behind()
+    }
+
+    fn mark_entry(&mut self, table: &mut Table, slot: Slot) -> bool {
+        let Some(entry) = table.get_mut(slot) else { return false };
+        entry.dirty |= self.bit;
+        let fresh = entry.queued & self.bit == 0;
+        entry.queued |= self.bit;
+        fresh
+    }
+
+    fn fill_control(&mut self, filling: &mut Filling) {
+        if let Some(end) = self.bulk.end_due()
+            && filling.add(Kind::BulkEnd(end))
+        {
+            filling.frame.bulk_end = Some(end.epoch);
+            self.bulk.on_end_sent();
+        }
+        while let Some(key) = self.wants.front() {
+            if !filling.add(Kind::Want(encode::key_message(key))) {
+                return;
+            }
+            self.wants.pop_front();
+        }
+    }
+
+    fn fill_queue(&mut self, table: &mut Table, filling: &mut Filling) {
+        while let Some(item) = self.queue.pop_front() {
+            let Some(entry) = table.slot_mut(item.slot) else { continue };
+            entry.queued &= !self.bit;
+            if entry.dirty & self.bit == 0 {
+                continue;
+            }
+            if !filling.carry(item.slot, entry) {
+                entry.queued |= self.bit;
+                self.queue.push_front(item);
+                return;
+            }
+            entry.dirty &= !self.bit;
+            let older = filling.frame.since.is_none_or(|since| since.0.wrapping_sub(item.since.0) < u32::MAX / 2);
+            if older {
+                filling.frame.since = Some(item.since);
+            }
+        }
+    }
+
+    fn fill_bulk(&mut self, table: &mut Table, filling: &mut Filling) {
+        while let Some(slot) = self.bulk.peek(table) {
+            let Some(entry) = table.get_mut(slot) else { return };
+            if !filling.carry(slot, entry) {
+                return;
+            }
+            entry.dirty &= !self.bit;
+            self.bulk.take();
+            filling.frame.bulk_epoch = Some(self.bulk.epoch());
+        }
+    }
+
+    fn launch(&mut self, frame: Frame) -> u64 {
+        let sequence = frame.sequence;
+        if frame.bulk_epoch.is_some() {
+            self.bulk.on_frame_sent();
+        }
+        self.counters.flows_sent += frame.carried.len() as u64;
+        self.in_flight_flows += frame.carried.len() as u64;
+        self.in_flight.push_back(frame);
+        self.next_sequence += 1;
+        sequence
+    }
+
+    /// The peer has these: removals it knows of need not be remembered.
+    fn settle(&mut self, table: &mut Table, mut carried: Vec<Carried>) {
+        self.in_flight_flows = self.in_flight_flows.saturating_sub(carried.len() as u64);
+        for flow in carried.drain(..) {
+            if let Some(entry) = table.get_mut(flow.slot).filter(|entry| is_same(entry, flow.version)) {
+                entry.owed &= !self.bit;
+                table.bury(flow.slot);
+            }
+        }
+        self.spare.push(carried);
+    }
+
+    fn give_up(&mut self, table: &mut Table, is_lost: impl Fn(&Frame) -> bool) -> bool {
+        let mut any = false;
+        for at in 0..self.in_flight.len() {
+            let Some(frame) = self.in_flight.get_mut(at).filter(|frame| frame.open && is_lost(frame)) else {
+                continue;
+            };
+            any = true;
+            frame.open = false;
+            let carried = core::mem::take(&mut frame.carried);
+            let since = frame.since.unwrap_or(Stamp::at(frame.at));
+            let (bulk_epoch, bulk_end) = (frame.bulk_epoch, frame.bulk_end);
+            self.counters.frames_lost += 1;
+            bulk_end.into_iter().for_each(|epoch| {
+                self.bulk.on_end_settled(epoch, false);
+            });
+            let owed = bulk_epoch.is_some_and(|epoch| self.bulk.on_frame_lost(epoch));
+            self.send_again(table, carried, since, owed);
+        }
+        while self.in_flight.pop_front_if(|frame| !frame.open).is_some() {}
+        any
+    }
+
+    fn send_again(&mut self, table: &mut Table, mut carried: Vec<Carried>, since: Stamp, bulk: bool) {
+        self.in_flight_flows = self.in_flight_flows.saturating_sub(carried.len() as u64);
+        for flow in carried.drain(..).rev() {
+            if bulk {
+                // Also when it changed since: the announcement of the end must not overtake it.
+                self.bulk.owe(flow.slot);
+            } else if table.get(flow.slot).is_some_and(|entry| is_same(entry, flow.version))
+                && self.mark_entry(table, flow.slot)
+            {
+                self.queue.push_front(Item { slot: flow.slot, since });
+            }
+        }
+        self.spare.push(carried);
+    }
+}
+
+/// A frame being filled.
+struct Filling<'a> {
+    frame: Frame,
+    left: usize,
+    changes: &'a mut Vec<proto::Change>,
+}
+
+impl Filling<'_> {
+    /// False when the frame is full.
+    fn add(&mut self, kind: Kind) -> bool {
+        let change = proto::Change { kind: Some(kind) };
+        let length = change.encoded_len();
+        let cost = 1 + prost::length_delimiter_len(length) + length;
+        // The first change always goes in: no frame is too small for one (see FRAME_BYTES_MIN).
+        if cost > self.left && !self.changes.is_empty() {
+            return false;
+        }
+        self.left = self.left.saturating_sub(cost);
+        self.changes.push(change);
+        true
+    }
+
+    /// Adds an entry as it is now. False when the frame is full; an entry with nothing to say fits always.
+    fn carry(&mut self, slot: Slot, entry: &Entry) -> bool {
+        let kind = if entry.is_tombstone() {
+            Kind::Removal(proto::Removal { key: Some(encode::key_message(&entry.flow.key)), version: entry.version })
+        } else {
+            let handover = match entry.owner() {
+                Owner::Local => false,
+                Owner::Peer(_) => true,
+                Owner::Found => return true,
+            };
+            Kind::Upsert(encode::flow_message(&entry.flow, entry.version, handover))
+        };
+        let fits = self.add(kind);
+        if fits {
+            self.frame.carried.push(Carried { slot, version: entry.version });
+        }
+        fits
+    }
+}
+
+impl Rtt {
+    fn sample(&mut self, rtt: Duration) {
+        self.backoff = 0;
+        match self.smooth {
+            Some(smooth) => {
+                self.variation = (self.variation * 3 + smooth.abs_diff(rtt)) / 4;
+                self.smooth = Some((smooth * 7 + rtt) / 8);
+            }
+            None => {
+                self.smooth = Some(rtt);
+                self.variation = rtt / 2;
+            }
+        }
+    }
+
+    fn timeout(&self) -> Duration {
+        let base = self.smooth.map_or(RTO_FIRST, |smooth| (smooth + self.variation * 4).max(RTO_MIN));
+        base.saturating_mul(1 << self.backoff.min(8)).min(RTO_MAX)
+    }
+}
+
+fn is_acked(ack: &proto::Ack, sequence: u64) -> bool {
+    if sequence <= ack.base {
+        return true;
+    }
+    let offset = sequence - ack.base - 1;
+    let word = usize::try_from(offset / 64).ok().and_then(|word| ack.later.get(word));
+    word.is_some_and(|word| word >> (offset % 64) & 1 == 1)
+}
+
+fn is_same(entry: &Entry, version: u64) -> bool {
+    entry.version == version
+}
+
+#[cfg(test)]
+#[path = "outbox_tests.rs"]
+mod tests;

@@ -1,0 +1,177 @@
+//! One peer: its session, outbox and inbox, and the clockwork that sends what they have.
+
+use super::inbox::Inbox;
+use super::outbox::Outbox;
+use super::seal::{Identity, Keyring};
+use super::session::{Session, Statement};
+use super::table::Table;
+use super::{Action, Config, PeerId, PeerStats};
+use crate::proto;
+use crate::role::{NodeId, Role};
+use crate::time::{Instant, earliest};
+use crate::wire::frame::{HEADER_LEN, Kind, TAG_LEN};
+use core::time::Duration;
+
+/// Hellos outside the interval (answers, changes of role) are at least this far apart.
+const HELLO_GAP: Duration = Duration::from_millis(10);
+
+pub(super) struct Peer {
+    pub id: PeerId,
+    pub node: NodeId,
+    pub session: Session,
+    pub outbox: Outbox,
+    pub inbox: Inbox,
+    /// A mutual session exists and the peer was heard within the timeout.
+    pub up: bool,
+    /// The session in which it was up before; zero when never.
+    pub up_session: u64,
+    pub role: Role,
+    pub heard: Instant,
+    /// Requests for the peer's whole table in this session, and the peer's for ours.
+    pub wanted: u32,
+    pub wanted_by_peer: u32,
+    hello_at: Instant,
+    hello_sent: Instant,
+    /// The challenge of an unknown session to be answered with the next hello.
+    stranger: Option<u64>,
+    pub counters: Counters,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counters {
+    pub frames_sent: u64,
+    pub frames_received: u64,
+    pub bytes_sent: u64,
+    pub bytes_received: u64,
+    pub flows_received: u64,
+}
+
+impl Peer {
+    pub fn new(id: PeerId, node: NodeId, config: &Config, keyring: &Keyring) -> Self {
+        let mine = Identity { node: config.node, session: config.session, nonce: config.nonce };
+        Self {
+            id,
+            node,
+            session: Session::new(keyring, mine, node),
+            outbox: Outbox::new(bit(id), config.window_frames),
+            inbox: Inbox::new(id),
+            up: false,
+            up_session: 0,
+            role: Role::Init,
+            heard: Instant(0),
+            wanted: 1,
+            wanted_by_peer: 0,
+            hello_at: Instant(0),
+            hello_sent: Instant(0),
+            stranger: None,
+            counters: Counters::default(),
+        }
+    }
+
+    /// A hello soon, not waiting for the interval.
+    pub fn hello_soon(&mut self) {
+        self.hello_at = self.hello_at.min(self.hello_sent + HELLO_GAP);
+    }
+
+    pub fn answer_stranger(&mut self, challenge: u64) {
+        self.stranger = Some(challenge);
+        self.hello_soon();
+    }
+
+    /// The peer's table was received as far as asked for, and nothing is missing for long.
+    pub fn is_in_sync(&self, now: Instant) -> bool {
+        self.up && self.inbox.is_complete(self.wanted) && !self.inbox.is_gap_old(now)
+    }
+
+    /// Begins to send the whole table.
+    pub fn start_bulk(&mut self, master: bool, table: &Table) {
+        self.outbox.bulk.start(self.wanted_by_peer, master, table.slots());
+    }
+
+    pub fn send_hello_if_due(
+        &mut self,
+        now: Instant,
+        keyring: &Keyring,
+        statement: &Statement,
+        interval: Duration,
+        out: &mut Vec<Action>,
+    ) {
+        if now < self.hello_at {
+            return;
+        }
+        let stranger = self.stranger.take();
+        let datagram = self.session.hello(keyring, statement, stranger);
+        self.hello_sent = now;
+        self.hello_at = now + interval;
+        self.send(datagram, out);
+    }
+
+    pub fn send_ack_if_due(&mut self, now: Instant, keyring: &Keyring, out: &mut Vec<Action>) {
+        let Some(ack) = self.inbox.take_ack(now) else { return };
+        let sequence = self.session.next_ack();
+        if let Some(datagram) = self.session.seal(keyring, Kind::Ack, sequence, &ack) {
+            self.send(datagram, out);
+        }
+    }
+
+    /// Sends data frames as long as some are due and the window is open. `scratch` is reused memory.
+    pub fn send_data(
+        &mut self,
+        now: Instant,
+        keyring: &Keyring,
+        table: &mut Table,
+        frame_bytes: usize,
+        scratch: &mut proto::Data,
+        out: &mut Vec<Action>,
+    ) {
+        let body = frame_bytes - HEADER_LEN - TAG_LEN;
+        while let Some(sequence) = self.outbox.fill(now, table, scratch, body) {
+            if let Some(datagram) = self.session.seal(keyring, Kind::Data, sequence, scratch) {
+                self.send(datagram, out);
+            }
+        }
+    }
+
+    pub fn poll_at(&self, now: Instant, timeout: Duration) -> Option<Instant> {
+        let hello = Some(self.hello_at);
+        if !self.up {
+            return hello;
+        }
+        let silence = Some(self.heard + timeout);
+        earliest(earliest(hello, silence), earliest(self.outbox.poll_at(), self.inbox.poll_at(now)))
+    }
+
+    pub fn stats(&self) -> PeerStats {
+        PeerStats {
+            alive: self.up,
+            session: self.session.peer_session(),
+            sent_sequence: self.outbox.sent_sequence(),
+            acked_sequence: self.outbox.acked_sequence(),
+            received_sequence: self.inbox.data.base(),
+            frames_sent: self.counters.frames_sent,
+            frames_received: self.counters.frames_received,
+            bytes_sent: self.counters.bytes_sent,
+            bytes_received: self.counters.bytes_received,
+            frames_lost: self.outbox.counters.frames_lost,
+            flows_sent: self.outbox.counters.flows_sent,
+            flows_received: self.counters.flows_received,
+            backlog_flows: self.outbox.backlog_flows(),
+            in_flight_flows: self.outbox.in_flight_flows(),
+            bulk_sent: self.outbox.bulk.is_done(),
+            bulk_received: self.inbox.is_complete(self.wanted),
+            bulk_left: self.outbox.bulk.slots_left(),
+            rtt: self.outbox.rtt(),
+        }
+    }
+
+    fn send(&mut self, datagram: Vec<u8>, out: &mut Vec<Action>) {
+        self.counters.frames_sent += 1;
+        self.counters.bytes_sent += datagram.len() as u64;
+        out.push(Action::Send { peer: self.id, datagram });
+    }
+}
+
+/// The peer's bit in an entry's masks.
+pub(super) fn bit(id: PeerId) -> u8 {
+    1u8.checked_shl(u32::from(id.0)).unwrap_or(0)
+}

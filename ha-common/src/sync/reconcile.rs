@@ -1,0 +1,226 @@
+//! The shadow against the kernel's table: the first dump, and those after lost events.
+//!
+//! A dump is not a snapshot (`ctnetlink` section 11). An entry that an event or a peer touched while the
+//! dump ran is newer than its line; removals are remembered until the dump has ended.
+
+use super::engine::Engine;
+use super::flow::Flow;
+use super::remote::is_same_state;
+use super::table::{Flags, Owner, Slot};
+use super::{Action, Event, PeerId};
+use crate::role::Role;
+use crate::time::Instant;
+use core::time::Duration;
+
+/// Dumps follow each other at this distance at first, doubling up to the maximum while they are needed.
+const PAUSE_MIN: Duration = Duration::from_millis(200);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// A dump of which nothing was heard for so long is asked for again.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Idle,
+    Running,
+}
+
+pub(super) struct Dump {
+    state: State,
+    /// Never zero: entries of generation zero were touched by no dump.
+    generation: u8,
+    wanted: bool,
+    first_done: bool,
+    not_before: Instant,
+    pause: Duration,
+    heard: Instant,
+}
+
+impl Dump {
+    pub fn new() -> Self {
+        Self {
+            state: State::Idle,
+            generation: 0,
+            wanted: true,
+            first_done: false,
+            not_before: Instant(0),
+            pause: PAUSE_MIN,
+            heard: Instant(0),
+        }
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.state == State::Running
+    }
+
+    /// What to stamp on entries that are touched now.
+    pub fn generation(&self) -> u8 {
+        self.generation
+    }
+
+    pub fn poll_at(&self) -> Option<Instant> {
+        match self.state {
+            State::Idle => self.wanted.then_some(self.not_before),
+            State::Running => Some(self.heard + SILENCE_MAX),
+        }
+    }
+
+    fn begin(&mut self, now: Instant) {
+        self.state = State::Running;
+        self.generation = self.generation.checked_add(1).unwrap_or(1);
+        self.heard = now;
+    }
+}
+
+impl Engine {
+    pub(super) fn on_events_lost(&mut self, out: &mut Vec<Action>) {
+        self.counters.events_lost += 1;
+        if !self.dump.wanted {
+            out.push(Action::Event(Event::EventsLost));
+        }
+        self.dump.wanted = true;
+    }
+
+    /// Asks for a dump when one is wanted and the last was long enough ago.
+    pub(super) fn run_dump(&mut self, now: Instant, out: &mut Vec<Action>) {
+        if self.dump.is_running() && self.dump.heard + SILENCE_MAX <= now {
+            self.on_dump_end(now, false, out);
+        }
+        if !self.dump.wanted || self.dump.is_running() || now < self.dump.not_before {
+            return;
+        }
+        // Quiet for long enough since the last one: the trouble is a new one.
+        if now.since(self.dump.not_before) > PAUSE_MAX {
+            self.dump.pause = PAUSE_MIN;
+        }
+        self.dump.wanted = false;
+        self.dump.begin(now);
+        self.counters.dumps += 1;
+        out.push(Action::Dump);
+    }
+
+    /// A dump begins; the edge may also have begun one by itself.
+    pub(super) fn on_dump_begin(&mut self, now: Instant) {
+        if !self.dump.is_running() {
+            self.dump.begin(now);
+        }
+        self.dump.heard = now;
+    }
+
+    pub(super) fn on_dumped(&mut self, now: Instant, flow: &Flow, out: &mut Vec<Action>) {
+        self.on_dump_begin(now);
+        let generation = self.dump.generation;
+        let Some(slot) = self.table.find(&flow.key) else { return self.on_dumped_unknown(now, flow, out) };
+        let Some(entry) = self.table.get_mut(slot) else { return };
+        if entry.dump == generation {
+            return;
+        }
+        if entry.is_tombstone() {
+            return self.on_changed(now, flow, out);
+        }
+        entry.dump = generation;
+        entry.flow.id = flow.id;
+        entry.flags.clear(Flags::ABSENT);
+        let same = is_same_state(&entry.flow, flow);
+        let owner = entry.owner();
+        let authority = match owner {
+            Owner::Peer(peer) => self.is_up(peer),
+            Owner::Local | Owner::Found => false,
+        };
+        match (owner, self.table.get_mut(slot)) {
+            (Owner::Local, Some(entry)) if same => entry.flow.timeout = flow.timeout,
+            (Owner::Local, _) => self.on_changed(now, flow, out),
+            (Owner::Peer(_), _) if same => {}
+            // What this kernel has is an old or failed write: the peer knows better.
+            (Owner::Peer(_), _) if authority => self.create(now, slot, out),
+            (Owner::Peer(_) | Owner::Found, Some(entry)) => entry.flow = *flow,
+            (Owner::Peer(_) | Owner::Found, None) => {}
+        }
+    }
+
+    fn on_dumped_unknown(&mut self, now: Instant, flow: &Flow, out: &mut Vec<Action>) {
+        if self.dump.first_done || self.role == Role::Master {
+            return self.on_changed(now, flow, out);
+        }
+        let generation = self.dump.generation;
+        if let Some(entry) = self.insert(flow, Owner::Found, 0, out).and_then(|slot| self.table.get_mut(slot)) {
+            entry.dump = generation;
+        }
+    }
+
+    /// The dump is over. If it was complete, what it did not list is gone.
+    pub(super) fn on_dump_end(&mut self, now: Instant, complete: bool, out: &mut Vec<Action>) {
+        if !self.dump.is_running() {
+            return;
+        }
+        self.dump.state = State::Idle;
+        self.dump.not_before = now + self.dump.pause;
+        self.dump.pause = (self.dump.pause * 2).min(PAUSE_MAX);
+        self.dump.wanted |= !complete;
+        let generation = self.dump.generation;
+        for slot in 0..self.table.slots() {
+            let Some(entry) = self.table.get_mut(slot) else { continue };
+            if entry.is_tombstone() {
+                entry.flags.clear(Flags::HELD_FOR_DUMP);
+                self.table.bury(slot);
+            } else if complete && entry.dump != generation {
+                self.vanished(now, slot, out);
+            }
+        }
+        self.dump.first_done |= complete;
+        if complete && self.role != Role::Master {
+            self.purge_found_if_judged(out);
+        }
+    }
+
+    /// A live entry is not in the kernel any more.
+    pub(super) fn vanished(&mut self, now: Instant, slot: Slot, out: &mut Vec<Action>) {
+        let Some(entry) = self.table.get(slot) else { return };
+        match entry.owner() {
+            Owner::Local => self.entomb_local(now, slot),
+            Owner::Peer(peer) if self.is_up(peer) => {
+                if !entry.flags.has(Flags::ABSENT) {
+                    self.restore(now, slot, peer, out);
+                }
+            }
+            Owner::Peer(_) | Owner::Found => self.forget(slot),
+        }
+    }
+
+    /// Flows found at the start that a master, which has sent its whole table, did not name.
+    fn purge_found_if_judged(&mut self, out: &mut Vec<Action>) {
+        let judged =
+            |peer: &super::peer::Peer| peer.up && peer.inbox.is_complete(peer.wanted) && peer.inbox.ended_by_master;
+        let Some(judge) = self.peers.iter().find(|peer| judged(peer)).map(|peer| peer.id) else { return };
+        self.purge(judge, true, out);
+    }
+
+    /// Deletes what the peer's completed transfer did not name; returns how many. A transfer of a node that
+    /// is not master proves nothing: what it left out belongs to nobody then.
+    pub(super) fn purge(&mut self, peer: PeerId, by_master: bool, out: &mut Vec<Action>) -> u64 {
+        let Some(state) = self.peers.get(usize::from(peer.0)) else { return 0 };
+        let epoch = state.inbox.epoch as u16;
+        let handing_over = !state.outbox.bulk.is_done();
+        let bit = super::peer::bit(peer);
+        let mut purged = 0;
+        for slot in 0..self.table.slots() {
+            let Some(entry) = self.table.get(slot).filter(|entry| entry.is_live()) else { continue };
+            let unnamed = match entry.owner() {
+                Owner::Local => false,
+                Owner::Found => self.role != Role::Master,
+                Owner::Peer(owner) => owner == peer && entry.epoch != epoch,
+            };
+            let offered = entry.dirty & bit != 0 || (handing_over && entry.flags.has(Flags::HANDOVER));
+            if !unnamed || offered {
+                continue;
+            }
+            if by_master {
+                out.push(Action::Delete { key: entry.flow.key, id: entry.flow.id });
+                self.forget(slot);
+                purged += 1;
+            } else {
+                self.table.set_owner(slot, Owner::Found);
+            }
+        }
+        purged
+    }
+}

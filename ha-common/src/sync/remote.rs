@@ -1,0 +1,258 @@
+//! What a peer says: its changes, judged by version and owner, become writes into this node's kernel.
+
+use super::engine::Engine;
+use super::flow::{Flow, FlowKey, status};
+use super::keepalive::written;
+use super::outbox::Stamp;
+use super::table::{Entry, Flags, Owner, Slot};
+use super::{Action, Event, PeerId, encode};
+use crate::proto::{self, change::Kind};
+use crate::reason::DropReason;
+use crate::role::Role;
+use crate::time::Instant;
+
+/// The frame a change came in.
+#[derive(Clone, Copy)]
+struct Origin {
+    peer: PeerId,
+    sequence: u64,
+    /// The peer's transfer epoch in which the frame was built.
+    epoch: u32,
+}
+
+/// What replication means by "unchanged". Timeouts run by themselves; window scale and flags are learned
+/// together with a state, and read back differently from an entry that was written (`ctnetlink` section 5).
+pub(super) fn is_same_state(a: &Flow, b: &Flow) -> bool {
+    a.reply == b.reply
+        && (a.status ^ b.status) & status::REPLICATED == 0
+        && a.mark == b.mark
+        && a.tcp.map(|tcp| tcp.state) == b.tcp.map(|tcp| tcp.state)
+}
+
+/// Bits that the kernel cannot clear and addresses that it cannot change make it another flow
+/// (`ctnetlink` section 9).
+fn is_replacement(old: &Flow, new: &Flow) -> bool {
+    old.reply != new.reply || old.status & !new.status & status::REPLICATED != 0
+}
+
+impl Engine {
+    /// Applies an authentic data frame.
+    pub(super) fn on_data(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        sequence: u64,
+        data: &proto::Data,
+        out: &mut Vec<Action>,
+    ) {
+        let origin = Origin { peer, sequence, epoch: data.epoch };
+        for change in &data.changes {
+            let understood = match &change.kind {
+                Some(Kind::Upsert(message)) => self.on_upsert(now, origin, message, out),
+                Some(Kind::Removal(message)) => self.on_removal(now, origin, message, out),
+                Some(Kind::Want(key)) => self.on_want(now, peer, key),
+                Some(Kind::BulkEnd(end)) => self.on_bulk_end(peer, end, out),
+                // A change of a later version of the protocol.
+                None => true,
+            };
+            if !understood {
+                self.refuse(DropReason::FrameBody);
+            }
+        }
+    }
+
+    fn on_upsert(&mut self, now: Instant, origin: Origin, message: &proto::Flow, out: &mut Vec<Action>) -> bool {
+        let Some(flow) = encode::flow_value(message) else { return false };
+        let version = message.version;
+        self.clock = self.clock.max(version);
+        if let Some(peer) = self.peers.get_mut(usize::from(origin.peer.0)) {
+            peer.counters.flows_received += 1;
+        }
+        let owner = if message.handover && self.role == Role::Master { Owner::Local } else { Owner::Peer(origin.peer) };
+        let Some(slot) = self.table.find(&flow.key) else {
+            if let Some(slot) = self.insert(&flow, owner, version, out) {
+                self.on_accepted(now, origin, slot, owner);
+                self.create(now, slot, out);
+            }
+            return true;
+        };
+        let Some(entry) = self.table.get(slot) else { return true };
+        if !self.is_accepted(entry, origin.peer, version) {
+            self.counters.stale_ignored += 1;
+            self.name_in_epoch(origin, slot);
+            return true;
+        }
+        let (was_live, old, absent) = (entry.is_live(), entry.flow, entry.flags.has(Flags::ABSENT));
+        let was_found = entry.owner() == Owner::Found;
+        let changed = entry.version != version;
+        if !was_live {
+            self.table.revive(slot);
+        }
+        self.table.set_owner(slot, owner);
+        if let Some(entry) = self.table.get_mut(slot) {
+            entry.flow = Flow { id: old.id, ..flow };
+            entry.version = version;
+            entry.dirty = 0;
+            if changed {
+                entry.retries = 0;
+            }
+        }
+        self.on_accepted(now, origin, slot, owner);
+        if !was_live || absent {
+            self.create(now, slot, out);
+        } else if is_replacement(&old, &flow) {
+            out.push(Action::Delete { key: flow.key, id: old.id });
+            self.create(now, slot, out);
+        } else if !is_same_state(&old, &flow) {
+            out.push(Action::Update(written(&Flow { id: old.id, ..flow })));
+            self.keep_alive(now, slot);
+        } else if was_found {
+            self.keep_alive_within(now, slot, old.timeout / 3);
+        } else {
+            self.keep_alive_on(slot);
+        }
+        true
+    }
+
+    fn on_removal(&mut self, now: Instant, origin: Origin, message: &proto::Removal, out: &mut Vec<Action>) -> bool {
+        let Some(key) = encode::key_value(message.key.as_ref()) else { return false };
+        let version = message.version;
+        self.clock = self.clock.max(version);
+        let Some(slot) = self.table.find(&key) else {
+            self.remember_removal(origin, &key, version, out);
+            return true;
+        };
+        let Some(entry) = self.table.get(slot) else { return true };
+        if entry.is_live() && entry.flags.has(Flags::LIVE_HERE) && entry.owner() == Owner::Local {
+            // The flow has traffic here: the peer is mistaken, and told so.
+            self.mark_all(now, slot);
+        } else if self.is_accepted(entry, origin.peer, version) {
+            if entry.is_live() {
+                out.push(Action::Delete { key, id: entry.flow.id });
+            }
+            self.bury_for_peer(origin, slot, version);
+        } else {
+            self.counters.stale_ignored += 1;
+        }
+        true
+    }
+
+    fn on_want(&mut self, now: Instant, peer: PeerId, key: &proto::Key) -> bool {
+        let Some(key) = encode::key_value(Some(key)) else { return false };
+        let slot = match self.table.find(&key) {
+            Some(slot) => slot,
+            None => {
+                // A removal tells the peer that the flow it asks for does not exist.
+                let Some(slot) = self.table.insert(&absent(key), Owner::Local, 0) else { return true };
+                self.entomb_local(now, slot);
+                return true;
+            }
+        };
+        if self.table.get(slot).is_some_and(|entry| entry.owner() == Owner::Local)
+            && let Some(peer) = self.peers.get_mut(usize::from(peer.0)).filter(|peer| peer.up)
+        {
+            peer.outbox.mark(&mut self.table, slot, Stamp::at(now));
+        }
+        true
+    }
+
+    fn on_bulk_end(&mut self, peer: PeerId, end: &proto::BulkEnd, out: &mut Vec<Action>) -> bool {
+        let Some(state) = self.peers.get_mut(usize::from(peer.0)) else { return true };
+        if end.epoch != state.inbox.epoch {
+            return true;
+        }
+        state.inbox.epoch_ended = end.epoch;
+        state.inbox.answered = end.answers;
+        state.inbox.ended_by_master = end.master;
+        let purged = self.purge(peer, end.master, out);
+        out.push(Action::Event(Event::BulkReceived { peer, flows: end.flows, purged }));
+        true
+    }
+
+    /// Is what a peer says newer than what this node holds?
+    fn is_accepted(&self, entry: &Entry, peer: PeerId, version: u64) -> bool {
+        match entry.owner() {
+            Owner::Found => true,
+            Owner::Peer(_) if entry.is_live() => version >= entry.version,
+            // A removal is final against the state it removed.
+            Owner::Peer(_) => version > entry.version,
+            Owner::Local if version != entry.version => version > entry.version,
+            Owner::Local => entry.is_live() && self.yields_to(peer),
+        }
+    }
+
+    /// Both claim the same version of a flow: the master's word counts, then the lower node's.
+    fn yields_to(&self, peer: PeerId) -> bool {
+        let Some(peer) = self.peers.get(usize::from(peer.0)) else { return false };
+        match (self.role == Role::Master, peer.role == Role::Master) {
+            (true, false) => false,
+            (false, true) => true,
+            (true, true) | (false, false) => peer.node < self.node,
+        }
+    }
+
+    fn on_accepted(&mut self, now: Instant, origin: Origin, slot: Slot, owner: Owner) {
+        let generation = self.dump.generation();
+        if let Some(entry) = self.table.get_mut(slot) {
+            entry.dump = generation;
+            entry.flags.clear(Flags::LIVE_HERE);
+            entry.flags.clear(Flags::HANDOVER);
+            entry.flags.clear(Flags::FIXED_TIMEOUT);
+            if entry.flow.status & status::FIXED_TIMEOUT != 0 {
+                entry.flags.set(Flags::FIXED_TIMEOUT);
+            }
+        }
+        self.name_in_epoch(origin, slot);
+        if owner == Owner::Local {
+            // A gift: the giver hears that it was taken, and keeps its copy.
+            self.mark_all(now, slot);
+        }
+    }
+
+    /// The peer's transfer names this flow.
+    fn name_in_epoch(&mut self, origin: Origin, slot: Slot) {
+        let current = self.peers.get(usize::from(origin.peer.0)).map(|peer| peer.inbox.epoch);
+        if current == Some(origin.epoch)
+            && let Some(entry) = self.table.get_mut(slot)
+        {
+            entry.epoch = origin.epoch as u16;
+        }
+    }
+
+    /// The removal of an unknown flow matters only if an older frame may still bring the flow.
+    fn remember_removal(&mut self, origin: Origin, key: &FlowKey, version: u64, out: &mut Vec<Action>) {
+        let older =
+            self.peers.get(usize::from(origin.peer.0)).is_some_and(|p| p.inbox.is_older_possible(origin.sequence));
+        if !older && !self.dump.is_running() {
+            return;
+        }
+        if let Some(slot) = self.insert(&absent(*key), Owner::Peer(origin.peer), version, out) {
+            self.bury_for_peer(origin, slot, version);
+        }
+    }
+
+    /// Removes an entry, or keeps its tombstone while an older frame or a dump line may still come.
+    fn bury_for_peer(&mut self, origin: Origin, slot: Slot, version: u64) {
+        self.table.set_owner(slot, Owner::Peer(origin.peer));
+        self.table.entomb(slot);
+        let dumping = self.dump.is_running();
+        if let Some(entry) = self.table.get_mut(slot) {
+            entry.version = version;
+            entry.owed = 0;
+            if dumping {
+                entry.flags.set(Flags::HELD_FOR_DUMP);
+            }
+        }
+        if let Some(peer) = self.peers.get_mut(usize::from(origin.peer.0))
+            && peer.inbox.is_older_possible(origin.sequence)
+        {
+            peer.inbox.hold(origin.sequence, slot, version, &mut self.table);
+        }
+        self.table.bury(slot);
+    }
+}
+
+/// A stand-in for a flow of which only the key is known; it becomes a tombstone at once.
+fn absent(key: FlowKey) -> Flow {
+    Flow { reply: key.original.inverse(), key, status: 0, timeout: 0, mark: 0, tcp: None, id: 0 }
+}

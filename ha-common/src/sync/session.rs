@@ -1,0 +1,330 @@
+//! Who the peer is now: the handshake that makes a fresh session, and the refusal of everything older.
+//!
+//! A peer's new session is believed only when its hello echoes this node's challenge, and the challenge
+//! changes with every session believed. So a recorded hello can never bring an ended session back, and
+//! with it the frames sealed in it.
+
+use super::seal::{Identity, Keyring, SessionKeys};
+use crate::proto::{Hello, HelloRole};
+use crate::reason::DropReason;
+use crate::role::Role;
+use crate::wire::frame::{Header, Kind, TAG_LEN};
+use prost::Message;
+use std::collections::VecDeque;
+
+/// The protocol version of this build and the oldest it can talk to.
+const VERSION: u32 = 1;
+const VERSION_MIN: u32 = 1;
+/// Ended sessions that are refused by name; older ones fail at the challenge.
+const RETIRED_MAX: usize = 64;
+
+/// The peer's session that is believed.
+struct Current {
+    identity: Identity,
+    keys: SessionKeys,
+    hello_sequence: u64,
+    /// Its challenge as last seen.
+    challenge: u64,
+    /// It holds this node's session for current as well: sealed frames will be understood.
+    knows_me: bool,
+}
+
+/// What a hello turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Greeting {
+    /// The first hello of a session that is now current.
+    New,
+    /// The current session is alive. `answer`: the peer does not know this node's session yet.
+    Known { answer: bool },
+    /// An unknown session that has not proved to be fresh: it needs an answer with its challenge.
+    Stranger { challenge: u64 },
+}
+
+/// What this node says of itself in a hello.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Statement {
+    pub clock: u64,
+    pub role: Role,
+    pub in_sync: bool,
+    pub bulk_wanted: u32,
+}
+
+pub(super) struct Session {
+    mine: Identity,
+    peer_node: crate::role::NodeId,
+    challenge: u64,
+    believed: u64,
+    hellos_sent: u64,
+    acks_sent: u64,
+    current: Option<Current>,
+    retired: VecDeque<u64>,
+}
+
+impl Session {
+    pub fn new(keyring: &Keyring, mine: Identity, peer_node: crate::role::NodeId) -> Self {
+        let challenge = challenge(keyring, &mine, peer_node, 0);
+        Self {
+            mine,
+            peer_node,
+            challenge,
+            believed: 0,
+            hellos_sent: 0,
+            acks_sent: 0,
+            current: None,
+            retired: VecDeque::new(),
+        }
+    }
+
+    /// The peer's current session; zero when there is none.
+    pub fn peer_session(&self) -> u64 {
+        self.current.as_ref().map_or(0, |current| current.identity.session)
+    }
+
+    /// Both sides hold each other's session for current.
+    pub fn is_mutual(&self) -> bool {
+        self.current.as_ref().is_some_and(|current| current.knows_me)
+    }
+
+    /// The keys for a sealed frame of the peer's current session.
+    ///
+    /// # Errors
+    /// [`DropReason::FrameSession`].
+    pub fn keys_for(&self, header: &Header) -> Result<&SessionKeys, DropReason> {
+        let current = self.current.as_ref().ok_or(DropReason::FrameSession)?;
+        if current.identity.session == header.session { Ok(&current.keys) } else { Err(DropReason::FrameSession) }
+    }
+
+    /// A sealed frame was authentic: its sender derived its key from this node's session.
+    pub fn on_sealed(&mut self) {
+        if let Some(current) = &mut self.current {
+            current.knows_me = true;
+        }
+    }
+
+    /// Judges an authentic hello.
+    ///
+    /// # Errors
+    /// The reason of refusal; nothing has changed then.
+    pub fn on_hello(&mut self, keyring: &Keyring, header: &Header, hello: &Hello) -> Result<Greeting, DropReason> {
+        if hello.cluster != keyring.cluster {
+            return Err(DropReason::FrameCluster);
+        }
+        if hello.min_version > VERSION || hello.version < VERSION_MIN {
+            return Err(DropReason::FrameVersion);
+        }
+        if let Some(current) = self.current.as_mut().filter(|current| current.identity.session == header.session) {
+            if current.identity.nonce != nonce(hello) {
+                return Err(DropReason::FrameSession);
+            }
+            if header.sequence <= current.hello_sequence {
+                return Err(DropReason::FrameReplay);
+            }
+            current.hello_sequence = header.sequence;
+            current.challenge = hello.challenge;
+            current.knows_me = hello.accepted == self.mine.session;
+            return Ok(Greeting::Known { answer: !current.knows_me });
+        }
+        if self.retired.contains(&header.session) {
+            return Err(DropReason::FrameSession);
+        }
+        if hello.echo != self.challenge {
+            return Ok(Greeting::Stranger { challenge: hello.challenge });
+        }
+        self.believe(keyring, header, hello);
+        Ok(Greeting::New)
+    }
+
+    /// The next hello, ready to send. `echo` answers a stranger; otherwise the current challenge is echoed.
+    pub fn hello(&mut self, keyring: &Keyring, statement: &Statement, echo: Option<u64>) -> Vec<u8> {
+        self.hellos_sent += 1;
+        let current = self.current.as_ref();
+        let hello = Hello {
+            version: VERSION,
+            min_version: VERSION_MIN,
+            capabilities: 0,
+            cluster: keyring.cluster,
+            nonce_high: half(&self.mine.nonce, 0),
+            nonce_low: half(&self.mine.nonce, 8),
+            challenge: self.challenge,
+            echo: echo.or(current.map(|current| current.challenge)).unwrap_or(0),
+            accepted: current.map_or(0, |current| current.identity.session),
+            clock: statement.clock,
+            role: role_message(statement.role).into(),
+            in_sync: statement.in_sync,
+            bulk_wanted: statement.bulk_wanted,
+        };
+        let mut datagram = self.header(keyring, Kind::Hello, self.hellos_sent, hello.encoded_len()).emit().to_vec();
+        hello.encode_raw(&mut datagram);
+        keyring.close_hello(&mut datagram);
+        datagram
+    }
+
+    /// Seals a message for the peer; `None` without a session.
+    pub fn seal(&self, keyring: &Keyring, kind: Kind, sequence: u64, message: &impl Message) -> Option<Vec<u8>> {
+        let current = self.current.as_ref()?;
+        let length = message.encoded_len();
+        let header = self.header(keyring, kind, sequence, length);
+        let mut datagram = Vec::with_capacity(crate::wire::frame::HEADER_LEN + length + TAG_LEN);
+        datagram.extend_from_slice(&header.emit());
+        message.encode_raw(&mut datagram);
+        current.keys.seal(&header, &mut datagram).then_some(datagram)
+    }
+
+    /// The sequence of the next acknowledgement.
+    pub fn next_ack(&mut self) -> u64 {
+        self.acks_sent += 1;
+        self.acks_sent
+    }
+
+    fn header(&self, keyring: &Keyring, kind: Kind, sequence: u64, length: usize) -> Header {
+        Header {
+            kind,
+            sender: self.mine.node.0,
+            key_epoch: keyring.epoch,
+            body_len: u16::try_from(length + TAG_LEN).unwrap_or(u16::MAX),
+            session: self.mine.session,
+            sequence,
+        }
+    }
+
+    fn believe(&mut self, keyring: &Keyring, header: &Header, hello: &Hello) {
+        let identity = Identity { node: self.peer_node, session: header.session, nonce: nonce(hello) };
+        let new = Current {
+            keys: keyring.session(&self.mine, &identity),
+            identity,
+            hello_sequence: header.sequence,
+            challenge: hello.challenge,
+            knows_me: hello.accepted == self.mine.session,
+        };
+        if let Some(old) = self.current.replace(new) {
+            if self.retired.len() == RETIRED_MAX {
+                self.retired.pop_front();
+            }
+            self.retired.push_back(old.identity.session);
+        }
+        self.believed += 1;
+        self.challenge = challenge(keyring, &self.mine, self.peer_node, self.believed);
+    }
+}
+
+/// A number that this start never gave to this peer before; never zero.
+fn challenge(keyring: &Keyring, mine: &Identity, peer: crate::role::NodeId, believed: u64) -> u64 {
+    let tag = keyring.tag(&[b"twinwall challenge", &mine.nonce, &[mine.node.0, peer.0], &believed.to_be_bytes()]);
+    half(&tag, 0).max(1)
+}
+
+fn half(bytes: &[u8; 16], from: usize) -> u64 {
+    bytes.iter().skip(from).take(8).fold(0, |value, &byte| value << 8 | u64::from(byte))
+}
+
+fn nonce(hello: &Hello) -> [u8; 16] {
+    (u128::from(hello.nonce_high) << 64 | u128::from(hello.nonce_low)).to_be_bytes()
+}
+
+fn role_message(role: Role) -> HelloRole {
+    match role {
+        Role::Init => HelloRole::Init,
+        Role::Backup => HelloRole::Backup,
+        Role::Master => HelloRole::Master,
+        Role::Fault => HelloRole::Fault,
+    }
+}
+
+/// The role in a hello; an unknown one of a later version is not a master.
+pub(super) fn role_value(hello: &Hello) -> Role {
+    match hello.role() {
+        HelloRole::Init => Role::Init,
+        HelloRole::Backup => Role::Backup,
+        HelloRole::Master => Role::Master,
+        HelloRole::Fault => Role::Fault,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::role::NodeId;
+    use zeroize::Zeroizing;
+
+    struct Side {
+        keyring: Keyring,
+        session: Session,
+    }
+
+    const QUIET: Statement = Statement { clock: 0, role: Role::Backup, in_sync: false, bulk_wanted: 1 };
+
+    fn side(node: u8, session: u64, cluster: &str) -> Side {
+        let keyring = Keyring::new(Zeroizing::new(b"secret".to_vec()), cluster, 0);
+        let mine = Identity { node: NodeId(node), session, nonce: [session as u8; 16] };
+        let session = Session::new(&keyring, mine, NodeId(1 - node));
+        Side { keyring, session }
+    }
+
+    impl Side {
+        fn say(&mut self, echo: Option<u64>) -> Vec<u8> {
+            self.session.hello(&self.keyring, &QUIET, echo)
+        }
+        fn hear(&mut self, datagram: &[u8]) -> Result<Greeting, DropReason> {
+            let header = Header::parse(datagram)?;
+            let hello = Hello::decode(self.keyring.open_hello(datagram)?).unwrap();
+            self.session.on_hello(&self.keyring, &header, &hello)
+        }
+    }
+
+    /// Lets `a` greet `b` until both are settled, and returns the last hello of each.
+    fn greet(a: &mut Side, b: &mut Side) -> [Vec<u8>; 2] {
+        let first = a.say(None);
+        let Ok(Greeting::Stranger { challenge }) = b.hear(&first) else { panic!("b knows a already") };
+        let answer = b.say(Some(challenge));
+        assert_eq!(a.hear(&answer), Ok(Greeting::New));
+        let proof = a.say(None);
+        assert_eq!(b.hear(&proof), Ok(Greeting::New));
+        assert!(b.session.is_mutual() && !a.session.is_mutual());
+        let last = b.say(None);
+        assert_eq!(a.hear(&last), Ok(Greeting::Known { answer: false }));
+        assert!(a.session.is_mutual());
+        [proof, last]
+    }
+
+    /// Three hellos make a session in which each side opens what the other seals.
+    #[test]
+    fn three_hellos_make_a_session() {
+        let (mut a, mut b) = (side(0, 10, "edge"), side(1, 20, "edge"));
+        greet(&mut a, &mut b);
+        let sealed = a.session.seal(&a.keyring, Kind::Ack, 1, &crate::proto::Ack { base: 3, later: vec![] }).unwrap();
+        let header = Header::parse(&sealed).unwrap();
+        let mut body = Vec::new();
+        b.session.keys_for(&header).unwrap().open(&header, &sealed, &mut body).unwrap();
+        assert_eq!(crate::proto::Ack::decode(&body[..]).unwrap().base, 3);
+    }
+
+    /// After the peer restarted, every hello of its ended session is refused, also when it was the very one
+    /// that had been believed, and also after the list of ended sessions has overflowed.
+    #[test]
+    fn ended_sessions_never_return() {
+        let (mut a, mut b) = (side(0, 10, "edge"), side(1, 20, "edge"));
+        let [recorded, _] = greet(&mut a, &mut b);
+        assert_eq!(b.hear(&recorded), Err(DropReason::FrameReplay));
+        let mut a2 = side(0, 11, "edge");
+        greet(&mut a2, &mut b);
+        assert_eq!(b.hear(&recorded), Err(DropReason::FrameSession));
+        for session in 30..30 + RETIRED_MAX as u64 + 1 {
+            greet(&mut side(0, session, "edge"), &mut b);
+        }
+        let before = b.session.peer_session();
+        assert!(matches!(b.hear(&recorded), Ok(Greeting::Stranger { .. })));
+        assert_eq!(b.session.peer_session(), before);
+    }
+
+    /// Another cluster with the same secret is refused by name, a forged tag as such.
+    #[test]
+    fn foreign_hellos_are_refused() {
+        let (mut a, mut b) = (side(0, 10, "edge"), side(1, 20, "core"));
+        let hello = a.say(None);
+        assert_eq!(b.hear(&hello), Err(DropReason::FrameCluster));
+        let mut b = side(1, 20, "edge");
+        let mut forged = hello.clone();
+        forged[40] ^= 1;
+        assert_eq!(b.hear(&forged), Err(DropReason::FrameAuth));
+    }
+}

@@ -1,0 +1,411 @@
+//! The sync engine as a whole: two engines over model kernels and a link that loses, repeats and reorders.
+#![cfg(feature = "protocol")]
+
+mod sync_world;
+
+use ha_common::role::Role;
+use ha_common::sync::flow::Flow;
+use ha_common::sync::{Event, Input};
+use std::time::Duration;
+use sync_world::{FAIR, MS, SECOND, STORM, Weather, World, churn, tcp, udp};
+
+/// Under loss, repetition and reordering and with churn on the master the tables are equal soon after the
+/// churn ends, for many seeds.
+#[test]
+fn converges_in_a_storm() {
+    for seed in 0..10 {
+        let mut world = World::pair(seed, STORM);
+        churn(&mut world, 0, 300, 2000, SECOND);
+        world.settle();
+        assert!(!world.nodes[0].kernel.flows.is_empty());
+        assert!(world.stats(0).peers[0].frames_lost > 0);
+    }
+}
+
+/// On an idle link a new flow is in the peer's kernel at once: nothing waits for a timer.
+#[test]
+fn new_flow_arrives_at_once() {
+    let mut world = World::pair(1, FAIR);
+    world.run(SECOND);
+    world.traffic(0, &tcp(1, 1));
+    world.run(MS / 5);
+    assert_eq!(world.difference(), "");
+    // A second one right after it waits for company, but no longer than a millisecond.
+    world.traffic(0, &tcp(2, 1));
+    assert_ne!(world.difference(), "");
+    world.run(MS + MS / 5);
+    assert_eq!(world.difference(), "");
+}
+
+/// Ten thousand flows reach a fresh node complete, and both sides say so.
+#[test]
+fn bulk_to_a_fresh_node() {
+    for weather in [FAIR, STORM] {
+        let mut world = World::new(2, weather);
+        world.start(0, Role::Master);
+        (0..10_000).for_each(|n| world.traffic(0, &tcp(n, 3)));
+        world.run(SECOND);
+        world.start(1, Role::Backup);
+        world.settle();
+        assert_eq!(world.nodes[1].kernel.flows.len(), 10_000);
+        let received = |event: &Event| matches!(event, Event::BulkReceived { flows: 10_000, purged: 0, .. });
+        assert!(world.nodes[1].events.iter().any(received), "{:?}", world.nodes[1].events);
+        world.run(SECOND);
+        assert!(world.nodes[0].events.iter().any(|event| matches!(event, Event::BulkSent { flows: 10_000, .. })));
+    }
+}
+
+/// Removals propagate, also of a flow that is used again at once, also when frames are reordered.
+#[test]
+fn removals_propagate() {
+    for seed in 0..10 {
+        let mut world = World::pair(seed, STORM);
+        (0..200).for_each(|n| world.traffic(0, &tcp(n, 3)));
+        world.settle();
+        for n in 0..200 {
+            world.end(0, &tcp(n, 3).key);
+            if n % 2 == 0 {
+                world.run(MS);
+                // The same tuple with another translation and fewer status bits: not an update.
+                let mut again = tcp(n, 1);
+                again.reply.destination_port = 7;
+                world.traffic(0, &again);
+            }
+        }
+        world.settle();
+        assert_eq!(world.nodes[1].kernel.flows.len(), 100);
+        world.run(SECOND);
+        assert_eq!([0, 1].map(|node| world.stats(node).tombstones), [0, 0]);
+    }
+}
+
+/// Either daemon is killed and started again amid churn: equal tables every time.
+#[test]
+fn restart_of_either_side() {
+    for seed in 0..6 {
+        let mut world = World::pair(seed, STORM);
+        churn(&mut world, 0, 200, 1000, SECOND / 2);
+        world.kill(1);
+        churn(&mut world, 0, 200, 1000, SECOND / 2);
+        world.start(1, Role::Backup);
+        churn(&mut world, 0, 200, 1000, SECOND / 2);
+        world.settle();
+        // The master's daemon dies and returns to its role; traffic goes on, unheard, meanwhile.
+        world.kill(0);
+        for n in 0..50 {
+            world.end(0, &tcp(n, 3).key);
+            world.traffic(0, &tcp(1000 + n, 3));
+        }
+        world.start(0, Role::Master);
+        churn(&mut world, 0, 200, 1000, SECOND / 2);
+        world.settle();
+    }
+}
+
+/// The master dies, the standby takes over without one kernel write, and the old master returns as standby:
+/// what it held and the new master does not is deleted, the rest is not written again needlessly.
+#[test]
+fn takeover_and_return() {
+    let mut world = World::pair(3, FAIR);
+    (0..1000).for_each(|n| world.traffic(0, &tcp(n, 3)));
+    world.settle();
+    world.kill(0);
+    let before = world.nodes[1].kernel.creates + world.nodes[1].kernel.updates;
+    world.run(SECOND);
+    world.role(1, Role::Master);
+    world.run(SECOND);
+    assert_eq!(world.nodes[1].kernel.creates + world.nodes[1].kernel.updates, before);
+    assert_eq!(world.stats(1).flows_local, 1000);
+    // The new master ends some and has new ones.
+    (0..100).for_each(|n| world.end(1, &tcp(n, 3).key));
+    (2000..2100).for_each(|n| world.traffic(1, &tcp(n, 3)));
+    let before = world.nodes[0].kernel.creates;
+    world.start(0, Role::Backup);
+    world.settle();
+    assert_eq!(world.nodes[0].kernel.flows.len(), 1000);
+    assert_eq!(world.nodes[0].kernel.creates - before, 100);
+    assert_eq!(world.stats(0).flows_peer, 1000);
+    // And back again, by agreement.
+    world.role(0, Role::Master);
+    world.role(1, Role::Backup);
+    churn(&mut world, 0, 200, 1000, SECOND / 2);
+    world.settle();
+    assert_eq!(world.stats(1).flows_local, 0);
+}
+
+/// Mastership wanders under traffic and a storm; the change of role is seen by the sides in either order.
+#[test]
+fn mastership_wanders() {
+    for seed in 0..8 {
+        let mut world = World::pair(seed, STORM);
+        for round in 0..4 {
+            let (old, new) = (round % 2, 1 - round % 2);
+            churn(&mut world, old, 150, 2000, SECOND / 4);
+            let order = if world.random.percent(50) {
+                [(old, Role::Backup), (new, Role::Master)]
+            } else {
+                [(new, Role::Master), (old, Role::Backup)]
+            };
+            for (node, role) in order {
+                world.role(node, role);
+                let pause = world.random.below(20) as u32;
+                world.run(MS * pause);
+            }
+        }
+        churn(&mut world, 0, 150, 2000, SECOND / 4);
+        world.settle();
+    }
+}
+
+/// Both daemons start over full kernels and nobody is master yet: nothing may be deleted. When one becomes
+/// master, the other follows it.
+#[test]
+fn found_flows_wait_for_a_master() {
+    let mut world = World::new(4, FAIR);
+    (0..100).for_each(|n| world.traffic(0, &tcp(n, 3)));
+    (50..150).for_each(|n| world.traffic(1, &tcp(n, 3)));
+    world.start(0, Role::Backup);
+    world.start(1, Role::Backup);
+    world.run(SECOND * 2);
+    assert!(world.nodes[0].in_sync && world.nodes[1].in_sync);
+    assert_eq!([0, 1].map(|node| world.nodes[node].kernel.flows.len()), [100, 100]);
+    world.role(1, Role::Master);
+    world.settle();
+    assert!((50..150).all(|n| world.nodes[0].kernel.flows.contains_key(&tcp(n, 3).key)));
+    assert_eq!(world.nodes[0].kernel.flows.len(), 100);
+    assert_eq!(world.stats(0).flows_found, 0);
+}
+
+/// The master's daemon restarts and stays backup at first: its empty claim must not cost the standby a flow.
+#[test]
+fn a_restarted_master_proves_nothing() {
+    let mut world = World::pair(5, FAIR);
+    (0..100).for_each(|n| world.traffic(0, &tcp(n, 3)));
+    world.settle();
+    world.kill(0);
+    world.start(0, Role::Init);
+    world.run(SECOND);
+    assert_eq!([0, 1].map(|node| world.nodes[node].kernel.flows.len()), [100, 100]);
+    world.role(1, Role::Master);
+    world.role(0, Role::Backup);
+    world.settle();
+    assert_eq!(world.nodes[1].kernel.flows.len(), 100);
+}
+
+/// Events are lost on either side (ENOBUFS): a dump repairs what was missed, changes, births and deaths.
+#[test]
+fn lost_events_are_repaired() {
+    for node in [0, 1] {
+        let mut world = World::pair(6, STORM);
+        churn(&mut world, 0, 200, 2000, SECOND / 2);
+        world.nodes[node].deaf = true;
+        churn(&mut world, 0, 200, 2000, SECOND / 4);
+        world.flush(1);
+        world.nodes[node].deaf = false;
+        world.give(node, Input::EventsLost);
+        churn(&mut world, 0, 200, 2000, SECOND / 2);
+        world.give(1, Input::EventsLost);
+        world.run(SECOND);
+        world.settle();
+        assert!(world.stats(node).events_lost >= 1);
+        assert!(world.stats(node).dumps >= 2);
+    }
+}
+
+/// Both nodes see traffic of flows of their own at once: the union is on both, and nothing ping-pongs.
+#[test]
+fn both_active() {
+    for seed in 0..4 {
+        let mut world = World::pair(seed, STORM);
+        for _ in 0..200 {
+            let node = world.random.below(2) as usize;
+            let n = world.random.below(50) as u32 + 1000 * node as u32;
+            let state = 1 + world.random.below(7) as u8;
+            if world.random.percent(20) {
+                world.end(node, &tcp(n, 3).key);
+            } else {
+                world.traffic(node, &tcp(n, state));
+            }
+            world.run(MS);
+        }
+        world.settle();
+        assert!(world.stats(0).flows_local > 0 && world.stats(1).flows_local > 0);
+        let sent = || 0;
+        let before = [0, 1].map(|node| world.stats(node).peers[0].flows_sent + sent());
+        world.run(SECOND * 5);
+        assert_eq!([0, 1].map(|node| world.stats(node).peers[0].flows_sent), before);
+    }
+}
+
+/// The same flow has traffic on both nodes: the last word wins on both.
+#[test]
+fn both_touch_the_same_flow() {
+    for seed in 0..10 {
+        let mut world = World::pair(seed, STORM);
+        for _ in 0..100 {
+            let node = world.random.below(2) as usize;
+            let flow = Flow { mark: world.random.next() as u32, ..tcp(world.random.below(3) as u32, 3) };
+            world.traffic(node, &flow);
+            let pause = world.random.below(3) as u32;
+            world.run(MS * pause);
+        }
+        world.settle();
+        assert_eq!(world.nodes[0].kernel.flows.len(), world.nodes[1].kernel.flows.len());
+    }
+}
+
+/// The table of one side is flushed by an operator: on the standby it is restored, on the master it is meant.
+#[test]
+fn flush_on_either_side() {
+    let mut world = World::pair(7, STORM);
+    (0..2000).for_each(|n| world.traffic(0, &tcp(n, 3)));
+    world.settle();
+    world.flush(1);
+    world.settle();
+    assert_eq!(world.nodes[1].kernel.flows.len(), 2000);
+    world.flush(0);
+    world.settle();
+    assert_eq!(world.nodes[1].kernel.flows.len(), 0);
+}
+
+/// An idle UDP flow, kept alive on the master by a packet every 20 s that makes no event, is on the standby
+/// for an hour; when it ends on the master it ends there too. The price is about one write a minute.
+#[test]
+fn idle_udp_flow_lives() {
+    let mut world = World::pair(8, FAIR);
+    world.traffic(0, &udp(1));
+    world.settle();
+    for _ in 0..180 {
+        world.run(SECOND * 20);
+        world.packet(0, &udp(1).key);
+        assert_eq!(world.difference(), "");
+    }
+    assert!((30..100).contains(&world.nodes[1].kernel.updates), "{} updates", world.nodes[1].kernel.updates);
+    assert_eq!(world.nodes[1].kernel.creates, 1);
+    world.run(SECOND * 40);
+    assert_eq!([0, 1].map(|node| world.nodes[node].kernel.flows.len()), [0, 0]);
+}
+
+/// A standby whose owner is gone stops prolonging: the flow ends by itself.
+#[test]
+fn orphans_expire() {
+    let mut world = World::pair(9, FAIR);
+    world.traffic(0, &udp(1));
+    world.settle();
+    world.kill(0);
+    world.run(SECOND * 130);
+    assert_eq!(world.nodes[1].kernel.flows.len(), 0);
+    assert_eq!(world.stats(1).flows, 0);
+}
+
+/// A partition: both become master and go on; when it heals and one steps down, the tables are equal.
+#[test]
+fn partition_heals() {
+    for seed in 0..6 {
+        let mut world = World::pair(seed, FAIR);
+        churn(&mut world, 0, 100, 1000, SECOND / 2);
+        world.weather = Weather { loss_percent: 100, ..FAIR };
+        world.run(SECOND);
+        assert!(!world.nodes[1].in_sync);
+        world.role(1, Role::Master);
+        churn(&mut world, 0, 100, 1000, SECOND / 4);
+        churn(&mut world, 1, 100, 1000, SECOND / 4);
+        world.weather = STORM;
+        let (winner, loser) = if seed % 2 == 0 { (0, 1) } else { (1, 0) };
+        let pause = world.random.below(300) as u32;
+        world.run(MS * pause);
+        world.role(loser, Role::Backup);
+        churn(&mut world, winner, 100, 1000, SECOND / 2);
+        world.settle();
+        assert!(world.nodes[loser].events.iter().filter(|event| matches!(event, Event::PeerUp { .. })).count() >= 2);
+    }
+}
+
+/// Nothing is acknowledged, but hellos keep the peer alive: the backlog is the changed flows and no more, and
+/// all of it arrives afterwards.
+#[test]
+fn backlog_is_bounded() {
+    let mut world = World::pair(10, FAIR);
+    (0..500).for_each(|n| world.traffic(0, &tcp(n, 3)));
+    world.settle();
+    // A storm so bad that a tenth of a second's hellos come through, and hardly a frame with its ack.
+    world.weather = Weather { loss_percent: 85, ..FAIR };
+    let mut most = 0;
+    for _ in 0..20 {
+        churn(&mut world, 0, 500, 20_000, SECOND / 20);
+        let peer = &world.stats(0).peers[0];
+        most = most.max(peer.backlog_flows);
+        assert!(peer.backlog_flows <= 500 && peer.sent_sequence - peer.acked_sequence <= 1024);
+    }
+    assert!(most > 50, "the test made no backlog: {most}");
+    world.weather = FAIR;
+    world.settle();
+}
+
+/// The standby's kernel is full for a while: creations are tried again until they succeed.
+#[test]
+fn full_kernel_recovers() {
+    let mut world = World::pair(11, FAIR);
+    world.nodes[1].kernel.full = true;
+    (0..50).for_each(|n| world.traffic(0, &tcp(n, 3)));
+    world.run(SECOND * 3);
+    assert_eq!(world.nodes[1].kernel.flows.len(), 0);
+    assert!(world.nodes[1].kernel.creates < 50 * 10);
+    world.nodes[1].kernel.full = false;
+    world.run(SECOND * 2);
+    assert_eq!(world.difference(), "");
+    // For longer than the retries last, too: the keep-alive comes by.
+    world.flush(0);
+    world.run(SECOND);
+    world.nodes[1].kernel.full = true;
+    (0..50).for_each(|n| world.traffic(0, &tcp(n, 3)));
+    world.run(SECOND * 20);
+    assert!(world.stats(1).writes_failed >= 50);
+    world.nodes[1].kernel.full = false;
+    world.run(SECOND * 60);
+    assert_eq!(world.difference(), "");
+}
+
+/// More flows than the table may hold are refused, counted and reported once.
+#[test]
+fn full_table_is_reported() {
+    let mut world = World::new(12, FAIR);
+    world.flows_max = 100;
+    world.start(0, Role::Master);
+    (0..150).for_each(|n| world.traffic(0, &tcp(n, 3)));
+    assert_eq!((world.stats(0).flows, world.stats(0).flows_refused_full), (100, 50));
+    assert_eq!(world.nodes[0].events.iter().filter(|event| **event == Event::TableFull).count(), 1);
+}
+
+/// Resync asked for by hand sends both tables again and changes nothing when they are equal.
+#[test]
+fn resync_by_hand() {
+    let mut world = World::pair(13, FAIR);
+    (0..1000).for_each(|n| world.traffic(0, &tcp(n, 3)));
+    world.settle();
+    let before = world.nodes[1].kernel.creates + world.nodes[1].kernel.updates + world.nodes[1].kernel.deletes;
+    let bulks = |world: &World| {
+        world.nodes[1].events.iter().filter(|event| matches!(event, Event::BulkReceived { .. })).count()
+    };
+    let received = bulks(&world);
+    world.give(1, Input::Resync);
+    world.run(SECOND);
+    assert_eq!(bulks(&world), received + 1);
+    assert!(world.is_settled());
+    assert_eq!(world.nodes[1].kernel.creates + world.nodes[1].kernel.updates + world.nodes[1].kernel.deletes, before);
+}
+
+/// The lag is reported while changes wait, and falls back to zero.
+#[test]
+fn lag_is_reported() {
+    let mut world = World::pair(14, FAIR);
+    world.weather = Weather { loss_percent: 100, ..FAIR };
+    world.traffic(0, &tcp(1, 3));
+    world.run(Duration::from_millis(300));
+    let lag = world.stats(0).health.lag;
+    assert!(lag >= Duration::from_millis(150), "{lag:?}");
+    world.weather = FAIR;
+    world.settle();
+    world.run(Duration::from_millis(300));
+    assert_eq!(world.stats(0).health.lag, Duration::ZERO);
+}

@@ -1,0 +1,133 @@
+//! Doing what the engine wants: writes in batches, then datagrams, then the rest.
+
+use super::SyncLoop;
+use crate::clock;
+use crate::conntrack::writer::{Outcome, Write};
+use crate::mailbox::PostError;
+use crate::request::ControlRequest;
+use ha_common::role::SyncHealth;
+use ha_common::sync::{Action, Event, Input, PeerId, WriteKind};
+
+/// Rounds of actions per call: an input, the failures of its writes, and what follows from those. More wait for
+/// the next wake-up.
+const ROUNDS_MAX: usize = 4;
+
+/// Actions sorted by who does them; the memory is reused.
+#[derive(Default)]
+pub(super) struct Pending {
+    writes: Vec<Write>,
+    datagrams: Vec<(usize, Vec<u8>)>,
+    /// Not yet taken by the control loop; only the newest counts.
+    health: Option<SyncHealth>,
+}
+
+impl SyncLoop {
+    /// Does the actions that the engine has asked for, and tells it what failed.
+    ///
+    /// Within a round all writes come before all datagrams: an acknowledgement must not leave before the write
+    /// that it stands for, and a write that is early does no harm.
+    pub(super) fn execute(&mut self) {
+        for _ in 0..ROUNDS_MAX {
+            if self.actions.is_empty() {
+                break;
+            }
+            let actions = std::mem::take(&mut self.actions);
+            for action in actions {
+                self.sort(action);
+            }
+            self.write();
+            self.socket.send(&self.pending.datagrams);
+            self.pending.datagrams.clear();
+        }
+        self.post_health();
+    }
+
+    /// Actions wait that the last call did not get to.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.actions.is_empty()
+    }
+
+    fn sort(&mut self, action: Action) {
+        match action {
+            Action::Create(flow) => self.pending.writes.push(Write::Create(flow)),
+            Action::Update(flow) => self.pending.writes.push(Write::Update(flow)),
+            Action::Delete { key, id } => self.pending.writes.push(Write::Delete { key, id }),
+            Action::Send { peer, datagram } => self.pending.datagrams.push((usize::from(peer.0), datagram)),
+            Action::Dump => self.start_dump(),
+            Action::Health(health) => self.pending.health = Some(health),
+            Action::Event(event) => self.log(event),
+        }
+    }
+
+    fn write(&mut self) {
+        let Self { writer, engine, actions, pending, conflict, .. } = self;
+        let now = clock::now();
+        writer.apply(&pending.writes, *conflict, |outcome| match outcome {
+            Outcome::Failed { write, errno } => {
+                let failed = Input::WriteFailed { key: write.key(), write: write.kind(), errno };
+                engine.handle(now, failed, actions);
+            }
+            // What lives in the kernel counts as if it had been heard of just now.
+            Outcome::Kept(flow) => engine.handle(now, Input::Changed(flow), actions),
+            Outcome::Removed(flow) => {
+                // Its owner may want it back: then later, when the flow that needed its place may have gone.
+                let failed = Input::WriteFailed { key: &flow.key, write: WriteKind::Create, errno: libc::EEXIST };
+                engine.handle(now, failed, actions);
+                engine.handle(now, Input::Destroyed { key: &flow.key, id: flow.id }, actions);
+            }
+            // A dump finds what is missing.
+            Outcome::Unknown => engine.handle(now, Input::EventsLost, actions),
+        });
+        pending.writes.clear();
+    }
+
+    fn start_dump(&mut self) {
+        let now = clock::now();
+        match self.dump.start() {
+            Ok(()) => self.engine.handle(now, Input::DumpBegin, &mut self.actions),
+            Err(error) => {
+                tracing::warn!(%error, "cannot dump the conntrack table");
+                self.engine.handle(now, Input::DumpEnd { complete: false }, &mut self.actions);
+            }
+        }
+    }
+
+    /// Tells the control loop the newest health; if its mailbox is full, at the next wake-up.
+    fn post_health(&mut self) {
+        let Some(health) = self.pending.health else { return };
+        match self.control.post(ControlRequest::Health(health)) {
+            // Without a control loop there is nobody to tell.
+            Ok(()) | Err(PostError::Closed) => self.pending.health = None,
+            Err(PostError::Full) => {}
+        }
+    }
+
+    fn log(&self, event: Event) {
+        match event {
+            Event::PeerUp { peer, session } => {
+                tracing::info!(peer = self.peer_name(peer), session = format_args!("{session:016x}"), "peer is up");
+            }
+            Event::PeerDown { peer, silent } => {
+                let silent_ms = silent.as_secs_f64() * 1e3;
+                tracing::warn!(peer = self.peer_name(peer), silent_ms, "peer is down");
+            }
+            Event::BulkSent { peer, flows } => {
+                tracing::info!(peer = self.peer_name(peer), flows, "the whole table was sent");
+            }
+            Event::BulkReceived { peer, flows, purged } => {
+                tracing::info!(peer = self.peer_name(peer), flows, purged, "the whole table was received");
+            }
+            Event::EventsLost => tracing::warn!("conntrack events were lost: the table is read again"),
+            Event::TableFull => {
+                let flows_max = self.config.sync.flows_max;
+                tracing::error!(flows_max, "the flow table is full: further flows are not replicated");
+            }
+        }
+    }
+
+    /// The configured name of a peer.
+    pub(super) fn peer_name(&self, peer: PeerId) -> &str {
+        let node = self.peers.get(usize::from(peer.0)).map(|node| usize::from(node.0));
+        node.and_then(|node| self.config.nodes.get(node)).map_or("?", |node| node.name.as_str())
+    }
+}

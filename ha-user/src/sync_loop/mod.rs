@@ -1,0 +1,326 @@
+//! The sync loop: where the conntrack and peer edges meet the sync engine, on a thread of their own.
+//!
+//! Conntrack events in, frames out; frames in, conntrack writes out. Every wake-up takes a bounded amount from
+//! each ready descriptor, so that none starves another; what is left wakes the loop again.
+
+mod actions;
+mod status;
+
+use crate::clock;
+use crate::config::Resolved;
+use crate::conntrack::ConntrackError;
+use crate::conntrack::dump::{DumpSource, Progress};
+use crate::conntrack::events::{Event, EventSource};
+use crate::conntrack::filter::FlowFilter;
+use crate::conntrack::own_addresses::OwnAddresses;
+use crate::conntrack::sysctl;
+use crate::conntrack::writer::{Conflict, Writer};
+use crate::mailbox::{Mailbox, Postman};
+use crate::peer::PeerSocket;
+use crate::poller::Poller;
+use crate::request::{ControlRequest, SyncRequest};
+use actions::Pending;
+use ha_common::role::{NodeId, Role};
+use ha_common::sync::{Action, Config, Engine, Input};
+use ha_common::time::{Instant, earliest};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Frames sent and not yet acknowledged per peer: at 1400 bytes, a few milliseconds of a gigabit link.
+const WINDOW_FRAMES: usize = 512;
+/// How often the sync socket is looked after, and opened when it is not.
+const SOCKET_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the own addresses are read when no event told of a change.
+const ADDRESS_INTERVAL: Duration = Duration::from_secs(10);
+/// How long [`SyncRequest::Stop`] waits for the peers to acknowledge what is pending.
+const DRAIN_MAX: Duration = Duration::from_millis(200);
+/// Requests taken per wake-up.
+const REQUESTS_PER_WAKE: usize = 16;
+
+/// What each descriptor of the poller is.
+const MAILBOX: u64 = 0;
+const EVENTS: u64 = 1;
+const DUMP: u64 = 2;
+const ADDRESSES: u64 = 3;
+const PEERS: u64 = 4;
+
+/// Why the loop cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum SyncLoopError {
+    #[error(transparent)]
+    Conntrack(#[from] ConntrackError),
+    #[error("cannot read the addresses of this node's interfaces: {0} (is NETLINK_ROUTE allowed?)")]
+    Addresses(io::Error),
+    #[error("cannot get random numbers for the session: {0}")]
+    Randomness(getrandom::Error),
+    #[error("cannot make a poller: {0} (are file descriptors exhausted?)")]
+    Poller(io::Error),
+}
+
+/// Everything of the sync thread.
+pub struct SyncLoop {
+    config: Arc<Resolved>,
+    control: Postman<ControlRequest>,
+    engine: Engine,
+    /// The other nodes, by the engine's peer position.
+    peers: Vec<NodeId>,
+    events: EventSource,
+    dump: DumpSource,
+    writer: Writer,
+    socket: PeerSocket,
+    addresses: OwnAddresses,
+    filter: FlowFilter,
+    poller: Poller,
+    /// What to do with an entry in the way of a peer's flow: follows the role.
+    conflict: Conflict,
+    actions: Vec<Action>,
+    pending: Pending,
+    counters: Counters,
+    /// The last complaint about the socket, not to be repeated every second.
+    socket_complaint: Option<String>,
+    socket_due: Instant,
+    addresses_due: Instant,
+    /// Set by a stop request: when to end even if something is pending.
+    stop_by: Option<Instant>,
+}
+
+/// What the loop itself counts.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counters {
+    /// Events and dumped entries that the filter keeps local.
+    filtered: u64,
+}
+
+impl SyncLoop {
+    /// Opens the sockets in the network namespace of the calling thread; [`SyncLoop::run`] must run in it too.
+    ///
+    /// # Errors
+    /// Without CAP_NET_ADMIN or nfnetlink. A sync interface or address that is missing is none.
+    pub fn new(config: Arc<Resolved>, control: Postman<ControlRequest>) -> Result<Self, SyncLoopError> {
+        if let Err(error) = sysctl::enable_events() {
+            tracing::warn!(%error, "cannot set {}=1: flows may be missing on the peer", sysctl::EVENTS_NAME);
+        }
+        let writer = Writer::open()?;
+        let events = EventSource::open(writer.port(), config.sync.netlink_buffer, config.sync.netlink_buffer_max)?;
+        let mut addresses = OwnAddresses::open().map_err(SyncLoopError::Addresses)?;
+        let filter = make_filter(&config, &mut addresses).map_err(SyncLoopError::Addresses)?;
+        let peers = peers_of(&config);
+        let socket = PeerSocket::new(
+            &config.sync.interface,
+            SocketAddr::new(address_of(&config, config.node), config.sync.port),
+            peers.iter().map(|peer| SocketAddr::new(address_of(&config, *peer), config.sync.port)).collect(),
+        );
+        let seed = getrandom::u64().map_err(SyncLoopError::Randomness)?;
+        let engine = Engine::new(engine_config(&config, &peers, socket.datagram_bytes_max())?, seed);
+        Ok(Self {
+            config,
+            control,
+            engine,
+            peers,
+            events,
+            dump: DumpSource::open()?,
+            writer,
+            socket,
+            addresses,
+            filter,
+            poller: Poller::new().map_err(SyncLoopError::Poller)?,
+            conflict: Conflict::Replace,
+            actions: Vec::new(),
+            pending: Pending::default(),
+            counters: Counters::default(),
+            socket_complaint: None,
+            socket_due: Instant(0),
+            addresses_due: clock::now() + ADDRESS_INTERVAL,
+            stop_by: None,
+        })
+    }
+
+    /// Runs until [`SyncRequest::Stop`], or until nobody can send a request any more.
+    ///
+    /// # Errors
+    /// When the kernel refuses to poll.
+    pub fn run(mut self, mailbox: Mailbox<SyncRequest>) -> io::Result<()> {
+        self.poller.watch(mailbox.fd(), MAILBOX)?;
+        self.poller.watch(self.events.fd(), EVENTS)?;
+        self.poller.watch(self.dump.fd(), DUMP)?;
+        self.poller.watch(self.addresses.fd(), ADDRESSES)?;
+        let mut ready = Vec::new();
+        self.on_timers(clock::now());
+        while !self.is_finished(clock::now()) {
+            let deadline = self.deadline();
+            self.poller.wait(deadline, &mut ready)?;
+            for token in &ready {
+                match *token {
+                    MAILBOX => self.on_mailbox(&mailbox),
+                    EVENTS => self.on_events(),
+                    DUMP => self.on_dump(),
+                    ADDRESSES => self.on_addresses(),
+                    PEERS => self.on_peers(),
+                    _ => {}
+                }
+                self.execute();
+            }
+            self.on_timers(clock::now());
+        }
+        Ok(())
+    }
+
+    /// When something is due without any descriptor being ready.
+    fn deadline(&self) -> Option<Instant> {
+        if self.is_busy() {
+            return Some(clock::now());
+        }
+        let own = [Some(self.socket_due), Some(self.addresses_due), self.stop_by];
+        own.into_iter().fold(self.engine.poll_at(), earliest)
+    }
+
+    fn on_timers(&mut self, now: Instant) {
+        if now >= self.socket_due {
+            self.socket_due = now + SOCKET_INTERVAL;
+            self.look_after_socket();
+        }
+        if now >= self.addresses_due {
+            self.on_addresses();
+        }
+        if self.engine.poll_at().is_some_and(|due| due <= now) {
+            self.engine.handle(now, Input::Timer, &mut self.actions);
+        }
+        self.execute();
+    }
+
+    fn on_mailbox(&mut self, mailbox: &Mailbox<SyncRequest>) {
+        for _ in 0..REQUESTS_PER_WAKE {
+            let Some(request) = mailbox.next() else { return };
+            self.on_request(request);
+        }
+    }
+
+    fn on_request(&mut self, request: SyncRequest) {
+        let now = clock::now();
+        match request {
+            // Whoever asked may have gone away: that is no concern of this loop.
+            SyncRequest::Status(reply) => drop(reply.send(self.status())),
+            SyncRequest::Flows { limit, reply } => drop(reply.send(self.engine.flows(limit).collect())),
+            SyncRequest::Role(role) => {
+                self.conflict = match role {
+                    Role::Master => Conflict::KeepLive,
+                    Role::Init | Role::Backup | Role::Fault => Conflict::Replace,
+                };
+                self.engine.handle(now, Input::Role(role), &mut self.actions);
+            }
+            SyncRequest::Resync => self.engine.handle(now, Input::Resync, &mut self.actions),
+            SyncRequest::Stop => self.stop_by = Some(now + DRAIN_MAX),
+        }
+    }
+
+    fn on_events(&mut self) {
+        let now = clock::now();
+        let Self { events, engine, actions, filter, counters, .. } = self;
+        events.read(|event| match event {
+            Event::Changed(flow) if filter.accepts(flow) => engine.handle(now, Input::Changed(flow), actions),
+            Event::Destroyed(flow) if filter.accepts(flow) => {
+                engine.handle(now, Input::Destroyed { key: &flow.key, id: flow.id }, actions);
+            }
+            Event::Changed(_) | Event::Destroyed(_) => counters.filtered += 1,
+            Event::Lost => engine.handle(now, Input::EventsLost, actions),
+        });
+    }
+
+    fn on_dump(&mut self) {
+        let now = clock::now();
+        let Self { dump, engine, actions, filter, counters, .. } = self;
+        let progress = dump.read(|flow| {
+            if filter.accepts(flow) {
+                engine.handle(now, Input::Dumped(flow), actions);
+            } else {
+                counters.filtered += 1;
+            }
+        });
+        match progress {
+            Progress::Ended { complete } => engine.handle(now, Input::DumpEnd { complete }, actions),
+            Progress::Running | Progress::Idle => {}
+        }
+    }
+
+    fn on_peers(&mut self) {
+        let now = clock::now();
+        let Self { socket, engine, actions, .. } = self;
+        socket.read(|bytes| engine.handle(now, Input::Datagram { bytes }, actions));
+    }
+
+    fn on_addresses(&mut self) {
+        self.addresses_due = clock::now() + ADDRESS_INTERVAL;
+        self.addresses.clear_changes();
+        match make_filter(&self.config, &mut self.addresses) {
+            Ok(filter) => self.filter = filter,
+            // The former addresses hold until the next attempt.
+            Err(error) => tracing::warn!(%error, "cannot read the addresses of this node's interfaces"),
+        }
+    }
+
+    /// Opens the sync socket when it is not, or anew when its interface was re-created.
+    fn look_after_socket(&mut self) {
+        match self.socket.ensure_open() {
+            Ok(fresh) => {
+                self.socket_complaint = None;
+                let Some(fd) = self.socket.fd().filter(|_| fresh) else { return };
+                if let Err(error) = self.poller.watch(fd, PEERS) {
+                    tracing::error!(%error, "cannot poll the sync socket");
+                }
+            }
+            Err(error) => {
+                let complaint = error.to_string();
+                if self.socket_complaint.as_ref() != Some(&complaint) {
+                    tracing::warn!("{complaint}; trying again each second");
+                    self.socket_complaint = Some(complaint);
+                }
+            }
+        }
+    }
+
+    /// A stop was asked for, and what was pending has arrived or its time is over.
+    fn is_finished(&self, now: Instant) -> bool {
+        let Some(stop_by) = self.stop_by else { return false };
+        let pending = |peer: &ha_common::sync::PeerStats| peer.alive && peer.backlog_flows + peer.in_flight_flows > 0;
+        now >= stop_by || !(self.is_busy() || self.engine.stats().peers.iter().any(pending))
+    }
+}
+
+fn peers_of(config: &Resolved) -> Vec<NodeId> {
+    (0u8..).zip(&config.nodes).map(|(index, _)| NodeId(index)).filter(|node| *node != config.node).collect()
+}
+
+fn address_of(config: &Resolved, node: NodeId) -> IpAddr {
+    // Every node of a checked configuration is in it; the unspecified address would only fail to bind.
+    config.nodes.get(usize::from(node.0)).map_or(IpAddr::from([0; 4]), |node| node.sync_address)
+}
+
+fn engine_config(config: &Resolved, peers: &[NodeId], frame_bytes_max: usize) -> Result<Config, SyncLoopError> {
+    let mut nonce = [0; 16];
+    getrandom::fill(&mut nonce).map_err(SyncLoopError::Randomness)?;
+    Ok(Config {
+        node: config.node,
+        session: getrandom::u64().map_err(SyncLoopError::Randomness)?,
+        nonce,
+        cluster: config.cluster.clone(),
+        peers: peers.to_vec(),
+        secret: config.sync.secret.clone(),
+        key_epoch: config.sync.key_epoch,
+        frame_bytes_max,
+        flows_max: config.sync.flows_max,
+        window_frames: WINDOW_FRAMES,
+        hello_interval: config.sync.hello_interval,
+        peer_timeout: config.sync.peer_timeout,
+    })
+}
+
+/// The configured protocols; the node's, peers', virtual and configured addresses.
+fn make_filter(config: &Resolved, addresses: &mut OwnAddresses) -> io::Result<FlowFilter> {
+    let own = addresses.read()?;
+    let vips = config.vips.iter().flat_map(|vip| vip.addresses.iter().map(|(address, _)| *address));
+    let nodes = config.nodes.iter().map(|node| node.sync_address);
+    let configured = config.sync.filter.ignore_addresses.iter().copied();
+    Ok(FlowFilter::new(&config.sync.filter.protocols, own.into_iter().chain(vips).chain(nodes).chain(configured)))
+}

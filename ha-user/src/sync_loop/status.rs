@@ -1,0 +1,79 @@
+//! The loop's part of `twinwall status`.
+
+use super::SyncLoop;
+use crate::conntrack::errno;
+use crate::status::{PeerStatus, SyncStatus, WriteStatus};
+use ha_common::reason::DropReason;
+use ha_common::sync::{PeerId, PeerStats};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+impl SyncLoop {
+    pub(super) fn status(&self) -> SyncStatus {
+        let stats = self.engine.stats();
+        let events = self.events.stats();
+        let socket = self.socket.stats();
+        let mut refused: BTreeMap<String, u64> = DropReason::ALL
+            .iter()
+            .zip(stats.refused)
+            .filter(|(_, count)| *count > 0)
+            .map(|(reason, count)| (reason.name().to_owned(), count))
+            .collect();
+        for (reason, count) in
+            [(DropReason::FrameSender, socket.strangers), (DropReason::FrameLength, socket.oversized)]
+        {
+            if count > 0 {
+                *refused.entry(reason.name().to_owned()).or_default() += count;
+            }
+        }
+        let mut socket_errors = BTreeMap::new();
+        for (number, count) in &socket.errors {
+            *socket_errors.entry(errno::name(*number).to_owned()).or_default() += count;
+        }
+        SyncStatus {
+            in_sync: stats.health.in_sync,
+            lag_ms: milliseconds(stats.health.lag),
+            flows: stats.flows,
+            flows_local: stats.flows_local,
+            flows_peer: stats.flows_peer,
+            flows_refused_full: stats.flows_refused_full,
+            stale_ignored: stats.stale_ignored,
+            events: events.events,
+            events_lost: events.overflows,
+            events_malformed: events.malformed + self.dump.malformed(),
+            events_filtered: self.counters.filtered,
+            refused,
+            peers: (0u8..).zip(&stats.peers).map(|(index, peer)| self.peer_status(PeerId(index), peer)).collect(),
+            writes: WriteStatus { by_errno: self.writer.counters() },
+            socket_errors,
+        }
+    }
+
+    fn peer_status(&self, peer: PeerId, stats: &PeerStats) -> PeerStatus {
+        let node = self.peers.get(usize::from(peer.0)).copied();
+        PeerStatus {
+            node: self.peer_name(peer).to_owned(),
+            address: node.map_or_else(String::new, |node| super::address_of(&self.config, node).to_string()),
+            alive: stats.alive,
+            sent_sequence: stats.sent_sequence,
+            acked_sequence: stats.acked_sequence,
+            received_sequence: stats.received_sequence,
+            frames_sent: stats.frames_sent,
+            frames_received: stats.frames_received,
+            bytes_sent: stats.bytes_sent,
+            bytes_received: stats.bytes_received,
+            frames_lost: stats.frames_lost,
+            flows_sent: stats.flows_sent,
+            flows_received: stats.flows_received,
+            backlog_flows: stats.backlog_flows,
+            in_flight_flows: stats.in_flight_flows,
+            bulk_sent: stats.bulk_sent,
+            bulk_received: stats.bulk_received,
+            rtt_ms: milliseconds(stats.rtt),
+        }
+    }
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}

@@ -1,0 +1,529 @@
+//! The conntrack edge against the real kernel, in network namespaces of its own. Needs root.
+
+use anyhow::{Context, Result, ensure};
+use ha_common::sync::WriteKind;
+use ha_common::sync::flow::{Flow, FlowKey, Tcp, Tuple, status};
+use ha_tests::netns::{Netns, cable};
+use ha_user::conntrack::dump::{DumpSource, Progress};
+use ha_user::conntrack::events::{Event, EventSource};
+use ha_user::conntrack::sysctl;
+use ha_user::conntrack::writer::{Conflict, Outcome, Write, Writer};
+use std::collections::HashMap;
+use std::io::{Read, Write as _};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+const MIB: usize = 1 << 20;
+/// A namespace's table is empty but for what IPv6 multicast may add; every flow here is from one of these.
+const PORT: u16 = 80;
+
+fn tuple(source: &str, destination: &str, protocol: u8, ports: (u16, u16)) -> Tuple {
+    Tuple {
+        source: source.parse().unwrap(),
+        destination: destination.parse().unwrap(),
+        protocol,
+        source_port: ports.0,
+        destination_port: ports.1,
+    }
+}
+
+/// An untranslated flow that has seen traffic both ways.
+fn plain(original: Tuple) -> Flow {
+    Flow {
+        key: FlowKey { original, zone: 0 },
+        reply: original.inverse(),
+        status: status::SEEN_REPLY | status::ASSURED | status::CONFIRMED,
+        timeout: 600,
+        mark: 0,
+        tcp: (original.protocol == 6).then_some(Tcp { state: 3, wscale: [7, 9], flags: [0x03, 0x03] }),
+        id: 0,
+    }
+}
+
+/// One flow of every kind that is replicated.
+fn every_kind() -> Vec<Flow> {
+    let v4 = |n: u16, protocol, ports| tuple(&format!("10.1.0.{n}"), "10.2.0.1", protocol, ports);
+    let v6 = |n: u16, protocol, ports| tuple(&format!("2001:db8:1::{n}"), "2001:db8:2::1", protocol, ports);
+    let mut flows = vec![
+        plain(v4(1, 6, (1001, PORT))),
+        Flow { mark: 0xdead_beef, ..plain(v4(2, 6, (1002, PORT))) },
+        Flow { key: FlowKey { original: v4(3, 6, (1003, PORT)), zone: 7 }, ..plain(v4(3, 6, (1003, PORT))) },
+        plain(v4(4, 17, (1004, 53))),
+        Flow { status: status::CONFIRMED, ..plain(v4(5, 17, (1005, 53))) },
+        plain(v4(6, 136, (1006, 53))),
+        plain(v4(7, 132, (1007, 36412))),
+        plain(v4(8, 47, (0x1008, 0x2008))),
+        plain(v4(9, 50, (0, 0))),
+        plain(v4(10, 1, (0x77, 8 << 8))),
+        plain(v4(11, 1, (0x78, 13 << 8))),
+        plain(v6(1, 6, (1001, PORT))),
+        plain(v6(2, 17, (1002, 53))),
+        plain(v6(3, 58, (0x79, 128 << 8))),
+        Flow {
+            status: status::CONFIRMED | status::SEEN_REPLY | status::FIXED_TIMEOUT,
+            ..plain(v4(12, 17, (1012, 53)))
+        },
+    ];
+    // Every TCP state, and a flow that did not negotiate window scaling.
+    flows.extend((1..=9).map(|state| Flow {
+        tcp: Some(Tcp { state, wscale: [0, 0], flags: [0, 0] }),
+        ..plain(v4(20 + u16::from(state), 6, (1020, PORT)))
+    }));
+    flows.extend(translated());
+    flows
+}
+
+/// Source, destination and both translations, with and without a change of port or id.
+fn translated() -> Vec<Flow> {
+    let nat = |original: Tuple, reply: Tuple, bits: u32| Flow { reply, ..with_status(plain(original), bits) };
+    let (src, dst) = (status::SRC_NAT, status::DST_NAT);
+    vec![
+        nat(tuple("10.1.1.1", "10.2.0.1", 6, (5001, PORT)), tuple("10.2.0.1", "10.2.0.210", 6, (PORT, 5001)), src),
+        nat(tuple("10.1.1.2", "10.2.0.1", 6, (5001, PORT)), tuple("10.2.0.1", "10.2.0.210", 6, (PORT, 51629)), src),
+        nat(tuple("10.1.1.3", "10.2.0.1", 17, (5003, 53)), tuple("10.2.0.1", "10.2.0.210", 17, (53, 5003)), src),
+        nat(tuple("10.2.0.9", "10.2.0.210", 6, (5004, 8080)), tuple("10.1.0.2", "10.2.0.9", 6, (PORT, 5004)), dst),
+        nat(
+            tuple("10.2.0.9", "10.2.0.210", 6, (5005, 8080)),
+            tuple("10.1.0.2", "10.1.0.1", 6, (PORT, 6005)),
+            src | dst,
+        ),
+        nat(tuple("10.1.1.6", "10.2.0.1", 1, (0x51, 8 << 8)), tuple("10.2.0.1", "10.2.0.210", 1, (0x51, 0)), src),
+        nat(tuple("10.1.1.7", "10.2.0.1", 1, (0x51, 8 << 8)), tuple("10.2.0.1", "10.2.0.210", 1, (0x52, 0)), src),
+        nat(tuple("10.1.1.8", "10.2.0.1", 47, (0x10, 0x20)), tuple("10.2.0.1", "10.2.0.210", 47, (0x20, 0x10)), src),
+        nat(tuple("10.1.1.9", "10.2.0.1", 50, (0, 0)), tuple("10.2.0.1", "10.2.0.210", 50, (0, 0)), src),
+        nat(
+            tuple("2001:db8:1::9", "2001:db8:2::1", 6, (5001, PORT)),
+            tuple("2001:db8:2::1", "2001:db8:2::210", 6, (PORT, 61000)),
+            src,
+        ),
+        nat(
+            tuple("2001:db8:1::9", "2001:db8:2::210", 17, (5001, 53)),
+            tuple("2001:db8:1::53", "2001:db8:1::9", 17, (5353, 5001)),
+            dst,
+        ),
+        nat(
+            tuple("2001:db8:1::9", "2001:db8:2::1", 58, (0x61, 128 << 8)),
+            tuple("2001:db8:2::1", "2001:db8:2::210", 58, (0x61, 129 << 8)),
+            src,
+        ),
+        nat(
+            tuple("10.1.1.10", "10.2.0.1", 132, (5010, 36412)),
+            tuple("10.2.0.1", "10.2.0.210", 132, (36412, 5010)),
+            src,
+        ),
+    ]
+}
+
+fn with_status(flow: Flow, bits: u32) -> Flow {
+    Flow { status: flow.status | bits, ..flow }
+}
+
+/// Writes and expects nothing to say about it.
+fn write_all(writer: &mut Writer, writes: &[Write]) {
+    writer.apply(writes, Conflict::Replace, |outcome| panic!("{outcome:?}"));
+}
+
+/// The whole table by key.
+fn table(dump: &mut DumpSource) -> Result<HashMap<FlowKey, Flow>> {
+    let mut flows = HashMap::new();
+    dump.start()?;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let progress = dump.read(|flow| {
+            flows.insert(flow.key, *flow);
+        });
+        match progress {
+            Progress::Ended { complete: true } => return Ok(flows),
+            Progress::Ended { complete: false } => {
+                flows.clear();
+                dump.start()?;
+            }
+            Progress::Running | Progress::Idle => ensure!(Instant::now() < deadline, "the dump does not end"),
+        }
+    }
+}
+
+/// What of the status travels, and the NAT set-up that the kernel derived from our attributes.
+const COMPARED: u32 = status::REPLICATED | status::CONFIRMED;
+
+/// The entry is the flow: identity, translation, status, mark, state, and the timeout within what passed.
+fn assert_same(entry: &Flow, flow: &Flow) {
+    assert_eq!(entry.key, flow.key);
+    assert_eq!(entry.reply, flow.reply, "{flow:?}");
+    assert_eq!(entry.status & COMPARED, flow.status & COMPARED, "{flow:?} {entry:?}");
+    assert_eq!(entry.mark, flow.mark, "{flow:?}");
+    assert!(flow.timeout.abs_diff(entry.timeout) <= 5, "{flow:?} {entry:?}");
+    match (entry.tcp, flow.tcp) {
+        (Some(entry), Some(wanted)) => {
+            assert_eq!(entry.state, wanted.state);
+            assert_eq!(entry.wscale, wanted.wscale);
+            // Liberal in both directions, or the first packets after a takeover are INVALID.
+            assert_eq!(entry.flags.map(|flags| flags & 0x0b), wanted.flags.map(|flags| flags & 0x03 | 0x08));
+        }
+        (entry, wanted) => assert_eq!(entry.is_some(), wanted.is_some(), "{flow:?}"),
+    }
+}
+
+/// Every kind of flow that is written reads back equal: protocols, families, states, marks, zones, NAT.
+#[test]
+fn netns_every_kind_reads_back_as_written() -> Result<()> {
+    let namespace = Netns::new("kinds")?;
+    namespace.enter(|| -> Result<()> {
+        let mut writer = Writer::open()?;
+        let flows = every_kind();
+        let creates: Vec<Write> = flows.iter().copied().map(Write::Create).collect();
+        write_all(&mut writer, &creates);
+        let entries = table(&mut DumpSource::open()?)?;
+        for flow in &flows {
+            let entry = entries.get(&flow.key).with_context(|| format!("missing: {flow:?}"))?;
+            assert_same(entry, flow);
+            assert_ne!(entry.id, 0);
+        }
+        assert_eq!(writer.counters()["create"]["ok"], flows.len() as u64);
+        Ok(())
+    })?
+}
+
+/// The text between the first `<tag…>` and the next `<`.
+fn xml<'a>(text: &'a str, tag: &str) -> Option<&'a str> {
+    let start = text.find(&format!("<{tag}>"))? + tag.len() + 2;
+    text.get(start..)?.split('<').next()
+}
+
+/// `conntrack -L -o xml,id` shows the flows as we wrote them: an independent reader of both directions' addresses,
+/// ports, mark, zone, state and assurance.
+#[test]
+fn netns_conntrack_tool_agrees() -> Result<()> {
+    let namespace = Netns::new("tool")?;
+    let flows: Vec<Flow> =
+        every_kind().into_iter().filter(|flow| matches!(flow.key.original.protocol, 6 | 17)).collect();
+    let ids = namespace.enter(|| -> Result<HashMap<FlowKey, u32>> {
+        let creates: Vec<Write> = flows.iter().copied().map(Write::Create).collect();
+        write_all(&mut Writer::open()?, &creates);
+        Ok(table(&mut DumpSource::open()?)?.into_iter().map(|(key, flow)| (key, flow.id)).collect())
+    })??;
+    let shown = namespace.run("conntrack", &["-L", "-o", "xml,id"])?
+        + &namespace.run("conntrack", &["-L", "-f", "ipv6", "-o", "xml,id"])?;
+    let states = ["NONE", "SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT", "LAST_ACK", "TIME_WAIT"];
+    for flow in &flows {
+        let id = format!("<id>{}</id>", ids[&flow.key]);
+        let element =
+            shown.split("<flow").find(|element| element.contains(&id)).with_context(|| format!("{flow:?}"))?;
+        let directions: Vec<&str> = element.split("<meta direction=").collect();
+        ensure!(directions.len() == 4, "unexpected form: {element}");
+        for (direction, tuple) in [(directions[1], flow.key.original), (directions[2], flow.reply)] {
+            assert_eq!(xml(direction, "src").map(str::parse), Some(Ok(tuple.source)));
+            assert_eq!(xml(direction, "dst").map(str::parse), Some(Ok(tuple.destination)));
+            assert_eq!(xml(direction, "sport"), Some(tuple.source_port.to_string().as_str()));
+            assert_eq!(xml(direction, "dport"), Some(tuple.destination_port.to_string().as_str()));
+        }
+        let meta = directions[3];
+        assert_eq!(xml(meta, "mark"), Some(flow.mark.to_string().as_str()));
+        assert_eq!(xml(meta, "zone"), (flow.key.zone != 0).then(|| flow.key.zone.to_string()).as_deref());
+        assert_eq!(meta.contains("<assured/>"), flow.status & status::ASSURED != 0);
+        if let Some(name) = flow.tcp.and_then(|tcp| states.get(usize::from(tcp.state))) {
+            assert_eq!(xml(meta, "state"), Some(*name));
+        }
+    }
+    Ok(())
+}
+
+/// A client and a server with a translating firewall between them.
+struct Firewall {
+    client: Netns,
+    firewall: Netns,
+    server: Netns,
+}
+
+impl Firewall {
+    fn new() -> Result<Self> {
+        let lab = Self { client: Netns::new("cl")?, firewall: Netns::new("fw")?, server: Netns::new("sv")? };
+        cable((&lab.client, "eth0"), (&lab.firewall, "lan"))?;
+        cable((&lab.server, "eth0"), (&lab.firewall, "wan"))?;
+        lab.client.ip("addr add 10.1.0.2/24 dev eth0\nroute add default via 10.1.0.1")?;
+        lab.server.ip("addr add 10.2.0.2/24 dev eth0")?;
+        lab.firewall
+            .ip("addr add 10.1.0.1/24 dev lan\naddr add 10.2.0.1/24 dev wan\naddr add 10.2.0.210/24 dev wan")?;
+        lab.firewall.sysctl("net.ipv4.ip_forward", "1")?;
+        let rules = "table ip t {
+            chain marks { type filter hook prerouting priority mangle; iifname lan ct state new ct mark set 7; }
+            chain post { type nat hook postrouting priority srcnat; oifname wan meta l4proto { tcp, udp } snat to 10.2.0.210:40000-40100; oifname wan snat to 10.2.0.210; }
+            chain pre { type nat hook prerouting priority dstnat; iifname wan tcp dport 8080 dnat to 10.1.0.2:80; }
+        }";
+        lab.firewall.run_with_input("nft", &["-f", "-"], rules)?;
+        Ok(lab)
+    }
+}
+
+/// The newest state of each flow, and how many were destroyed, while `work` runs and for `settle` after it.
+fn observe(events: &mut EventSource, settle: Duration) -> (HashMap<FlowKey, Flow>, Vec<Flow>) {
+    let mut seen: HashMap<FlowKey, Flow> = HashMap::new();
+    let mut destroyed = Vec::new();
+    let deadline = Instant::now() + settle;
+    while Instant::now() < deadline {
+        events.read(|event| match event {
+            Event::Changed(flow) => {
+                let tcp = flow.tcp.or(seen.get(&flow.key).and_then(|flow| flow.tcp));
+                seen.insert(flow.key, Flow { tcp, ..*flow });
+            }
+            Event::Destroyed(flow) => destroyed.push(*flow),
+            Event::Lost => panic!("events were lost"),
+        });
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    (seen, destroyed)
+}
+
+/// Real sessions through a translating firewall (TCP out with SNAT, TCP in with DNAT, UDP, ping) are read from
+/// events, written into another kernel table, and are there what they were here.
+#[test]
+fn netns_real_traffic_is_carried_over() -> Result<()> {
+    let lab = Firewall::new()?;
+    let standby = Netns::new("sb")?;
+    let mut events = lab.firewall.enter(|| -> Result<EventSource> {
+        sysctl::enable_events()?;
+        Ok(EventSource::open(u32::MAX, MIB, MIB)?)
+    })??;
+    let (server, inside, datagrams) = (
+        lab.server.enter(|| TcpListener::bind("10.2.0.2:80"))??,
+        lab.client.enter(|| TcpListener::bind("10.1.0.2:80"))??,
+        lab.server.enter(|| UdpSocket::bind("10.2.0.2:53"))??,
+    );
+    let out = lab.client.enter(|| TcpStream::connect("10.2.0.2:80"))??;
+    let inward = lab.server.enter(|| TcpStream::connect("10.2.0.210:8080"))??;
+    for (mut near, listener) in [(&out, &server), (&inward, &inside)] {
+        let (mut far, _) = listener.accept()?;
+        near.write_all(b"ping")?;
+        far.read_exact(&mut [0; 4])?;
+        far.write_all(b"pong")?;
+        near.read_exact(&mut [0; 4])?;
+        // Keeps the connection open to the end of the test.
+        std::mem::forget(far);
+    }
+    let udp = lab.client.enter(|| UdpSocket::bind("10.1.0.2:0"))??;
+    udp.send_to(b"q", "10.2.0.2:53")?;
+    let (_, from) = datagrams.recv_from(&mut [0; 16])?;
+    datagrams.send_to(b"a", from)?;
+    udp.recv_from(&mut [0; 16])?;
+    lab.client.run("ping", &["-c", "1", "-W", "2", "10.2.0.2"])?;
+
+    let (seen, _) = observe(&mut events, Duration::from_millis(300));
+    let flows: Vec<Flow> = seen.into_values().filter(|flow| flow.key.original.source.is_ipv4()).collect();
+    let nat = |bits| flows.iter().filter(|flow| flow.status & (status::SRC_NAT | status::DST_NAT) == bits).count();
+    assert_eq!((nat(status::SRC_NAT), nat(status::DST_NAT)), (3, 1), "{flows:#?}");
+    standby.enter(|| -> Result<()> {
+        let creates: Vec<Write> = flows.iter().copied().map(Write::Create).collect();
+        write_all(&mut Writer::open()?, &creates);
+        let entries = table(&mut DumpSource::open()?)?;
+        for flow in &flows {
+            let entry = entries.get(&flow.key).with_context(|| format!("missing: {flow:?}"))?;
+            assert_same(entry, flow);
+            let from_lan = flow.key.original.source == IpAddr::V4(Ipv4Addr::new(10, 1, 0, 2));
+            assert_eq!(entry.mark, if from_lan { 7 } else { 0 });
+        }
+        Ok(())
+    })??;
+    Ok(())
+}
+
+/// Deleting with an id that is not the entry's is refused and leaves it alone; with the right one it goes.
+#[test]
+fn netns_delete_respects_the_id() -> Result<()> {
+    let namespace = Netns::new("del")?;
+    namespace.enter(|| -> Result<()> {
+        let (mut writer, mut dump) = (Writer::open()?, DumpSource::open()?);
+        let flow = Flow {
+            key: FlowKey { zone: 3, ..plain(tuple("10.1.0.1", "10.2.0.1", 17, (1, 2))).key },
+            ..plain(tuple("10.1.0.1", "10.2.0.1", 17, (1, 2)))
+        };
+        write_all(&mut writer, &[Write::Create(flow)]);
+        let id = table(&mut dump)?[&flow.key].id;
+        let mut failures = Vec::new();
+        writer.apply(&[Write::Delete { key: flow.key, id: id ^ 1 }], Conflict::Replace, |outcome| match outcome {
+            Outcome::Failed { write, errno } => failures.push((write.kind(), *write.key(), errno)),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(failures, [(WriteKind::Delete, flow.key, libc::ENOENT)]);
+        assert!(table(&mut dump)?.contains_key(&flow.key));
+        write_all(&mut writer, &[Write::Delete { key: flow.key, id }]);
+        assert!(!table(&mut dump)?.contains_key(&flow.key));
+        Ok(())
+    })?
+}
+
+/// Ten thousand creates, every hundredth of which the kernel must refuse (reply tuple of a live entry, kept), and
+/// every 97th of which is no possible entry: exactly these are reported, all others are there.
+#[test]
+fn netns_failures_are_attributed() -> Result<()> {
+    let namespace = Netns::new("bulk")?;
+    namespace.enter(|| -> Result<()> {
+        let (mut writer, mut dump) = (Writer::open()?, DumpSource::open()?);
+        let blocker = Flow {
+            reply: tuple("10.2.0.1", "10.2.0.210", 6, (PORT, 7000)),
+            ..with_status(plain(tuple("10.9.9.9", "10.2.0.1", 6, (7, PORT))), status::SRC_NAT)
+        };
+        write_all(&mut writer, &[Write::Create(blocker)]);
+        let flows: Vec<Flow> = (0..10_000u32)
+            .map(|n| {
+                let source = Ipv4Addr::from(0x0a01_0000 + n / 1000);
+                let port = 1024 + u16::try_from(n % 1000).unwrap();
+                let mut flow = plain(tuple(&source.to_string(), "10.2.0.1", 6, (port, PORT)));
+                if n % 100 == 0 {
+                    flow = Flow { reply: blocker.reply, ..with_status(flow, status::SRC_NAT) };
+                } else if n % 97 == 0 {
+                    flow.key.original.destination = "2001:db8::1".parse().unwrap();
+                }
+                flow
+            })
+            .collect();
+        let creates: Vec<Write> = flows.iter().copied().map(Write::Create).collect();
+        let mut failed = HashMap::new();
+        writer.apply(&creates, Conflict::KeepLive, |outcome| match outcome {
+            Outcome::Failed { write, errno } => assert_eq!(failed.insert(*write.key(), errno), None),
+            Outcome::Kept(live) => assert_eq!(live.key, blocker.key),
+            other => panic!("{other:?}"),
+        });
+        let entries = table(&mut dump)?;
+        for (n, flow) in flows.iter().enumerate() {
+            let expected = match n {
+                n if n % 100 == 0 => Some(&libc::EEXIST),
+                n if n % 97 == 0 => Some(&libc::EINVAL),
+                _ => None,
+            };
+            assert_eq!(failed.get(&flow.key), expected, "{n}");
+            assert_eq!(entries.contains_key(&flow.key), expected.is_none(), "{n}");
+        }
+        Ok(())
+    })?
+}
+
+/// A flow whose place is taken replaces what stands there (other translation, other flow with the same reply tuple),
+/// unless this node forwards and the entry lives; an equal entry is updated in place.
+#[test]
+fn netns_conflicts_are_resolved() -> Result<()> {
+    let namespace = Netns::new("conf")?;
+    namespace.enter(|| -> Result<()> {
+        let (mut writer, mut dump) = (Writer::open()?, DumpSource::open()?);
+        let original = tuple("10.1.0.1", "10.2.0.1", 6, (5000, PORT));
+        let nat = |port| Flow {
+            reply: tuple("10.2.0.1", "10.2.0.210", 6, (PORT, port)),
+            ..with_status(plain(original), status::SRC_NAT)
+        };
+        write_all(&mut writer, &[Write::Create(nat(1))]);
+        let first = table(&mut dump)?[&nat(1).key].id;
+
+        // The same flow again: the entry stays, its mark changes.
+        write_all(&mut writer, &[Write::Create(Flow { mark: 5, ..nat(1) })]);
+        let entry = table(&mut dump)?[&nat(1).key];
+        assert_eq!((entry.id, entry.mark), (first, 5));
+
+        // Another translation on a node that forwards: kept; on one that does not: replaced.
+        let mut kept = Vec::new();
+        writer.apply(&[Write::Create(nat(2))], Conflict::KeepLive, |outcome| match outcome {
+            Outcome::Kept(live) => kept.push(live.reply.destination_port),
+            Outcome::Failed { errno, .. } => assert_eq!(errno, libc::EEXIST),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(kept, [1]);
+        write_all(&mut writer, &[Write::Create(nat(2))]);
+        assert_same(&table(&mut dump)?[&nat(2).key], &nat(2));
+
+        // Another flow needs the same reply tuple: the old one is removed and named.
+        let mut other = nat(2);
+        other.key.original.source = "10.1.0.77".parse()?;
+        let mut removed = Vec::new();
+        writer.apply(&[Write::Create(other)], Conflict::Replace, |outcome| match outcome {
+            Outcome::Removed(live) => removed.push(live.key),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(removed, [nat(2).key]);
+        let entries = table(&mut dump)?;
+        assert!(!entries.contains_key(&nat(2).key));
+        assert_same(&entries[&other.key], &other);
+        Ok(())
+    })?
+}
+
+/// Updates change mark, timeout and TCP state; a missing flow is created; a status older than the entry's and a fixed
+/// timeout do not stop the rest.
+#[test]
+fn netns_updates() -> Result<()> {
+    let namespace = Netns::new("upd")?;
+    namespace.enter(|| -> Result<()> {
+        let (mut writer, mut dump) = (Writer::open()?, DumpSource::open()?);
+        let flow = plain(tuple("10.1.0.1", "10.2.0.1", 6, (5000, PORT)));
+        write_all(&mut writer, &[Write::Update(flow)]);
+        assert_same(&table(&mut dump)?[&flow.key], &flow);
+        let id = table(&mut dump)?[&flow.key].id;
+
+        let closing = Flow { mark: 9, timeout: 60, tcp: Some(Tcp { state: 4, ..flow.tcp.unwrap() }), ..flow };
+        write_all(&mut writer, &[Write::Update(closing)]);
+        assert_same(&table(&mut dump)?[&flow.key], &closing);
+
+        let stale = Flow { status: status::CONFIRMED, mark: 10, ..closing };
+        write_all(&mut writer, &[Write::Update(stale)]);
+        let entry = table(&mut dump)?[&flow.key];
+        assert_same(&entry, &Flow { status: flow.status, ..stale });
+        assert_eq!(entry.id, id);
+
+        let mut fixed = plain(tuple("10.1.0.2", "10.2.0.1", 17, (5000, 53)));
+        fixed.status |= status::FIXED_TIMEOUT;
+        write_all(&mut writer, &[Write::Create(fixed)]);
+        write_all(&mut writer, &[Write::Update(Flow { mark: 11, timeout: 30, ..fixed })]);
+        assert_same(&table(&mut dump)?[&fixed.key], &Flow { mark: 11, ..fixed });
+        let counters = writer.counters();
+        assert_eq!((counters["update"]["ENOENT"], counters["update"]["EBUSY"], counters["update"]["EPERM"]), (1, 1, 1));
+        Ok(())
+    })?
+}
+
+/// Events of our own writes are not heard, those of others are: new, change and destruction with their ids.
+#[test]
+fn netns_own_writes_make_no_events() -> Result<()> {
+    let namespace = Netns::new("own")?;
+    namespace.enter(|| -> Result<()> {
+        sysctl::enable_events()?;
+        let (mut ours, mut theirs, mut dump) = (Writer::open()?, Writer::open()?, DumpSource::open()?);
+        let mut events = EventSource::open(ours.port(), MIB, MIB)?;
+        let mine = plain(tuple("10.1.0.1", "10.2.0.1", 6, (5000, PORT)));
+        let foreign = plain(tuple("10.1.0.2", "10.2.0.1", 6, (5000, PORT)));
+        write_all(&mut ours, &[Write::Create(mine), Write::Update(mine), Write::Delete { key: mine.key, id: 0 }]);
+        write_all(&mut theirs, &[Write::Create(foreign)]);
+        let id = table(&mut dump)?[&foreign.key].id;
+        write_all(&mut theirs, &[Write::Update(Flow { mark: 3, ..foreign })]);
+        write_all(&mut theirs, &[Write::Delete { key: foreign.key, id }]);
+        let (seen, destroyed) = observe(&mut events, Duration::from_millis(100));
+        assert_eq!(seen.keys().collect::<Vec<_>>(), [&foreign.key]);
+        assert_same(&seen[&foreign.key], &Flow { mark: 3, ..foreign });
+        assert_eq!(destroyed.iter().map(|flow| (flow.key, flow.id)).collect::<Vec<_>>(), [(foreign.key, id)]);
+        assert_eq!(events.stats().malformed, 0);
+        Ok(())
+    })?
+}
+
+/// A receive buffer that is too small loses events: this is told, counted, and the buffer grows, but not past its limit.
+#[test]
+fn netns_overflow_is_told() -> Result<()> {
+    let namespace = Netns::new("loss")?;
+    namespace.enter(|| -> Result<()> {
+        sysctl::enable_events()?;
+        let mut theirs = Writer::open()?;
+        let mut events = EventSource::open(u32::MAX, 8 * 1024, 16 * 1024)?;
+        for round in 0..3u16 {
+            let creates: Vec<Write> = (0..250)
+                .map(|n| Write::Create(plain(tuple("10.1.0.1", "10.2.0.1", 17, (1000 + round * 250 + n, 53)))))
+                .collect();
+            write_all(&mut theirs, &creates);
+            let (mut changed, mut lost) = (0, 0);
+            while events.read(|event| match event {
+                Event::Changed(_) => changed += 1,
+                Event::Lost => lost += 1,
+                Event::Destroyed(flow) => panic!("{flow:?}"),
+            }) {}
+            assert!(lost == 1 && changed < 250, "round {round}: {changed} read, told {lost} times");
+        }
+        assert_eq!(events.stats().overflows, 3);
+        assert_eq!(events.stats().buffer_bytes, 16 * 1024);
+        Ok(())
+    })?
+}
