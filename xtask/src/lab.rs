@@ -77,7 +77,7 @@ pub fn lab(args: &LabArgs) -> Result<()> {
 }
 
 fn up() -> Result<()> {
-    crate::daemon_built()?;
+    crate::build::daemon(crate::setup::Scope::Lab)?;
     let mut lab = Lab::new(&Settings::default(), Naming::Kept)?;
     lab.start_both()?;
     lab.keep();

@@ -28,7 +28,7 @@ struct Step {
 /// Without root: the tests in namespaces would not run, and a pass without them would say too much.
 pub fn test(args: &TestArgs) -> Result<ExitCode> {
     ha_tests::netns::require_root()?;
-    crate::daemon_built()?;
+    crate::build::daemon(crate::setup::Scope::Test)?;
     let mut results = Vec::new();
     for mut step in steps()? {
         println!("\n== {} ==", step.name);
@@ -50,15 +50,20 @@ pub fn test(args: &TestArgs) -> Result<ExitCode> {
 fn steps() -> Result<Vec<Step>> {
     let cargo = |name, line: &str| {
         let mut command = Command::new(env!("CARGO"));
-        command.args(line.split_whitespace()).current_dir(crate::root());
+        command.args(line.split_whitespace()).current_dir(crate::shell::root());
         Step { name, command }
     };
     let mut netns = cargo("tests in namespaces", "test --package ha-tests --no-fail-fast -- --test-threads");
     netns.command.arg(ROOT_TESTS_AT_ONCE);
     let mut smoke = Command::new(std::env::current_exe()?);
     smoke.args(["run", "--scenario", "stop", "--sessions", "40"]);
+    let mut tidy = Command::new(std::env::current_exe()?);
+    tidy.arg("tidy");
+    let mut bpf_lints = cargo("lints of the XDP programs", "clippy --quiet -- -D warnings");
+    bpf_lints.command.current_dir(crate::shell::root().join("ha-ebpf"));
     Ok(vec![
-        cargo("format", "fmt --all --check"),
+        Step { name: "tidy", command: tidy },
+        bpf_lints,
         cargo("lints", "clippy --workspace --all-targets --quiet -- -D warnings"),
         cargo("unit tests", "test --workspace --exclude ha-tests --quiet"),
         netns,

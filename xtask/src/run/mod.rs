@@ -52,7 +52,7 @@ pub struct RunArgs {
 pub fn run(args: &RunArgs) -> Result<ExitCode> {
     ha_tests::netns::require_root()?;
     let interrupted = on_signals()?;
-    crate::daemon_built()?;
+    crate::build::daemon(crate::setup::Scope::Lab)?;
     let naming = if args.keep { Naming::Kept } else { Naming::OfProcess };
     let mut lab = Lab::new(&Settings::default(), naming)?;
     let outcome = Show::begin(&mut lab, args, interrupted).and_then(Show::play);
