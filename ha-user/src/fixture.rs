@@ -51,6 +51,7 @@ pub fn config() -> Resolved {
         },
         xdp: XdpChoice::Off,
         metrics_listen: None,
+        log: crate::config::Log { filter: "info".into(), format: crate::config::LogFormat::Text },
         control_socket: "/nonexistent/twinwall.sock".into(),
     }
 }
