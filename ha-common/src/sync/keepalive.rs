@@ -156,6 +156,7 @@ impl Engine {
             self.retry_later(now, slot, Remedy::Create);
         } else {
             self.counters.writes_abandoned += 1;
+            self.keep_alive_within(now, slot, VISIT_MAX);
         }
     }
 
