@@ -221,7 +221,8 @@ impl Inbox {
 
     /// Lets removals go that no older frame can undo; after the newest frame was applied.
     pub fn release(&mut self, table: &mut Table) {
-        while let Some(held) = self.held.pop_front_if(|held| held.sequence <= self.data.base() + 1) {
+        while self.held.front().is_some_and(|held| held.sequence <= self.data.base() + 1) {
+            let Some(held) = self.held.pop_front() else { return };
             self.let_go(&held, table);
         }
     }

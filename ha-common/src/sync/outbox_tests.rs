@@ -1,5 +1,8 @@
 use super::super::table::tests::flow;
 use super::*;
+use crate::sync::rtt::{RTO_FIRST, RTO_MAX};
+use crate::sync::table::Owner;
+use prost::Message;
 
 const BYTES: usize = 1352;
 

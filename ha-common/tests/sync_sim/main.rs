@@ -1,5 +1,4 @@
 //! The sync engine as a whole: two engines over model kernels and a link that loses, repeats and reorders.
-#![cfg(feature = "protocol")]
 
 mod arbitrary;
 mod attacks;
