@@ -65,7 +65,7 @@ fn steps() -> Result<Vec<Step>> {
         Step { name: "tidy", command: tidy },
         bpf_lints,
         cargo("lints", "clippy --workspace --all-targets --quiet -- -D warnings"),
-        cargo("unit tests", "test --workspace --exclude ha-tests --quiet"),
+        cargo("unit tests", "test --quiet"),
         netns,
         Step { name: "a short run", command: smoke },
     ])

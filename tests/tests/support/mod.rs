@@ -64,6 +64,5 @@ pub fn resolved(node: u8, interfaces: &[&str], vips: Vec<Vip>) -> Resolved {
         metrics_listen: None,
         log: ha_user::config::Log { filter: "info".into(), format: ha_user::config::LogFormat::Text },
         control_socket: "/nonexistent/twinwall.sock".into(),
-        log: ha_user::config::Log { filter: "info".into(), format: Default::default() },
     }
 }
