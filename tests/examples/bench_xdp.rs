@@ -10,10 +10,14 @@ mod corpus;
 mod rig;
 
 use anyhow::{Result, ensure};
+use corpus::Sample;
 use ha_user::datapath::load::{EDGE, EMPTY};
 use rig::{RING_ADVERTS, Rig};
 use serde::Serialize;
 
+/// `xdp_action` of linux/bpf.h.
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
 const ROUNDS: usize = 5;
 const REPEATS: u32 = 1_000_000;
 const ADVERT_BATCHES: u32 = 30;
@@ -42,13 +46,14 @@ fn main() -> Result<()> {
         println!("{REPEATS} runs x {ROUNDS}, median ns per packet; net is the program without the empty one");
         println!("{:<28} {:>8} {:>8} {:>8}", "packet", "program", "empty", "net");
     }
-    let mut samples: Vec<(String, Vec<u8>)> = corpus::all().into_iter().map(|s| (s.name, s.bytes)).collect();
-    samples.push(("another family's sync frame".to_owned(), corpus::sync_frame_v6(1, 200)));
-    samples.push(("advert, ring full".to_owned(), corpus::advert_frame()));
-    for (name, frame) in samples {
-        let is_delivered = name.starts_with("advert") && !name.ends_with("full");
+    let mut samples = corpus::all();
+    let more = |name: &str, bytes| Sample { name: name.to_owned(), bytes, refused: None };
+    samples.push(more("another family's sync frame", corpus::sync_frame_v6(1, 200)));
+    samples.push(more("advert, ring full", corpus::advert_frame()));
+    for sample in samples {
+        let is_delivered = sample.name.starts_with("advert") && !sample.name.ends_with("full");
         let runs = if is_delivered { (RING_ADVERTS, ADVERT_BATCHES) } else { (REPEATS, 1) };
-        let cost = measure(&mut rig, name, &frame, runs)?;
+        let cost = measure(&mut rig, sample, runs)?;
         if json {
             println!("{}", serde_json::to_string(&cost)?);
         } else {
@@ -63,27 +68,34 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn measure(rig: &mut Rig, packet: String, frame: &[u8], runs: (u32, u32)) -> Result<Cost> {
+fn measure(rig: &mut Rig, sample: Sample, runs: (u32, u32)) -> Result<Cost> {
+    let is_dropped = sample.refused.is_some_and(|reason| !reason.is_passed_on());
+    let action = if is_dropped { XDP_DROP } else { XDP_PASS };
     let mut edge = Vec::new();
     let mut empty = Vec::new();
     let mut net = Vec::new();
     for _ in 0..ROUNDS {
-        let with = mean_ns(rig, EDGE, frame, runs)?;
-        let without = mean_ns(rig, EMPTY, frame, (REPEATS, 1))?;
+        let with = mean_ns(rig, (EDGE, action), &sample.bytes, runs)?;
+        let without = mean_ns(rig, (EMPTY, XDP_PASS), &sample.bytes, (REPEATS, 1))?;
         edge.push(with);
         empty.push(without);
         net.push(i64::from(with) - i64::from(without));
     }
     let (edge_ns, empty_ns, net_ns) = (median(edge), median(empty), median(net));
-    Ok(Cost { packet, edge_ns, empty_ns, net_ns, repeats: runs.0 * runs.1, rounds: ROUNDS })
+    Ok(Cost { packet: sample.name, edge_ns, empty_ns, net_ns, repeats: runs.0 * runs.1, rounds: ROUNDS })
 }
 
-/// The mean over `batches` of `repeat` runs; the ring is emptied after each.
-fn mean_ns(rig: &mut Rig, program: &'static str, frame: &[u8], (repeat, batches): (u32, u32)) -> Result<u32> {
+/// The mean over `batches` of `repeat` runs, all of which must end with the given action; the ring is emptied after each.
+fn mean_ns(
+    rig: &mut Rig,
+    (program, action): (&'static str, u32),
+    frame: &[u8],
+    (repeat, batches): (u32, u32),
+) -> Result<u32> {
     let mut total = 0;
     for _ in 0..batches {
         let run = rig.run(program, frame, repeat)?;
-        ensure!((1..=2).contains(&run.action), "the program gave up on the frame (action {})", run.action);
+        ensure!(run.action == action, "{program} ends with action {}, not {action}", run.action);
         total += run.duration.as_nanos();
         if repeat == RING_ADVERTS {
             rig.drain();

@@ -23,6 +23,16 @@ pub fn table6(namespace: &Netns, filter: &str) -> Result<BTreeSet<String>> {
     Ok(listed.lines().filter(|line| line.contains(filter)).map(comparable).collect())
 }
 
+/// Seconds left of the first entry whose line contains `filter`; `None` when there is none.
+///
+/// # Errors
+/// As [`table`].
+pub fn seconds_left(namespace: &Netns, filter: &str) -> Result<Option<u32>> {
+    let listed = namespace.run("conntrack", &["-L", "-o", "extended"])?;
+    let line = listed.lines().find(|line| line.contains(filter));
+    Ok(line.and_then(|line| line.split_whitespace().nth(4)?.parse().ok()))
+}
+
 /// Up to `count` entries that are in one table and not in the other, for messages.
 pub fn differences(a: &BTreeSet<String>, b: &BTreeSet<String>, count: usize) -> String {
     let only_a = a.difference(b).take(count).map(|line| format!("  only first:  {line}\n"));

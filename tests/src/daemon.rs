@@ -2,13 +2,14 @@
 
 use crate::netns::{Netns, Process, wait_until};
 use crate::topology::{LAN_VIP, LAN_VIP6, Node, SERVER, WAN_VIP, WAN_VIP6};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -112,7 +113,7 @@ level = "{log}"
         file.write_all(self.to_toml(dir).as_bytes())?;
         let secret = dir.join("secret");
         if !secret.exists() {
-            crate::netns::checked(Command::new(binary()?).arg("keygen").arg(&secret))?;
+            crate::netns::checked(Command::new(binary()?).args(["keygen", "--output"]).arg(&secret))?;
         }
         Ok(path)
     }
@@ -234,9 +235,15 @@ impl Files {
     /// Asks the daemon for its status.
     ///
     /// # Errors
-    /// When nobody answers on the socket.
+    /// When nobody answers on the socket within 2 s (a frozen daemon does not).
     pub fn status(&self) -> Result<Status> {
-        let answer = crate::netns::checked(&mut self.command(&["status", "--json"])?)?;
+        let mut command = self.command(&["status", "--json"])?;
+        command.stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut asking = Process::start(command)?;
+        let status = asking.wait(Duration::from_secs(2))?;
+        let mut answer = String::new();
+        asking.child().stdout.take().context("no pipe")?.read_to_string(&mut answer)?;
+        ensure!(status.success(), "{}: status failed, {status}", self.node.name());
         Ok(Status(serde_json::from_str(&answer).context("status --json is not JSON")?))
     }
 
@@ -249,6 +256,8 @@ impl Files {
         command.arg(&self.config).args(["--node", self.node.name()]);
         let log = File::options().create(true).append(true).open(&self.log)?;
         command.stdout(log.try_clone()?).stderr(log);
+        // An interrupt at the terminal is for the one who made the lab; the daemon is ended in order.
+        command.process_group(0);
         Ok(command)
     }
 

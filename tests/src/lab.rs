@@ -22,6 +22,9 @@ pub struct Lab {
     dir: Directory,
 }
 
+/// What both daemons answered; `None` where nobody did.
+pub type Answers = [Option<Status>; 2];
+
 #[derive(Debug)]
 enum Directory {
     Temporary(tempfile::TempDir),
@@ -158,32 +161,40 @@ impl Lab {
     /// # Errors
     /// After `limit`, with what both said last.
     pub fn wait_settled(&self, master: Node, limit: Duration) -> Result<()> {
-        let mut last = String::new();
+        let mut last = self.answers();
         wait_until(&format!("the pair is settled on {}", master.name()), limit, || {
-            let (state, settled) = self.settled(master);
-            last = state;
-            settled
+            last = self.answers();
+            self.settled_on(&last) == Some(master)
         })
-        .with_context(|| last)
+        .with_context(|| self.describe(&last))
     }
 
-    fn settled(&self, master: Node) -> (String, bool) {
-        let look = |node: Node| {
-            let held = self.pair.vips_held(node).unwrap_or_default();
-            self.status(node).map_or((String::from("silent"), false, held), |status| {
-                (status.role().to_owned(), status.in_sync() && status.lag_ms() < 1000.0, held)
-            })
+    /// What both daemons answer now.
+    pub fn answers(&self) -> Answers {
+        Node::BOTH.map(|node| self.status(node).ok())
+    }
+
+    /// The node that alone holds the virtual addresses and is master, while the other is backup and both are in sync.
+    pub fn settled_on(&self, answers: &Answers) -> Option<Node> {
+        let master = self.holder()?;
+        let is = |node: Node, role: &str| {
+            let answer = answers[node.index()].as_ref();
+            answer.is_some_and(|status| status.role() == role && status.in_sync() && status.lag_ms() < 1000.0)
         };
-        let (first, second) = (look(master), look(master.peer()));
-        let good = first == ("master".to_owned(), true, [true; 2]) && second == ("backup".to_owned(), true, [false; 2]);
-        (
-            format!(
-                "(role, in sync, addresses held) {}: {first:?}, {}: {second:?}",
-                master.name(),
-                master.peer().name()
-            ),
-            good,
-        )
+        (is(master, "master") && is(master.peer(), "backup")).then_some(master)
+    }
+
+    /// What both nodes say and hold, for messages.
+    pub fn describe(&self, answers: &Answers) -> String {
+        let of = |node: Node| {
+            let said = answers[node.index()].as_ref().map_or_else(
+                || "silent".to_owned(),
+                |status| format!("{}, in sync: {}, lag {} ms", status.role(), status.in_sync(), status.lag_ms()),
+            );
+            let held = self.pair.vips_held(node).unwrap_or_default();
+            format!("{}: {said}, holds LAN and WAN address: {held:?}", node.name())
+        };
+        Node::BOTH.map(of).join("; ")
     }
 
     /// The one node that holds both virtual addresses; `None` when nobody or both do, or they are apart.
@@ -194,6 +205,11 @@ impl Lab {
             ([false, false], [true, true]) => Some(Node::Fw2),
             _ => None,
         }
+    }
+
+    /// Whether the node's kernel holds both virtual addresses, whatever the other one's does.
+    pub fn holds(&self, node: Node) -> bool {
+        self.pair.vips_held(node).is_ok_and(|held| held == [true; 2])
     }
 
     /// Plugs one cable of a firewall in or out.

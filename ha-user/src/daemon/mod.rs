@@ -15,6 +15,7 @@ use crate::loops::Loops;
 use crate::mailbox::mailbox;
 use crate::metrics::server::{ListenError, MetricsListener};
 use crate::process::{self, PrivilegeError};
+use crate::sync_loop::{SyncLoop, SyncLoopError};
 use services::{Services, Signals};
 use std::sync::Arc;
 use tracing::info;
@@ -41,6 +42,8 @@ pub enum DaemonError {
     Listen(#[from] ListenError),
     #[error(transparent)]
     Control(#[from] ControlError),
+    #[error(transparent)]
+    Sync(#[from] SyncLoopError),
     #[error("cannot {what}: {source}")]
     Resource { what: &'static str, source: std::io::Error },
     #[error("the {name} loop ended: {reason}")]
@@ -74,12 +77,29 @@ pub fn run(choice: Choice, resolved: Resolved) -> Result<(), DaemonError> {
     let resolved = Arc::new(resolved);
     let (control, control_mailbox) = mailbox(MAILBOX_MAX).map_err(resource("make a mailbox"))?;
     let (sync, sync_mailbox) = mailbox(MAILBOX_MAX).map_err(resource("make a mailbox"))?;
-    let datapath = Datapath::start(&Plan::from_config(&resolved));
-    let counters = datapath.counters();
-    let control_loop = ControlLoop::new(Arc::clone(&resolved), datapath, sync.clone())?;
 
     let (workers, ended) = Workers::new();
-    workers.start(CONTROL, move || control_loop.run(control_mailbox)).map_err(resource("start a thread"))?;
+    // The sync loop first: when it cannot start, this node has not taken part in an election yet.
+    workers.start(
+        SYNC,
+        {
+            let (resolved, control) = (Arc::clone(&resolved), control.clone());
+            move || SyncLoop::new(resolved, control).map(|sync_loop| (sync_loop, ()))
+        },
+        |sync_loop| sync_loop.run(sync_mailbox),
+    )?;
+    let counters = workers.start(
+        CONTROL,
+        {
+            let (resolved, sync) = (Arc::clone(&resolved), sync.clone());
+            move || {
+                let datapath = Datapath::start(&Plan::from_config(&resolved));
+                let counters = datapath.counters();
+                ControlLoop::new(resolved, datapath, sync).map(|control_loop| (control_loop, counters))
+            }
+        },
+        |control_loop| control_loop.run(control_mailbox),
+    )?;
     let loops = Loops {
         control,
         sync,
@@ -90,7 +110,6 @@ pub fn run(choice: Choice, resolved: Resolved) -> Result<(), DaemonError> {
         datapath: Arc::new(counts::reader(counters, &resolved)),
     };
     info!(node = loops.node, cluster = loops.cluster, version = env!("CARGO_PKG_VERSION"), "twinwall runs");
-    let running = vec![CONTROL, SYNC];
-    let services = Services { loops, socket, metrics, choice, resolved, ended, running };
+    let services = Services { loops, socket, metrics, choice, resolved, ended, running: vec![CONTROL, SYNC] };
     runtime.block_on(services.run(signals))
 }

@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketType, socket};
 use std::net::IpAddr;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 const LAN: InterfaceId = InterfaceId(0);
@@ -170,6 +170,7 @@ fn netns_killed_process_leaves_nothing_attached() {
     let wire = Wire::new();
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "live::netns_killed_process_leaves_nothing_attached"]).env(HOLD_VARIABLE, "1");
+    command.stdout(Stdio::null());
     let mut child = wire.node.spawn(command).unwrap();
     wait_until("the program is attached", PATIENCE, || wire.shown().contains("prog/xdp")).unwrap();
     child.kill();
