@@ -258,7 +258,9 @@ fn netns_repairs_and_re_created_interface() -> Result<()> {
     let mut heard = Vec::new();
     wait_until("adverts leave the new interface", LIMIT, || {
         heard.extend(drain(&mut wan));
-        heard.iter().any(|frame| frame[6..12] == [2, 0, 0, 0, 0, 0x17] && !adverts(&[frame.clone()]).is_empty())
+        heard
+            .iter()
+            .any(|frame| frame[6..12] == [2, 0, 0, 0, 0, 0x17] && !adverts(std::slice::from_ref(frame)).is_empty())
     })?;
     Ok(())
 }
@@ -293,5 +295,24 @@ fn netns_pair_with_xdp() -> Result<()> {
     first.stop()?;
     second.wait_for(Role::Master)?;
     ensure!(has_vips(&fw2)?, "no addresses after the takeover");
+    Ok(())
+}
+
+/// The control thread runs under SCHED_FIFO and the process's memory is locked, as /proc says.
+#[test]
+fn netns_realtime_is_entered() -> Result<()> {
+    ha_tests::netns::require_root()?;
+    let stat = std::thread::spawn(|| {
+        Realtime::Wanted.enter();
+        std::fs::read_to_string("/proc/thread-self/stat")
+    });
+    let stat = stat.join().map_err(|_| anyhow::anyhow!("the thread panicked"))??;
+    // The second field is the name in parentheses; rt_priority is field 40 and policy field 41 (proc(5)).
+    let after_name = stat.rsplit_once(')').context("no name in stat")?.1;
+    let fields: Vec<&str> = after_name.split_whitespace().collect();
+    assert_eq!((fields.get(40 - 3), fields.get(41 - 3)), (Some(&"50"), Some(&"1")), "{stat}");
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let locked = status.lines().find(|line| line.starts_with("VmLck:")).context("no VmLck")?;
+    assert!(!locked.contains(" 0 kB"), "{locked}");
     Ok(())
 }

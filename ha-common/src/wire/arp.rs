@@ -1,7 +1,10 @@
 //! Gratuitous ARP for a virtual address (`carp-wire` section 9): 42 bytes, never padded.
 
+use super::ethernet;
 use core::net::Ipv4Addr;
 
+const TYPE_ARP: u16 = 0x0806;
+const BROADCAST: [u8; 6] = [0xff; 6];
 /// Length of the whole Ethernet frame in bytes.
 pub const GRATUITOUS_LEN: usize = 42;
 
@@ -30,10 +33,9 @@ impl Form {
 /// Sender and target are the same pair: ucarp writes the MAC into the target field as well, not zeros.
 pub fn gratuitous(form: Form, mac: [u8; 6], address: Ipv4Addr) -> [u8; GRATUITOUS_LEN] {
     let mut frame = [0; GRATUITOUS_LEN];
-    frame[0..6].copy_from_slice(&[0xff; 6]);
-    frame[6..12].copy_from_slice(&mac);
-    // EtherType ARP; hardware Ethernet, protocol IPv4, lengths 6 and 4 (RFC 826).
-    frame[12..20].copy_from_slice(&[0x08, 0x06, 0x00, 0x01, 0x08, 0x00, 6, 4]);
+    frame[0..14].copy_from_slice(&ethernet::emit(BROADCAST, mac, TYPE_ARP));
+    // Hardware Ethernet, protocol IPv4, address lengths 6 and 4 (RFC 826).
+    frame[14..20].copy_from_slice(&[0x00, 0x01, 0x08, 0x00, 6, 4]);
     frame[21] = form.opcode();
     frame[22..28].copy_from_slice(&mac);
     frame[28..32].copy_from_slice(&address.octets());
