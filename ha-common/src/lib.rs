@@ -5,6 +5,7 @@
 #![cfg_attr(not(any(feature = "protocol", test)), no_std)]
 #![forbid(unsafe_code)]
 
+pub mod abi;
 pub mod reason;
 pub mod wire;
 

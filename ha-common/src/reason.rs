@@ -17,6 +17,13 @@ macro_rules! reasons {
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)* }
             }
+
+            /// True when XDP lets the packet through all the same: it is not malformed, only not for this
+            /// daemon, or userspace could not be told.
+            #[inline(always)]
+            pub const fn is_passed_on(self) -> bool {
+                matches!(self, Self::Vrrp | Self::VhidUnknown | Self::RingFull)
+            }
         }
     };
 }

@@ -9,3 +9,10 @@ pub fn now() -> Instant {
     let now = clock_gettime(ClockId::Boottime);
     Instant(u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0))
 }
+
+/// Seconds since 1970, for people and Prometheus only: no decision may depend on it.
+pub fn unix_seconds() -> f64 {
+    let now = clock_gettime(ClockId::Realtime);
+    std::time::Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
+        .as_secs_f64()
+}

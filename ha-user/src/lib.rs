@@ -3,14 +3,29 @@
 //! Only `control_loop` and `sync_loop` import both the pure core and the edges; edges import neither each
 //! other nor a loop.
 
+pub mod advert_socket;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod conntrack;
+pub mod control_loop;
+pub mod daemon;
+pub mod datapath;
+#[cfg(test)]
+mod fixture;
+pub mod ipc;
+pub mod link;
+pub mod logging;
+pub mod loops;
 pub mod mailbox;
+pub mod metrics;
+pub mod packet_socket;
 pub mod peer;
 pub mod poller;
+pub mod process;
 pub mod recv_batch;
 pub mod request;
 mod route_netlink;
 pub mod status;
 pub mod sync_loop;
+pub mod vip;

@@ -1,1 +1,5 @@
-fn main() {}
+//! The binary `twinwall`: the daemon and its command line.
+
+fn main() -> std::process::ExitCode {
+    ha_user::cli::main()
+}

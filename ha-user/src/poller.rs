@@ -4,12 +4,12 @@
 //! computing and waiting, and nanoseconds are kept (`epoll_wait` rounds to milliseconds).
 
 use ha_common::time::Instant;
-use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 use rustix::time::{timerfd_create, timerfd_settime};
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 
 /// The timer's own token; callers use smaller ones.
@@ -22,7 +22,6 @@ pub struct Poller {
     epoll: OwnedFd,
     timer: OwnedFd,
     armed: Option<Instant>,
-    events: Vec<epoll::Event>,
 }
 
 impl Poller {
@@ -32,15 +31,19 @@ impl Poller {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
         epoll::add(&epoll, &timer, epoll::EventData::new_u64(TIMER), epoll::EventFlags::IN)?;
-        Ok(Self { epoll, timer, armed: None, events: Vec::with_capacity(EVENTS_MAX) })
+        Ok(Self { epoll, timer, armed: None })
     }
 
     /// Waits for `source` to become readable from now on; `token` (below `u64::MAX`) is what [`Self::wait`] reports.
+    /// Watching it again is fine, and closing it ends the watch.
     ///
     /// # Errors
-    /// When the descriptor cannot be polled or is watched already.
+    /// When the descriptor cannot be polled.
     pub fn watch(&self, source: impl AsFd, token: u64) -> io::Result<()> {
-        Ok(epoll::add(&self.epoll, source, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?)
+        match epoll::add(&self.epoll, source, epoll::EventData::new_u64(token), epoll::EventFlags::IN) {
+            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Sleeps until a descriptor is readable or `deadline` has come (`None`: as long as it takes), and puts the
@@ -51,12 +54,14 @@ impl Poller {
     pub fn wait(&mut self, deadline: Option<Instant>, ready: &mut Vec<u64>) -> io::Result<()> {
         ready.clear();
         self.arm(deadline)?;
-        self.events.clear();
-        match epoll::wait(&self.epoll, spare_capacity(&mut self.events), None) {
-            Ok(_) | Err(Errno::INTR) => {}
+        // On the stack, because an event may hold a pointer and would tie the poller to one thread.
+        let mut space = [const { MaybeUninit::uninit() }; EVENTS_MAX];
+        let events = match epoll::wait(&self.epoll, &mut space, None) {
+            Ok((events, _)) => events,
+            Err(Errno::INTR) => &mut [],
             Err(error) => return Err(error.into()),
-        }
-        for event in &self.events {
+        };
+        for event in events.iter() {
             let token = event.data.u64();
             if token == TIMER {
                 // It has fired: the next wait must set it again, even to the same instant.

@@ -11,6 +11,10 @@ pub struct Status {
     pub version: String,
     pub pid: u32,
     pub uptime_seconds: f64,
+    /// Did the loop answer? Else its part below is at its default, and `unanswered` says why.
+    pub control_answered: bool,
+    pub sync_answered: bool,
+    pub unanswered: Vec<String>,
     pub election: ControlStatus,
     pub sync: SyncStatus,
 }
@@ -118,4 +122,48 @@ pub struct PeerStatus {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct WriteStatus {
     pub by_errno: BTreeMap<String, BTreeMap<String, u64>>,
+}
+
+/// The receive paths' own counters, for `/metrics` alone: read from the maps at each scrape.
+#[derive(Clone, Debug, Default)]
+pub struct DatapathStatus {
+    pub interfaces: Vec<InterfaceCounts>,
+    pub vhids: Vec<VhidCounts>,
+    pub streams: Vec<StreamCounts>,
+}
+
+/// What one path (`xdp` or `socket`) counted on an interface.
+#[derive(Clone, Debug, Default)]
+pub struct InterfaceCounts {
+    pub interface: String,
+    pub path: &'static str,
+    pub packets: u64,
+    pub adverts: u64,
+    pub frames: u64,
+    /// By reason.
+    pub refused: Vec<(&'static str, u64)>,
+}
+
+/// What one path counted for a vhid.
+#[derive(Clone, Debug, Default)]
+pub struct VhidCounts {
+    pub interface: String,
+    pub vhid: u8,
+    pub path: &'static str,
+    pub adverts: u64,
+    /// By reason.
+    pub refused: Vec<(&'static str, u64)>,
+}
+
+/// What one path counted of a peer's frames of one kind, by their headers alone.
+#[derive(Clone, Debug, Default)]
+pub struct StreamCounts {
+    pub peer: String,
+    pub kind: &'static str,
+    pub path: &'static str,
+    pub frames: u64,
+    pub bytes: u64,
+    pub gaps: u64,
+    pub lost: u64,
+    pub duplicates: u64,
 }

@@ -1,6 +1,9 @@
 //! The lab: two firewalls, a client and a server in network namespaces, the traffic between them, and what
 //! it measures. `cargo xtask run` and the tests that need root drive exactly these parts.
 
+pub mod conntrack;
+pub mod daemon;
+pub mod lab;
 pub mod netns;
 pub mod peers;
 pub mod topology;

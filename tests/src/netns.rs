@@ -107,9 +107,7 @@ impl Netns {
     /// When the program cannot be started.
     pub fn spawn(&self, mut command: Command) -> Result<Process> {
         self.inside(&mut command)?;
-        let program = command.get_program().to_string_lossy().into_owned();
-        let child = command.spawn().with_context(|| format!("cannot start {program} (is it installed?)"))?;
-        Ok(Process { child, program, keep: false })
+        Process::start(command)
     }
 
     /// Runs a closure in a thread that has moved into the namespace: sockets made in it belong there.
@@ -186,6 +184,16 @@ pub struct Process {
 }
 
 impl Process {
+    /// Starts a process in the caller's own namespace; see [`Netns::spawn`] for another one.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn start(mut command: Command) -> Result<Self> {
+        let program = command.get_program().to_string_lossy().into_owned();
+        let child = command.spawn().with_context(|| format!("cannot start {program} (is it installed?)"))?;
+        Ok(Self { child, program, keep: false })
+    }
+
     /// The process id.
     pub fn pid(&self) -> Pid {
         Pid::from_child(&self.child)

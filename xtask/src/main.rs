@@ -1,1 +1,42 @@
-fn main() {}
+//! The project's own commands: `cargo xtask VERB`. Every verb is a file.
+
+mod bench;
+mod build;
+mod lab;
+mod run;
+mod setup;
+mod shell;
+mod test;
+mod tidy;
+
+use anyhow::Result;
+use clap::Parser;
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Builds, shows and tests twinwall")]
+enum Verb {
+    /// Name what is missing on this machine and install it
+    Setup(setup::Args),
+    /// Build the daemon with its XDP programs (release)
+    Build(build::Args),
+    Run(run::RunArgs),
+    Lab(lab::LabArgs),
+    Test(test::TestArgs),
+    /// Measure: `bench xdp` gives the XDP program's cost per packet
+    Bench(bench::Args),
+    /// Check formatting, imports, purity of the core, unsafe code and file lengths
+    Tidy(tidy::Args),
+}
+
+fn main() -> Result<ExitCode> {
+    match Verb::parse() {
+        Verb::Setup(args) => setup::run(&args).map(|()| ExitCode::SUCCESS),
+        Verb::Build(args) => build::run(&args).map(|()| ExitCode::SUCCESS),
+        Verb::Run(args) => run::run(&args),
+        Verb::Lab(args) => lab::lab(&args).map(|()| ExitCode::SUCCESS),
+        Verb::Test(args) => test::test(&args),
+        Verb::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
+        Verb::Tidy(args) => tidy::run(&args).map(|()| ExitCode::SUCCESS),
+    }
+}

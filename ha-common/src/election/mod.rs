@@ -2,11 +2,27 @@
 //!
 //! [`Election`] is a pure state machine with the four functions of the core contract: `new`, `handle`,
 //! `poll_at`, `stats`. Time is an argument, effects are returned as [`Action`]s.
+//!
+//! The group is the unit: one role for all members, in [`machine`]. What concerns one VHID by itself (digest,
+//! counter, who is heard) is the member's; what moves the group (silence, preemption, claim, links) is the group's.
+
+pub mod auth;
+pub mod compare;
+pub mod timers;
+
+mod announce;
+mod claim;
+mod counter;
+mod machine;
+mod prng;
+
+pub use machine::Election;
 
 use crate::reason::DropReason;
 use crate::role::{NodeId, Role, SyncHealth};
 use crate::time::Instant;
 use crate::wire::carp::Advert;
+use core::fmt;
 use core::time::Duration;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -22,11 +38,14 @@ pub struct InterfaceId(pub u8);
 #[derive(Clone, Debug)]
 pub struct Config {
     pub node: NodeId,
+    /// The other node of a cluster of two; `None` in larger ones. A tie between the two goes to the lower id, so that
+    /// all members agree; without it (or with a foreign peer) a tie goes by address, like ucarp's.
+    pub peer_node: Option<NodeId>,
     /// Seconds, 0..=254; 255 is the bow-out.
     pub advbase: u8,
     /// 1/256 s, 0..=254.
     pub advskew: u8,
-    /// Master-down time is `advbase * dead_ratio + advskew / 256` seconds.
+    /// Master-down time is `advbase * dead_ratio + advskew / 256` seconds (see [`timers::master_down_time`]).
     pub dead_ratio: u8,
     /// Take over from a live master whose interval is longer.
     pub preempt: bool,
@@ -38,7 +57,7 @@ pub struct Config {
 }
 
 /// One VHID on one interface.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Member {
     pub vhid: u8,
     pub interface: InterfaceId,
@@ -47,6 +66,18 @@ pub struct Member {
     /// At most 19 bytes (`carp-wire` section 4).
     pub password: zeroize::Zeroizing<Vec<u8>>,
     pub transport: Transport,
+}
+
+impl fmt::Debug for Member {
+    /// Everything but the password, which must not reach a log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Member")
+            .field("vhid", &self.vhid)
+            .field("interface", &self.interface)
+            .field("addresses", &self.addresses)
+            .field("transport", &self.transport)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Where adverts go and from where they are accepted.
@@ -139,7 +170,11 @@ macro_rules! causes {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Cause { $($(#[$doc])* $variant,)* }
         impl Cause {
+            /// Every cause, in the order of the counters in [`Stats::transitions_by_cause`].
             pub const ALL: &'static [Cause] = &[$(Cause::$variant,)*];
+            /// How many causes exist.
+            pub const COUNT: usize = Self::ALL.len();
+            /// The snake-case name used as metric label and in logs.
             pub const fn name(self) -> &'static str { match self { $(Self::$variant => $name,)* } }
         }
     };
@@ -168,18 +203,59 @@ causes! {
     Stop = "stop",
 }
 
-/// Counters of the election.
+/// Why a member keeps the whole node out of the election.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// Nothing is known of the interface yet.
+    LinkUnknown,
+    /// The interface is down, without carrier or missing.
+    LinkDown,
+    /// Adverts go out by IPv4, but the interface has no IPv4 address of its own.
+    NoSourceV4,
+    /// Adverts go out by IPv6, but the interface has no link-local address.
+    NoSourceV6,
+}
+
+impl Fault {
+    /// The snake-case name used in status, logs and metric labels.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::LinkUnknown => "link_unknown",
+            Self::LinkDown => "link_down",
+            Self::NoSourceV4 => "no_source_v4",
+            Self::NoSourceV6 => "no_source_v6",
+        }
+    }
+}
+
+/// Counters and present state of the election.
 #[derive(Clone, Debug, Default)]
 pub struct Stats {
     pub role: Role,
     pub transitions: u64,
+    /// The same by cause, in the order of [`Cause::ALL`].
+    pub transitions_by_cause: [u64; Cause::COUNT],
     pub adverts_sent: u64,
     pub adverts_accepted: u64,
     /// Refusals decided here, by [`DropReason`] index, per member.
     pub refused: Vec<[u64; DropReason::COUNT]>,
-    /// Another master was heard while master.
+    /// How often contact with another master began while this node was master.
     pub dual_master_contacts: u64,
     pub last_transition: Option<Transition>,
-    /// Per member: the master heard last, and when.
+    /// Per member: the master heard last, and when. A goodbye is the last that is heard of a master.
     pub heard: Vec<Option<(IpAddr, Instant)>>,
+    /// Per member: what keeps this node in [`Role::Fault`] (or [`Role::Init`]).
+    pub faults: Vec<Option<Fault>>,
+    /// Per member: past the master-down time, while BACKUP.
+    pub silent: Vec<bool>,
+    /// BACKUP, and some but not all members are silent: the nodes are cut off from each other on a part of their
+    /// segments, or half of a foreign peer is dead and its other half cannot be outbid.
+    pub partial_silence: bool,
+    /// This node would preempt, but waits since then for its table to be in sync (at most 30 s).
+    pub preempt_waiting_since: Option<Instant>,
+    /// The operator's step-down suspends preemption until this node has been master or in fault again.
+    pub preempt_suspended: bool,
+    /// MASTER, and advertising 0/1 to take all members from a foreign peer that holds some.
+    pub claiming: bool,
+    pub claims: u64,
 }

@@ -69,11 +69,6 @@ impl Bulk {
         self.cursor = self.end;
     }
 
-    /// This node is not master any more: the transfer that goes on proves nothing about what it leaves out.
-    pub fn demote(&mut self) {
-        self.master = false;
-    }
-
     pub fn epoch(&self) -> u32 {
         self.epoch
     }

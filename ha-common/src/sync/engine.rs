@@ -116,7 +116,7 @@ impl Engine {
             Input::Dumped(flow) => self.on_dumped(now, flow, out),
             Input::DumpEnd { complete } => self.on_dump_end(now, complete, out),
             Input::WriteFailed { key, write, errno } => self.on_write_failed(now, key, write, errno, out),
-            Input::Role(role) => self.on_role(now, role, out),
+            Input::Role(role) => self.on_role(now, role),
             Input::Resync => self.on_resync(),
         }
         self.run(now, out);
@@ -264,9 +264,13 @@ impl Engine {
             // A transfer may have to begin before what it is about arrives.
             self.on_heard(now, index, out);
             if let Some(peer) = self.peers.get_mut(index) {
-                peer.inbox.on_data(now, header.sequence, &data, &mut self.table);
+                peer.inbox.on_data(now, header.sequence, &data);
             }
             self.on_data(now, id, header.sequence, &data, out);
+            // Only now: this frame may be the late one that a removal was remembered for.
+            if let Some(peer) = self.peers.get_mut(index) {
+                peer.inbox.release(&mut self.table);
+            }
         }
         self.incoming = data;
         decoded.map_err(|_| DropReason::FrameBody)
@@ -356,10 +360,8 @@ impl Engine {
     fn on_peer_role(&mut self, now: Instant, index: usize, before: Role) {
         let Some(peer) = self.peers.get(index) else { return };
         let (id, role) = (peer.id, peer.role);
-        match (before == Role::Master, role == Role::Master, self.role == Role::Master) {
-            (false, true, false) => self.hand_over(now, id, None),
-            (true, false, true) => self.adopt_from(id),
-            (false, true, true) | (true, false, false) | (true, true, _) | (false, false, _) => {}
+        if before != Role::Master && role == Role::Master && self.role != Role::Master {
+            self.hand_over(now, id, None);
         }
     }
 

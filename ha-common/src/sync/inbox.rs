@@ -160,7 +160,7 @@ impl Inbox {
     }
 
     /// Notes a data frame that passed the window and was authentic.
-    pub fn on_data(&mut self, now: Instant, sequence: u64, data: &proto::Data, table: &mut Table) {
+    pub fn on_data(&mut self, now: Instant, sequence: u64, data: &proto::Data) {
         self.data.accept(sequence);
         self.data.raise_floor(data.floor.min(sequence));
         self.epoch = self.epoch.max(data.epoch);
@@ -169,7 +169,6 @@ impl Inbox {
         let delay = if self.unacked_frames >= ACK_FRAMES || self.data.has_gap() { Duration::ZERO } else { ACK_DELAY };
         self.ack_due = earliest(self.ack_due, Some(now + delay));
         self.gap_since = if self.data.has_gap() { self.gap_since.or(Some(now)) } else { None };
-        self.release(table);
     }
 
     /// The acknowledgement to send now, if one is due.
@@ -220,8 +219,10 @@ impl Inbox {
         }
     }
 
-    fn release(&mut self, table: &mut Table) {
-        while let Some(held) = self.held.pop_front_if(|held| held.sequence <= self.data.base() + 1) {
+    /// Lets removals go that no older frame can undo; after the newest frame was applied.
+    pub fn release(&mut self, table: &mut Table) {
+        while self.held.front().is_some_and(|held| held.sequence <= self.data.base() + 1) {
+            let Some(held) = self.held.pop_front() else { return };
             self.let_go(&held, table);
         }
     }
@@ -283,16 +284,15 @@ mod tests {
     /// Acks wait for more frames, but neither for more than eight nor when a gap shows.
     #[test]
     fn ack_pacing() {
-        let mut table = Table::new(0, 1);
         let mut inbox = Inbox::new(PeerId(0));
         let now = Instant(1_000_000_000);
         let data = proto::Data::default();
-        inbox.on_data(now, 1, &data, &mut table);
+        inbox.on_data(now, 1, &data);
         assert_eq!(inbox.take_ack(now), None);
         assert_eq!(inbox.poll_at(now), Some(now + ACK_DELAY));
-        (2..=8).for_each(|sequence| inbox.on_data(now, sequence, &data, &mut table));
+        (2..=8).for_each(|sequence| inbox.on_data(now, sequence, &data));
         assert_eq!(inbox.take_ack(now), Some(proto::Ack { base: 8, later: vec![] }));
-        inbox.on_data(now, 10, &data, &mut table);
+        inbox.on_data(now, 10, &data);
         assert_eq!(inbox.take_ack(now), Some(proto::Ack { base: 8, later: vec![2] }));
         assert!(!inbox.is_gap_old(now) && inbox.is_gap_old(now + GAP_TOLERANCE));
     }

@@ -156,6 +156,7 @@ impl Engine {
             self.retry_later(now, slot, Remedy::Create);
         } else {
             self.counters.writes_abandoned += 1;
+            self.keep_alive_within(now, slot, VISIT_MAX);
         }
     }
 
@@ -170,7 +171,8 @@ impl Engine {
 
     /// Does what the wheel and the retry queue have due.
     pub(super) fn run_keep_alive(&mut self, now: Instant, out: &mut Vec<Action>) {
-        while let Some(retry) = self.retries.0.pop_front_if(|retry| retry.at <= now) {
+        while self.retries.0.front().is_some_and(|retry| retry.at <= now) {
+            let Some(retry) = self.retries.0.pop_front() else { break };
             self.try_again(now, &retry, out);
         }
         let second = seconds(now);

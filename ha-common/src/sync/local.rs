@@ -145,7 +145,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn on_role(&mut self, now: Instant, role: Role, out: &mut Vec<Action>) {
+    pub(super) fn on_role(&mut self, now: Instant, role: Role) {
         let before = core::mem::replace(&mut self.role, role);
         if before == role {
             return;
@@ -161,8 +161,6 @@ impl Engine {
             self.hand_over(now, peer, None);
         }
         self.peers.iter_mut().for_each(super::peer::Peer::hello_soon);
-        // The first dump may have ended before the role was known: nothing else is to be done for it here.
-        self.run_dump(now, out);
     }
 
     /// Whoever owned it: a master answers for every flow. The kernel has them already.
@@ -183,7 +181,7 @@ impl Engine {
         }
     }
 
-    /// This node is master and that peer gone, or not master any more: its flows are this node's.
+    /// This node is master and that peer is gone: its flows are this node's.
     pub(super) fn adopt_from(&mut self, peer: PeerId) {
         for slot in 0..self.table.slots() {
             if self.table.get(slot).is_some_and(|entry| entry.is_owned_by(peer)) {
@@ -196,8 +194,8 @@ impl Engine {
     /// sent as gifts. `version`: what the flows are worth against the peer's own (`None`: as they are).
     pub(super) fn hand_over(&mut self, now: Instant, peer: PeerId, version: Option<u64>) {
         let Some(state) = self.peers.get_mut(usize::from(peer.0)) else { return };
-        state.outbox.bulk.demote();
         let sending = !state.outbox.bulk.is_done();
+        let epoch = state.inbox.epoch as u16;
         for slot in 0..self.table.slots() {
             let Some(entry) = self.table.get_mut(slot).filter(|entry| entry.is_local()) else { continue };
             if entry.flags.has(Flags::LIVE_HERE) {
@@ -205,12 +203,21 @@ impl Engine {
             }
             if let Some(version) = version {
                 entry.version = version;
-            } else if sending {
-                entry.flags.set(Flags::HANDOVER);
+            } else {
+                // A transfer that began before this moment does not judge it.
+                entry.epoch = epoch;
+                entry.flags.clear(Flags::HANDOVER);
+                if sending {
+                    entry.flags.set(Flags::HANDOVER);
+                }
             }
             let within = if entry.flow.timeout < SHORT { UNKNOWN_TIMEOUT_SHORT } else { UNKNOWN_TIMEOUT_LONG };
             self.table.set_owner(slot, Owner::Peer(peer));
             self.keep_alive_within(now, slot, within);
+        }
+        // Names what is still this node's, so that the peer takes the rest: reliable, where a hello is not.
+        if let Some(state) = self.peers.get_mut(usize::from(peer.0)) {
+            state.start_bulk(false, &self.table);
         }
     }
 

@@ -6,6 +6,7 @@
 mod bulk;
 mod encode;
 mod engine;
+mod filling;
 pub mod flow;
 mod inbox;
 mod keepalive;
@@ -14,6 +15,7 @@ mod outbox;
 mod peer;
 mod reconcile;
 mod remote;
+mod rtt;
 mod seal;
 mod session;
 mod table;

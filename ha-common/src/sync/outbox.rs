@@ -6,13 +6,14 @@
 
 use super::bulk::Bulk;
 use super::encode;
+use super::filling::{Carried, Filling, Frame};
 use super::flow::FlowKey;
 use super::inbox::WINDOW;
-use super::table::{Entry, Owner, Slot, Table};
+use super::rtt::Rtt;
+use super::table::{Entry, Slot, Table};
 use crate::proto::{self, change::Kind};
 use crate::time::{Instant, earliest};
 use core::time::Duration;
-use prost::Message;
 use std::collections::VecDeque;
 
 /// A change waits at most this long for others to share its frame.
@@ -23,9 +24,6 @@ const FLOW_BYTES_TYPICAL: usize = 60;
 const DATA_OVERHEAD: usize = 20;
 /// A frame is lost when this many later ones were acknowledged.
 const REORDER_FRAMES: u64 = 3;
-const RTO_MIN: Duration = Duration::from_millis(5);
-const RTO_MAX: Duration = Duration::from_millis(400);
-const RTO_FIRST: Duration = Duration::from_millis(20);
 /// Flows asked for that wait for a frame; more are asked for again later.
 const WANTS_MAX: usize = 1024;
 
@@ -45,31 +43,6 @@ impl Stamp {
 struct Item {
     slot: Slot,
     since: Stamp,
-}
-
-/// A flow as a frame carried it.
-struct Carried {
-    slot: Slot,
-    version: u64,
-}
-
-struct Frame {
-    sequence: u64,
-    at: Instant,
-    /// Since when the oldest change in it waits; frames of the bulk walk alone have none.
-    since: Option<Stamp>,
-    bulk_epoch: Option<u32>,
-    bulk_end: Option<u32>,
-    carried: Vec<Carried>,
-    open: bool,
-}
-
-/// Round-trip estimate (RFC 6298 section 2).
-#[derive(Default)]
-struct Rtt {
-    smooth: Option<Duration>,
-    variation: Duration,
-    backoff: u32,
 }
 
 /// Counters of an outbox.
@@ -226,7 +199,7 @@ impl Outbox {
             return;
         }
         if self.give_up(table, |frame| frame.at + timeout <= now) {
-            self.rtt.backoff += 1;
+            self.rtt.back_off();
         }
     }
 
@@ -386,7 +359,9 @@ impl Outbox {
             let owed = bulk_epoch.is_some_and(|epoch| self.bulk.on_frame_lost(epoch));
             self.send_again(table, carried, since, owed);
         }
-        while self.in_flight.pop_front_if(|frame| !frame.open).is_some() {}
+        while self.in_flight.front().is_some_and(|frame| !frame.open) {
+            self.in_flight.pop_front();
+        }
         any
     }
 
@@ -403,69 +378,6 @@ impl Outbox {
             }
         }
         self.spare.push(carried);
-    }
-}
-
-/// A frame being filled.
-struct Filling<'a> {
-    frame: Frame,
-    left: usize,
-    changes: &'a mut Vec<proto::Change>,
-}
-
-impl Filling<'_> {
-    /// False when the frame is full.
-    fn add(&mut self, kind: Kind) -> bool {
-        let change = proto::Change { kind: Some(kind) };
-        let length = change.encoded_len();
-        let cost = 1 + prost::length_delimiter_len(length) + length;
-        // The first change always goes in: no frame is too small for one (see FRAME_BYTES_MIN).
-        if cost > self.left && !self.changes.is_empty() {
-            return false;
-        }
-        self.left = self.left.saturating_sub(cost);
-        self.changes.push(change);
-        true
-    }
-
-    /// Adds an entry as it is now. False when the frame is full; an entry with nothing to say fits always.
-    fn carry(&mut self, slot: Slot, entry: &Entry) -> bool {
-        let kind = if entry.is_tombstone() {
-            Kind::Removal(proto::Removal { key: Some(encode::key_message(&entry.flow.key)), version: entry.version })
-        } else {
-            let handover = match entry.owner() {
-                Owner::Local => false,
-                Owner::Peer(_) => true,
-                Owner::Found => return true,
-            };
-            Kind::Upsert(encode::flow_message(&entry.flow, entry.version, handover))
-        };
-        let fits = self.add(kind);
-        if fits {
-            self.frame.carried.push(Carried { slot, version: entry.version });
-        }
-        fits
-    }
-}
-
-impl Rtt {
-    fn sample(&mut self, rtt: Duration) {
-        self.backoff = 0;
-        match self.smooth {
-            Some(smooth) => {
-                self.variation = (self.variation * 3 + smooth.abs_diff(rtt)) / 4;
-                self.smooth = Some((smooth * 7 + rtt) / 8);
-            }
-            None => {
-                self.smooth = Some(rtt);
-                self.variation = rtt / 2;
-            }
-        }
-    }
-
-    fn timeout(&self) -> Duration {
-        let base = self.smooth.map_or(RTO_FIRST, |smooth| (smooth + self.variation * 4).max(RTO_MIN));
-        base.saturating_mul(1 << self.backoff.min(8)).min(RTO_MAX)
     }
 }
 

@@ -168,7 +168,7 @@ impl Engine {
         }
         self.dump.first_done |= complete;
         if complete && self.role != Role::Master {
-            self.purge_found_if_judged(out);
+            self.purge_found_if_judged(now, out);
         }
     }
 
@@ -187,16 +187,16 @@ impl Engine {
     }
 
     /// Flows found at the start that a master, which has sent its whole table, did not name.
-    fn purge_found_if_judged(&mut self, out: &mut Vec<Action>) {
+    fn purge_found_if_judged(&mut self, now: Instant, out: &mut Vec<Action>) {
         let judged =
             |peer: &super::peer::Peer| peer.up && peer.inbox.is_complete(peer.wanted) && peer.inbox.ended_by_master;
         let Some(judge) = self.peers.iter().find(|peer| judged(peer)).map(|peer| peer.id) else { return };
-        self.purge(judge, true, out);
+        self.purge(now, judge, true, out);
     }
 
     /// Deletes what the peer's completed transfer did not name; returns how many. A transfer of a node that
-    /// is not master proves nothing: what it left out belongs to nobody then.
-    pub(super) fn purge(&mut self, peer: PeerId, by_master: bool, out: &mut Vec<Action>) -> u64 {
+    /// is not master proves nothing: what it left out belongs to this node if it is master, else to nobody.
+    pub(super) fn purge(&mut self, now: Instant, peer: PeerId, by_master: bool, out: &mut Vec<Action>) -> u64 {
         let Some(state) = self.peers.get(usize::from(peer.0)) else { return 0 };
         let epoch = state.inbox.epoch as u16;
         let handing_over = !state.outbox.bulk.is_done();
@@ -217,6 +217,9 @@ impl Engine {
                 out.push(Action::Delete { key: entry.flow.key, id: entry.flow.id });
                 self.forget(slot);
                 purged += 1;
+            } else if self.role == Role::Master {
+                self.table.set_owner(slot, Owner::Local);
+                self.mark_all(now, slot);
             } else {
                 self.table.set_owner(slot, Owner::Found);
             }

@@ -51,7 +51,7 @@ impl Engine {
                 Some(Kind::Upsert(message)) => self.on_upsert(now, origin, message, out),
                 Some(Kind::Removal(message)) => self.on_removal(now, origin, message, out),
                 Some(Kind::Want(key)) => self.on_want(now, peer, key),
-                Some(Kind::BulkEnd(end)) => self.on_bulk_end(peer, end, out),
+                Some(Kind::BulkEnd(end)) => self.on_bulk_end(now, peer, end, out),
                 // A change of a later version of the protocol.
                 None => true,
             };
@@ -156,7 +156,7 @@ impl Engine {
         true
     }
 
-    fn on_bulk_end(&mut self, peer: PeerId, end: &proto::BulkEnd, out: &mut Vec<Action>) -> bool {
+    fn on_bulk_end(&mut self, now: Instant, peer: PeerId, end: &proto::BulkEnd, out: &mut Vec<Action>) -> bool {
         let Some(state) = self.peers.get_mut(usize::from(peer.0)) else { return true };
         if end.epoch != state.inbox.epoch {
             return true;
@@ -164,7 +164,7 @@ impl Engine {
         state.inbox.epoch_ended = end.epoch;
         state.inbox.answered = end.answers;
         state.inbox.ended_by_master = end.master;
-        let purged = self.purge(peer, end.master, out);
+        let purged = self.purge(now, peer, end.master, out);
         out.push(Action::Event(Event::BulkReceived { peer, flows: end.flows, purged }));
         true
     }
@@ -255,4 +255,109 @@ impl Engine {
 /// A stand-in for a flow of which only the key is known; it becomes a tombstone at once.
 fn absent(key: FlowKey) -> Flow {
     Flow { reply: key.original.inverse(), key, status: 0, timeout: 0, mark: 0, tcp: None, id: 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Config;
+    use super::super::encode::tests::any_flow;
+    use super::*;
+    use crate::role::NodeId;
+    use core::time::Duration;
+    use proptest::prelude::*;
+
+    fn engine() -> Engine {
+        let config = Config {
+            node: NodeId(0),
+            session: 1,
+            nonce: [1; 16],
+            cluster: "edge".into(),
+            peers: vec![NodeId(1), NodeId(2)],
+            secret: zeroize::Zeroizing::new(b"secret".to_vec()),
+            key_epoch: 0,
+            frame_bytes_max: 1400,
+            flows_max: 20,
+            window_frames: 64,
+            hello_interval: Duration::from_millis(100),
+            peer_timeout: Duration::from_millis(500),
+        };
+        Engine::new(config, 1)
+    }
+
+    fn upsert(version: u64, state: u8) -> proto::Data {
+        let mut flow = crate::sync::table::tests::flow(1);
+        flow.mark = u32::from(state);
+        let message = encode::flow_message(&flow, version, false);
+        proto::Data { changes: vec![proto::Change { kind: Some(Kind::Upsert(message)) }], ..proto::Data::default() }
+    }
+
+    /// Of what a peer says of a flow only the newer counts, and the same said twice is written once.
+    #[test]
+    fn newer_wins_and_equal_is_not_written() {
+        let mut engine = engine();
+        let mut say = |version, state| {
+            let mut out = Vec::new();
+            engine.on_data(Instant(0), PeerId(0), 1, &upsert(version, state), &mut out);
+            out
+        };
+        assert!(matches!(say(5, 1)[..], [Action::Create(_)]));
+        assert_eq!(say(4, 2), []);
+        assert_eq!(say(5, 1), []);
+        assert!(matches!(say(6, 2)[..], [Action::Update(Flow { mark: 2, .. })]));
+        assert_eq!(engine.stats().stale_ignored, 1);
+    }
+
+    /// Two owners of one version: the master's word counts, then the lower node's.
+    #[test]
+    fn ties_are_broken_alike_on_both_sides() {
+        let mut engine = engine();
+        let entry_yields = |engine: &mut Engine, mine, theirs| {
+            engine.role = mine;
+            engine.peers[0].role = theirs;
+            engine.yields_to(PeerId(0))
+        };
+        assert!(!entry_yields(&mut engine, Role::Master, Role::Backup));
+        assert!(entry_yields(&mut engine, Role::Backup, Role::Master));
+        assert!(!entry_yields(&mut engine, Role::Master, Role::Master));
+        engine.node = NodeId(5);
+        assert!(entry_yields(&mut engine, Role::Backup, Role::Fault));
+    }
+
+    fn any_change() -> impl Strategy<Value = proto::Change> {
+        let key = || any_flow().prop_map(|flow| encode::key_message(&flow.key));
+        let version = || prop_oneof![0u64..5, Just(u64::MAX), any::<u64>()];
+        let kind = prop_oneof![
+            4 => (any_flow(), version(), any::<bool>())
+                .prop_map(|(flow, version, gift)| Kind::Upsert(encode::flow_message(&flow, version, gift))),
+            1 => (proptest::option::of(key()), version()).prop_map(|(key, version)| Kind::Removal(proto::Removal { key, version })),
+            1 => key().prop_map(Kind::Want),
+            1 => (0u32..3, any::<bool>())
+                .prop_map(|(epoch, master)| Kind::BulkEnd(proto::BulkEnd { epoch, answers: 1, flows: 0, master })),
+            1 => (any::<u32>(), any::<u32>(), any::<u32>()).prop_map(|(state, wscale, flags)| {
+                let tcp = Some(proto::Tcp { state, wscale, flags });
+                Kind::Upsert(proto::Flow { tcp, ..proto::Flow::default() })
+            }),
+        ];
+        proptest::option::weighted(0.95, kind).prop_map(|kind| proto::Change { kind })
+    }
+
+    proptest! {
+        /// Authentic but arbitrary changes (a peer gone mad) neither panic nor break the table's bound.
+        #[test]
+        fn a_mad_peer_is_survived(
+            frames in proptest::collection::vec((proptest::collection::vec(any_change(), 0..8), 0u8..2, any::<u8>()), 0..30),
+        ) {
+            let mut engine = engine();
+            for (at, (changes, peer, role)) in (0u64..).zip(frames) {
+                let now = Instant(at * 1_000_000_000);
+                let mut out = Vec::new();
+                engine.role = if role.is_multiple_of(3) { Role::Master } else { Role::Backup };
+                let data = proto::Data { floor: at, epoch: (at % 3) as u32, changes };
+                engine.peers[usize::from(peer)].inbox.on_data(now, at * 2 + 1, &data);
+                engine.on_data(now, PeerId(peer), at * 2 + 1, &data, &mut out);
+                let stats = engine.stats();
+                prop_assert!(stats.flows + stats.tombstones <= 20);
+            }
+        }
+    }
 }

@@ -16,6 +16,10 @@
 //! ```
 //! The whole header is authenticated as associated data of the sealed body.
 
+use super::bytes::{Packet, Window};
+use super::ip::{self, AddressWords};
+use super::ipv4::Payload;
+use super::udp;
 use crate::reason::DropReason;
 
 /// Length of the fixed header in bytes.
@@ -41,6 +45,20 @@ pub enum Kind {
     Ack = 3,
 }
 
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Kind; 3] = [Kind::Hello, Kind::Data, Kind::Ack];
+
+    /// The lower-case name used in metric labels.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Hello => "hello",
+            Self::Data => "data",
+            Self::Ack => "ack",
+        }
+    }
+}
+
 /// The header as a value (host order).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
@@ -58,39 +76,42 @@ impl Header {
     /// # Errors
     /// The first check that fails: length, magic, version, kind, body length.
     pub fn parse(datagram: &[u8]) -> Result<Header, DropReason> {
-        let Some((head, body)) = datagram.split_first_chunk::<HEADER_LEN>() else {
-            return Err(DropReason::FrameShort);
-        };
-        if body.len() < TAG_LEN {
+        Self::read(datagram, Payload { offset: 0, len: datagram.len() })
+    }
+
+    /// Reads the header at the start of a UDP payload inside `packet`.
+    ///
+    /// # Errors
+    /// The first check that fails: length, magic, version, kind, body length.
+    #[inline(always)]
+    pub fn read<P: Packet>(packet: P, payload: Payload) -> Result<Header, DropReason> {
+        if payload.len < HEADER_LEN + TAG_LEN {
             return Err(DropReason::FrameShort);
         }
-        if u32::from_be_bytes([head[0], head[1], head[2], head[3]]) != MAGIC {
+        let Some(head) = packet.window::<HEADER_LEN>(payload.offset) else { return Err(DropReason::FrameShort) };
+        if head.be32(0) != MAGIC {
             return Err(DropReason::FrameMagic);
         }
-        if head[4] != VERSION {
+        if head.byte(4) != VERSION {
             return Err(DropReason::FrameVersion);
         }
-        let kind = match head[5] {
+        let kind = match head.byte(5) {
             1 => Kind::Hello,
             2 => Kind::Data,
             3 => Kind::Ack,
             _ => return Err(DropReason::FrameKind),
         };
-        let body_len = u16::from_be_bytes([head[8], head[9]]);
-        if usize::from(body_len) != body.len() {
+        let body_len = head.be16(8);
+        if usize::from(body_len) != payload.len - HEADER_LEN {
             return Err(DropReason::FrameLength);
         }
         Ok(Header {
             kind,
-            sender: head[6],
-            key_epoch: head[7],
+            sender: head.byte(6),
+            key_epoch: head.byte(7),
             body_len,
-            session: u64::from_be_bytes([
-                head[16], head[17], head[18], head[19], head[20], head[21], head[22], head[23],
-            ]),
-            sequence: u64::from_be_bytes([
-                head[24], head[25], head[26], head[27], head[28], head[29], head[30], head[31],
-            ]),
+            session: head.be64(16),
+            sequence: head.be64(24),
         })
     }
 
@@ -107,6 +128,22 @@ impl Header {
         out[24..32].copy_from_slice(&self.sequence.to_be_bytes());
         out
     }
+}
+
+/// Finds the datagram for this node's sync socket in a UDP packet: addressed to `local` and `port`, not a fragment.
+///
+/// `None` means that it is somebody else's. A UDP header that contradicts its packet gives an empty payload,
+/// which no frame fits in.
+#[inline(always)]
+pub fn datagram<P: Packet>(packet: P, ip: &ip::Header<P>, local: &AddressWords, port: u16) -> Option<Payload> {
+    if ip.is_fragment() || !ip.destination_is(local) {
+        return None;
+    }
+    let udp = udp::Header::at(packet, ip.payload(packet).ok()?)?;
+    if udp.destination_port() != port {
+        return None;
+    }
+    Some(udp.payload().unwrap_or(Payload { offset: 0, len: 0 }))
 }
 
 #[cfg(test)]

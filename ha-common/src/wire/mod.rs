@@ -1,6 +1,14 @@
-//! One file a header. Every parser works on a bounds-checked byte slice and never panics.
+//! One file a header. Every parser reads through a bounds-checked window and never panics.
 
+pub mod advert;
 pub mod arp;
+pub mod bytes;
 pub mod carp;
+pub mod checksum;
+pub mod ethernet;
 pub mod frame;
+pub mod ip;
+pub mod ipv4;
+pub mod ipv6;
 pub mod ndisc;
+pub mod udp;

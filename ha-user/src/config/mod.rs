@@ -23,7 +23,7 @@ use toml::de::DeTable;
 use zeroize::Zeroizing;
 
 /// Everything one node needs, checked; made once per start or reload.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resolved {
     pub cluster: String,
     /// This node's position in `nodes`.
@@ -42,6 +42,13 @@ pub struct Resolved {
     pub log: Log,
 }
 
+impl Resolved {
+    /// This node's name.
+    pub fn own_name(&self) -> &str {
+        self.nodes.get(usize::from(self.node.0)).map_or("", |node| &node.name)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
     pub name: String,
@@ -49,7 +56,7 @@ pub struct Node {
     pub advskew: u8,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vip {
     pub vhid: u8,
     pub interface: InterfaceId,
@@ -73,7 +80,7 @@ pub struct Election {
     pub announce_refresh: Option<Duration>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sync {
     pub interface: String,
     pub port: u16,
@@ -202,4 +209,4 @@ fn read_file(path: &Path) -> Result<Zeroizing<String>, ConfigError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

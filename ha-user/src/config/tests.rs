@@ -36,6 +36,11 @@ impl Files {
     }
 }
 
+/// The packaged file, resolved for fw1.
+pub fn packaged() -> Resolved {
+    Files::new().resolve(PACKAGED).unwrap().0
+}
+
 /// The packaged file is the mission's pair: it resolves, completed by the right defaults, and the only
 /// warning is that state and clients share eth0.
 #[test]

@@ -1,6 +1,7 @@
 //! Real sessions through the pair, and the probe that measures how long they were in the dark.
 
 mod client;
+pub mod flood;
 pub mod icmp;
 pub mod probe;
 pub mod record;

@@ -1,19 +1,21 @@
-//! The sync engine as a whole: two engines over model kernels and a link that loses, repeats and reorders.
-#![cfg(feature = "protocol")]
-
-mod sync_world;
+//! Whatever happens to nodes, kernels and the link, the tables become equal, and stay within their bounds.
 
 use ha_common::role::Role;
 use ha_common::sync::flow::Flow;
 use ha_common::sync::{Event, Input};
 use std::time::Duration;
-use sync_world::{FAIR, MS, SECOND, STORM, Weather, World, churn, tcp, udp};
+
+/// Runs of each randomised test; `TWINWALL_SIM_SEEDS` asks for more.
+fn seeds() -> u64 {
+    std::env::var("TWINWALL_SIM_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(8)
+}
+use crate::world::{FAIR, MS, SECOND, STORM, Weather, World, churn, tcp, udp};
 
 /// Under loss, repetition and reordering and with churn on the master the tables are equal soon after the
 /// churn ends, for many seeds.
 #[test]
 fn converges_in_a_storm() {
-    for seed in 0..10 {
+    for seed in 0..seeds() {
         let mut world = World::pair(seed, STORM);
         churn(&mut world, 0, 300, 2000, SECOND);
         world.settle();
@@ -58,7 +60,7 @@ fn bulk_to_a_fresh_node() {
 /// Removals propagate, also of a flow that is used again at once, also when frames are reordered.
 #[test]
 fn removals_propagate() {
-    for seed in 0..10 {
+    for seed in 0..seeds() {
         let mut world = World::pair(seed, STORM);
         (0..200).for_each(|n| world.traffic(0, &tcp(n, 3)));
         world.settle();
@@ -82,7 +84,7 @@ fn removals_propagate() {
 /// Either daemon is killed and started again amid churn: equal tables every time.
 #[test]
 fn restart_of_either_side() {
-    for seed in 0..6 {
+    for seed in 0..seeds() {
         let mut world = World::pair(seed, STORM);
         churn(&mut world, 0, 200, 1000, SECOND / 2);
         world.kill(1);
@@ -136,7 +138,7 @@ fn takeover_and_return() {
 /// Mastership wanders under traffic and a storm; the change of role is seen by the sides in either order.
 #[test]
 fn mastership_wanders() {
-    for seed in 0..8 {
+    for seed in 0..seeds() {
         let mut world = World::pair(seed, STORM);
         for round in 0..4 {
             let (old, new) = (round % 2, 1 - round % 2);
@@ -215,7 +217,7 @@ fn lost_events_are_repaired() {
 /// Both nodes see traffic of flows of their own at once: the union is on both, and nothing ping-pongs.
 #[test]
 fn both_active() {
-    for seed in 0..4 {
+    for seed in 0..seeds() {
         let mut world = World::pair(seed, STORM);
         for _ in 0..200 {
             let node = world.random.below(2) as usize;
@@ -230,8 +232,9 @@ fn both_active() {
         }
         world.settle();
         assert!(world.stats(0).flows_local > 0 && world.stats(1).flows_local > 0);
-        let sent = || 0;
-        let before = [0, 1].map(|node| world.stats(node).peers[0].flows_sent + sent());
+        world.weather = FAIR;
+        world.run(SECOND);
+        let before = [0, 1].map(|node| world.stats(node).peers[0].flows_sent);
         world.run(SECOND * 5);
         assert_eq!([0, 1].map(|node| world.stats(node).peers[0].flows_sent), before);
     }
@@ -240,7 +243,7 @@ fn both_active() {
 /// The same flow has traffic on both nodes: the last word wins on both.
 #[test]
 fn both_touch_the_same_flow() {
-    for seed in 0..10 {
+    for seed in 0..seeds() {
         let mut world = World::pair(seed, STORM);
         for _ in 0..100 {
             let node = world.random.below(2) as usize;
@@ -301,7 +304,7 @@ fn orphans_expire() {
 /// A partition: both become master and go on; when it heals and one steps down, the tables are equal.
 #[test]
 fn partition_heals() {
-    for seed in 0..6 {
+    for seed in 0..seeds() {
         let mut world = World::pair(seed, FAIR);
         churn(&mut world, 0, 100, 1000, SECOND / 2);
         world.weather = Weather { loss_percent: 100, ..FAIR };
@@ -321,23 +324,26 @@ fn partition_heals() {
     }
 }
 
-/// Nothing is acknowledged, but hellos keep the peer alive: the backlog is the changed flows and no more, and
-/// all of it arrives afterwards.
+/// The window is small and hardly a frame comes through: the backlog is the changed flows and no more, and all
+/// of it arrives afterwards.
 #[test]
 fn backlog_is_bounded() {
-    let mut world = World::pair(10, FAIR);
+    let mut world = World::new(10, FAIR);
+    world.window_frames = 4;
+    world.start(0, Role::Master);
+    world.start(1, Role::Backup);
     (0..500).for_each(|n| world.traffic(0, &tcp(n, 3)));
     world.settle();
-    // A storm so bad that a tenth of a second's hellos come through, and hardly a frame with its ack.
-    world.weather = Weather { loss_percent: 85, ..FAIR };
+    world.weather = Weather { loss_percent: 80, ..FAIR };
     let mut most = 0;
     for _ in 0..20 {
         churn(&mut world, 0, 500, 20_000, SECOND / 20);
         let peer = &world.stats(0).peers[0];
         most = most.max(peer.backlog_flows);
-        assert!(peer.backlog_flows <= 500 && peer.sent_sequence - peer.acked_sequence <= 1024);
+        // Every third flow of the churn is UDP: as many keys more than there are TCP flows before it.
+        assert!(peer.backlog_flows <= 700 && peer.in_flight_flows <= 4 * 40);
     }
-    assert!(most > 50, "the test made no backlog: {most}");
+    assert!(most > 100, "the test made no backlog: {most}");
     world.weather = FAIR;
     world.settle();
 }

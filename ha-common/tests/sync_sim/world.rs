@@ -120,6 +120,7 @@ pub struct World {
     pub record: Option<[Vec<Vec<u8>>; 2]>,
     expiry_at: Instant,
     pub flows_max: usize,
+    pub window_frames: usize,
 }
 
 pub fn config(node: u8, session: u64) -> Config {
@@ -162,6 +163,7 @@ impl World {
             record: None,
             expiry_at: Instant(0),
             flows_max: 100_000,
+            window_frames: 256,
         }
     }
 
@@ -176,7 +178,8 @@ impl World {
 
     pub fn start(&mut self, node: usize, role: Role) {
         let session = self.random.next();
-        let config = Config { flows_max: self.flows_max, ..config(node as u8, session) };
+        let limits = (self.flows_max, self.window_frames);
+        let config = Config { flows_max: limits.0, window_frames: limits.1, ..config(node as u8, session) };
         let engine = Engine::new(config, self.random.next());
         let state = &mut self.nodes[node];
         (state.engine, state.in_sync) = (Some(engine), false);

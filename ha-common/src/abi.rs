@@ -1,0 +1,232 @@
+//! What the XDP programs and the daemon share in BPF maps: values, ring records, counter rows.
+//!
+//! Everything is `repr(C)` without holes, and its size is asserted here: both sides are compiled by different
+//! compilers and only ever meet in the kernel's memory.
+
+use crate::reason::DropReason;
+use crate::wire::bytes::Packet;
+use crate::wire::carp::ADVERT_LEN;
+use crate::wire::frame::Kind;
+use crate::wire::ip::{self, AddressWords};
+use core::net::IpAddr;
+
+/// Interfaces with an index below this are found by one array lookup, all others in a hash map.
+pub const IFINDEX_DIRECT_MAX: u32 = 1024;
+/// Most interfaces that can be served: an interface's number is a byte.
+pub const INTERFACES_MAX: u32 = 256;
+/// Most (interface, VHID) pairs: a member's number is a byte.
+pub const MEMBERS_MAX: u32 = 256;
+/// VHIDs of one interface in the member table.
+pub const VHIDS_PER_INTERFACE: u32 = 256;
+/// Most nodes of a cluster: the sender in a sync header is a byte.
+pub const PEERS_MAX: u32 = 256;
+/// Streams of one peer in the stream table: one per frame kind, and an unused one.
+pub const STREAMS_PER_PEER: u32 = 4;
+/// Bytes of the advert ring: about 3,000 adverts.
+pub const RING_BYTES: u32 = 256 * 1024;
+
+/// Adverts are heard on this interface.
+pub const ROLE_CARP: u16 = 1;
+/// Sync frames are received on this interface.
+pub const ROLE_SYNC: u16 = 2;
+
+/// What an interface is for. All zero: none of ours.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InterfaceEntry {
+    /// Row in the interface counters: the daemon's `InterfaceId`.
+    pub slot: u16,
+    /// [`ROLE_CARP`] and [`ROLE_SYNC`].
+    pub roles: u16,
+}
+const _: () = assert!(size_of::<InterfaceEntry>() == 4);
+
+/// Which member of the group a VHID on an interface is. All zero: unknown.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemberEntry {
+    /// 1 when there is such a member.
+    pub known: u16,
+    /// Row in the member counters: the election's `MemberId`.
+    pub member: u16,
+}
+const _: () = assert!(size_of::<MemberEntry>() == 4);
+
+/// Who a sync frame may come from, by the sender in its header. All zero: nobody.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeerEntry {
+    /// The peer's sync address.
+    pub address: AddressWords,
+    /// 4 or 6; zero when this node number is no peer.
+    pub family: u8,
+    /// The epoch of the secret in use, and the one that is valid as well while secrets change.
+    pub key_epochs: [u8; 2],
+    pub reserved: u8,
+}
+const _: () = assert!(size_of::<PeerEntry>() == 20);
+
+impl PeerEntry {
+    /// A peer at this address whose frames are sealed under `key_epoch`.
+    pub fn new(address: IpAddr, key_epoch: u8) -> Self {
+        Self {
+            address: ip::address_words(address),
+            family: if address.is_ipv6() { 6 } else { 4 },
+            key_epochs: [key_epoch; 2],
+            reserved: 0,
+        }
+    }
+
+    /// True when the packet comes from this peer's address.
+    #[inline(always)]
+    pub fn admits_source<P: Packet>(&self, packet: &ip::Header<P>) -> bool {
+        packet.is_v6() == (self.family == 6) && packet.source_is(&self.address)
+    }
+
+    /// True when this node holds the secret of that epoch.
+    #[inline(always)]
+    pub fn admits_epoch(&self, key_epoch: u8) -> bool {
+        self.key_epochs[0] == key_epoch || self.key_epochs[1] == key_epoch
+    }
+}
+
+/// One well-formed advert for a known VHID, as it goes through the ring.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AdvertRecord {
+    /// `bpf_ktime_get_boot_ns` when the program saw it.
+    pub received_ns: u64,
+    pub source: AddressWords,
+    pub destination: AddressWords,
+    /// The 36 bytes, as words in memory order.
+    pub carp: [u16; ADVERT_LEN / 2],
+    pub slot: u8,
+    pub member: u8,
+    /// 4 or 6.
+    pub family: u8,
+    pub reserved: u8,
+}
+const _: () = assert!(size_of::<AdvertRecord>() == 80);
+
+/// What was received from one peer in one kind of frame, judged by headers alone: nothing here is authenticated.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stream {
+    pub session: u64,
+    /// The sequence number expected next in that session.
+    pub next: u64,
+    pub frames: u64,
+    /// UDP payload bytes.
+    pub bytes: u64,
+    /// How often numbers were skipped, and how many.
+    pub gaps: u64,
+    pub lost: u64,
+    /// Numbers seen already, or late.
+    pub duplicates: u64,
+}
+const _: () = assert!(size_of::<Stream>() == 56);
+
+impl Stream {
+    /// Counts one frame.
+    #[inline(always)]
+    pub fn observe(&mut self, kind: Kind, session: u64, sequence: u64, bytes: u64) {
+        self.frames += 1;
+        self.bytes += bytes;
+        match kind {
+            // Keep-alives carry no number of a stream.
+            Kind::Hello => {}
+            Kind::Data | Kind::Ack => self.follow(session, sequence),
+        }
+    }
+
+    #[inline(always)]
+    fn follow(&mut self, session: u64, sequence: u64) {
+        if session != self.session || self.next == 0 {
+            self.session = session;
+        } else if sequence > self.next {
+            self.gaps += 1;
+            self.lost = self.lost.wrapping_add(sequence - self.next);
+        } else if sequence < self.next {
+            self.duplicates += 1;
+            return;
+        }
+        self.next = sequence.wrapping_add(1);
+    }
+}
+
+/// Position in the stream table.
+#[inline(always)]
+pub const fn stream_index(sender: u8, kind: Kind) -> u32 {
+    sender as u32 * STREAMS_PER_PEER + kind as u32
+}
+
+/// Position in the member table.
+#[inline(always)]
+pub const fn member_index(slot: u16, vhid: u8) -> u32 {
+    slot as u32 * VHIDS_PER_INTERFACE + vhid as u32
+}
+
+/// One row of counters, of an interface or of a member; see the `COUNT_` positions and [`refusal_index`].
+pub type CounterRow = [u64; COUNTERS];
+/// Every packet that the program saw (interfaces only).
+pub const COUNT_PACKETS: usize = 0;
+/// Well-formed adverts for known VHIDs.
+pub const COUNT_ADVERTS: usize = 1;
+/// Well-formed sync frames (interfaces only).
+pub const COUNT_FRAMES: usize = 2;
+const COUNT_REFUSED: usize = 3;
+/// How many counters a row has.
+pub const COUNTERS: usize = COUNT_REFUSED + DropReason::COUNT;
+
+/// Position of a refusal in a row.
+#[inline(always)]
+pub const fn refusal_index(reason: DropReason) -> usize {
+    COUNT_REFUSED + reason as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn observe(stream: &mut Stream, session: u64, sequences: &[u64]) {
+        for sequence in sequences {
+            stream.observe(Kind::Data, session, *sequence, 100);
+        }
+    }
+
+    /// Skipped numbers are a gap and losses, repeated or late ones are duplicates.
+    #[test]
+    fn gaps_and_duplicates_are_counted() {
+        let mut stream = Stream::default();
+        observe(&mut stream, 7, &[1, 2, 5, 4, 6, 6]);
+        let wanted = Stream { session: 7, next: 7, frames: 6, bytes: 600, gaps: 1, lost: 2, duplicates: 2 };
+        assert_eq!(stream, wanted);
+    }
+
+    /// A new session starts where it starts: nothing was lost.
+    #[test]
+    fn a_new_session_is_no_gap() {
+        let mut stream = Stream::default();
+        observe(&mut stream, 7, &[1, 2]);
+        observe(&mut stream, 8, &[40, 41]);
+        assert_eq!((stream.next, stream.gaps, stream.lost, stream.duplicates), (42, 0, 0, 0));
+    }
+
+    /// Keep-alives count, but have no place in the sequence; the largest number does not overflow.
+    #[test]
+    fn hellos_and_extremes() {
+        let mut stream = Stream::default();
+        stream.observe(Kind::Hello, 7, 9, 48);
+        assert_eq!((stream.frames, stream.next), (1, 0));
+        observe(&mut stream, 7, &[1, u64::MAX, 1]);
+        assert_eq!(stream.next, 2);
+    }
+
+    /// Every reason has its own place behind the named counters.
+    #[test]
+    fn rows_have_a_place_for_every_reason() {
+        let last = DropReason::ALL.last().copied().map(refusal_index);
+        assert_eq!(last, Some(COUNTERS - 1));
+        assert_eq!(refusal_index(DropReason::ALL[0]), COUNT_FRAMES + 1);
+    }
+}

@@ -1,0 +1,109 @@
+//! A twinwall node of the simulation.
+
+use ha_common::election::{
+    Action, Config, Election, Input, InterfaceId, LinkState, Member, ReceivedAdvert, Transport, VipState,
+};
+use ha_common::role::{NodeId, Role};
+use ha_common::time::Instant;
+use ha_common::wire::carp::Advert;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+/// Number of segments, and of members: vhid 3 on segment 0 (LAN), vhid 4 on segment 1 (WAN).
+pub const SEGMENTS: usize = 2;
+pub const VHIDS: [u8; SEGMENTS] = [3, 4];
+pub const VIPS: [Ipv4Addr; SEGMENTS] = [Ipv4Addr::new(10, 77, 0, 210), Ipv4Addr::new(10, 88, 0, 210)];
+pub const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 18);
+
+/// A node's own address; the order of the WAN addresses is the reverse of that of the LAN addresses, so that a tie by
+/// address is won on one side and lost on the other.
+pub fn address(node: usize, segment: usize) -> Ipv4Addr {
+    let last = if segment == 0 { 1 + node } else { 9 - node };
+    Ipv4Addr::new(10, [77, 88][segment], 0, u8::try_from(last).unwrap())
+}
+
+/// What a node puts on a segment.
+#[derive(Clone, Copy, Debug)]
+pub struct Packet {
+    pub source: Ipv4Addr,
+    pub advert: Advert,
+}
+
+/// The settings of one node.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    pub advskew: u8,
+    pub preempt: bool,
+}
+
+pub struct Node {
+    pub election: Election,
+    pub holds_vips: bool,
+    actions: Vec<Action>,
+}
+
+impl Node {
+    pub fn new(index: usize, nodes: usize, settings: Settings, seed: u64) -> Self {
+        let member = |segment: usize| Member {
+            vhid: VHIDS[segment],
+            interface: InterfaceId(segment as u8),
+            addresses: vec![VIPS[segment].into()],
+            password: zeroize::Zeroizing::new(b"toto".to_vec()),
+            transport: Transport::Multicast { v4: GROUP, v6: "ff02::12".parse().unwrap() },
+        };
+        let config = Config {
+            node: NodeId(index as u8),
+            peer_node: (nodes == 2).then_some(NodeId(1 - index.min(1) as u8)),
+            advbase: 1,
+            advskew: settings.advskew,
+            dead_ratio: 3,
+            preempt: settings.preempt,
+            announce_burst: vec![Duration::ZERO, Duration::from_millis(100)],
+            announce_refresh: Some(Duration::from_secs(60)),
+            members: (0..SEGMENTS).map(member).collect(),
+        };
+        Self { election: Election::new(config, seed), holds_vips: false, actions: Vec::new() }
+    }
+
+    pub fn role(&self) -> Role {
+        self.election.stats().role
+    }
+
+    pub fn link(&mut self, now: Instant, node: usize, segment: usize, up: bool) -> Vec<(usize, Packet)> {
+        let state = LinkState { up, source_v4: Some(address(node, segment)), source_v6: None };
+        self.input(now, Input::Link { interface: InterfaceId(segment as u8), state })
+    }
+
+    pub fn hear(&mut self, now: Instant, segment: usize, packet: Packet) -> Vec<(usize, Packet)> {
+        let advert = ReceivedAdvert {
+            member: ha_common::election::MemberId(segment as u8),
+            source: packet.source.into(),
+            destination: GROUP.into(),
+            advert: packet.advert,
+            received: now,
+        };
+        self.input(now, Input::Advert(&advert))
+    }
+
+    /// One input; the packets it causes.
+    pub fn input(&mut self, now: Instant, input: Input<'_>) -> Vec<(usize, Packet)> {
+        self.actions.clear();
+        self.election.handle(now, input, &mut self.actions);
+        let mut packets = Vec::new();
+        for action in &self.actions {
+            match action {
+                Action::SendAdvert { member, source: IpAddr::V4(source), advert, .. } => {
+                    let goodbye = (advert.advbase, advert.advskew) == (255, 255);
+                    assert!(goodbye || self.election.stats().role == Role::Master, "only a master advertises");
+                    packets.push((usize::from(member.0), Packet { source: *source, advert: *advert }));
+                }
+                Action::SendAdvert { .. } => panic!("no IPv6 here: {action:?}"),
+                Action::Vips(state) => self.holds_vips = *state == VipState::Present,
+                Action::Announce { .. } => assert!(self.holds_vips, "only a holder announces"),
+                Action::Transition(_) => {}
+            }
+        }
+        assert_eq!(self.holds_vips, self.role() == Role::Master, "the master holds the addresses, nobody else");
+        packets
+    }
+}

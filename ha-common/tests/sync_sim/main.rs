@@ -1,0 +1,6 @@
+//! The sync engine as a whole: two engines over model kernels and a link that loses, repeats and reorders.
+
+mod arbitrary;
+mod attacks;
+mod convergence;
+mod world;

@@ -1,0 +1,51 @@
+//! The sync link: check the frame header before the socket sees the datagram, and count per peer.
+
+use crate::cursor::Cursor;
+use crate::maps::{self, Row};
+use crate::verdict::Verdict;
+use aya_ebpf::programs::XdpContext;
+use aya_log_ebpf::debug;
+use ha_common::abi::{COUNT_FRAMES, stream_index};
+use ha_common::reason::DropReason;
+use ha_common::wire::frame::{self, Header};
+use ha_common::wire::ip;
+use ha_common::wire::ipv4::Payload;
+
+/// Judges one UDP packet; whatever is not for the sync socket passes uncounted.
+#[inline(always)]
+pub fn receive(ctx: &XdpContext, packet: Cursor, header: ip::Header<Cursor>, row: Row) -> Verdict {
+    let family = if header.is_v6() { 6 } else { 4 };
+    if maps::SYNC_FAMILY.load() != family {
+        return Verdict::Pass;
+    }
+    let Some(payload) = frame::datagram(packet, &header, &maps::SYNC_ADDRESS.load(), maps::SYNC_PORT.load()) else {
+        return Verdict::Pass;
+    };
+    match admit(packet, &header, payload) {
+        Ok(()) => {
+            row.count(COUNT_FRAMES);
+            Verdict::Pass
+        }
+        Err(reason) => {
+            row.count_refusal(reason);
+            debug!(ctx, "sync frame refused: reason {}", reason as u32);
+            if reason.is_passed_on() { Verdict::Pass } else { Verdict::Drop }
+        }
+    }
+}
+
+#[inline(always)]
+fn admit(packet: Cursor, ip: &ip::Header<Cursor>, payload: Payload) -> Result<(), DropReason> {
+    let header = Header::read(packet, payload)?;
+    let peer = maps::peer(header.sender).ok_or(DropReason::FrameSender)?;
+    if !peer.admits_source(ip) {
+        return Err(DropReason::FrameSender);
+    }
+    if !peer.admits_epoch(header.key_epoch) {
+        return Err(DropReason::FrameKeyEpoch);
+    }
+    if let Some(stream) = maps::stream(stream_index(header.sender, header.kind)) {
+        stream.observe(header.kind, header.session, header.sequence, payload.len as u64);
+    }
+    Ok(())
+}

@@ -1,0 +1,49 @@
+//! `twinwall flows`.
+
+use super::{SocketArguments, exit, fail, fail_asking, print, print_json};
+use crate::ipc::{FLOWS_MAX, Reply, Request};
+use clap::Args;
+use std::fmt::Write;
+use std::process::ExitCode;
+
+#[derive(Args)]
+#[command(after_help = "Example:
+  twinwall flows --limit 20
+  twinwall flows --json | jq '.[] | select(.owner == \"peer\")'
+
+Exit codes: 0 listed, 1 no answer, 3 not running.")]
+pub struct Arguments {
+    #[command(flatten)]
+    socket: SocketArguments,
+    /// Print a JSON list
+    #[arg(long)]
+    json: bool,
+    /// Most flows to list
+    #[arg(long, short, value_name = "N", default_value_t = 1000, value_parser = limit)]
+    limit: usize,
+}
+
+pub fn main(arguments: Arguments) -> ExitCode {
+    match arguments.socket.ask(&Request::Flows { limit: arguments.limit }) {
+        Ok(Reply::Flows(flows)) if arguments.json => print_json(&flows),
+        Ok(Reply::Flows(flows)) => {
+            let mut text = String::new();
+            for flow in &flows {
+                // Writing to a String cannot fail.
+                let _ = writeln!(text, "{flow}");
+            }
+            print(&text)
+        }
+        Ok(Reply::Status(_) | Reply::Done | Reply::Error(_)) => {
+            fail("the daemon answered another question", exit::FAILED)
+        }
+        Err(error) => fail_asking(&error),
+    }
+}
+
+fn limit(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(limit) if (1..=FLOWS_MAX).contains(&limit) => Ok(limit),
+        Ok(_) | Err(_) => Err(format!("choose 1 to {FLOWS_MAX}")),
+    }
+}

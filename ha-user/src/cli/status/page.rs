@@ -1,0 +1,323 @@
+//! The page that `twinwall status` prints for people.
+
+use crate::status::{ControlStatus, InterfaceStatus, MemberStatus, PeerStatus, Status, SyncStatus};
+use std::collections::BTreeMap;
+
+const BOLD: &str = "1";
+const GREEN: &str = "1;32";
+const YELLOW: &str = "33";
+const RED: &str = "1;31";
+
+/// Renders the page; `colour` for a terminal.
+pub fn render(status: &Status, colour: bool) -> String {
+    let ink = Ink { colour };
+    let mut page = header(status, &ink);
+    if status.control_answered {
+        page += &members(&status.election, &ink);
+        page += &interfaces(&status.election.interfaces, &ink);
+    }
+    if status.sync_answered {
+        page += &sync(&status.sync, &ink);
+    }
+    page += &refusals(status);
+    for silence in &status.unanswered {
+        page += &format!("\n{}\n", ink.paint(RED, silence));
+    }
+    page
+}
+
+struct Ink {
+    colour: bool,
+}
+
+impl Ink {
+    fn paint(&self, code: &str, text: &str) -> String {
+        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    fn title(&self, text: &str) -> String {
+        format!("\n{}\n", self.paint(BOLD, text))
+    }
+}
+
+fn header(status: &Status, ink: &Ink) -> String {
+    let election = &status.election;
+    let role = if status.control_answered { election.role.to_uppercase() } else { "?".to_owned() };
+    let code = match role.as_str() {
+        "MASTER" => GREEN,
+        "BACKUP" => BOLD,
+        "INIT" => YELLOW,
+        _ => RED,
+    };
+    let mut text = format!("{} of {}: {}", status.node, status.cluster, ink.paint(code, &role));
+    if status.control_answered {
+        text += &format!(" for {}", duration(election.role_since_seconds));
+    }
+    let up = duration(status.uptime_seconds);
+    text += &format!("   (twinwall {}, up {up}, pid {})\n", status.version, status.pid);
+    if let Some(last) = status.election.last_transition.as_ref().filter(|_| status.control_answered) {
+        let ago = duration(last.seconds_ago);
+        text += &format!("  last change: {} to {}, {ago} ago, cause {}", last.from, last.to, last.cause);
+        if let Some(takeover_ms) = last.takeover_ms {
+            text += &format!(", takeover in {}", milliseconds(takeover_ms));
+        }
+        text += &format!("; {} in all\n", election.transitions);
+    }
+    if election.dual_master_contacts > 0 {
+        let contacts = format!("  another master was heard {} times while master", election.dual_master_contacts);
+        text += &format!("{}\n", ink.paint(YELLOW, &contacts));
+    }
+    text
+}
+
+fn members(election: &ControlStatus, ink: &Ink) -> String {
+    let mut rows = vec![["vhid", "interface", "virtual addresses", "here", "master heard"].map(str::to_owned)];
+    for member in &election.members {
+        rows.push([
+            member.vhid.to_string(),
+            member.interface.clone(),
+            member.addresses.join(" "),
+            if member.held { "yes" } else { "no" }.to_owned(),
+            heard(member),
+        ]);
+    }
+    let mut text = ink.title("Virtual addresses") + &table(&rows);
+    for (operation, count) in election.vip_errors.iter().filter(|(_, count)| **count > 0) {
+        text += &ink.paint(RED, &format!("  {operation} failed {count} times (see the log)\n"));
+    }
+    text
+}
+
+fn heard(member: &MemberStatus) -> String {
+    match (&member.master_heard, member.master_heard_seconds_ago) {
+        (Some(address), Some(seconds)) => format!("{address}, {} ago", duration(seconds)),
+        (Some(address), None) => address.clone(),
+        (None, _) => "-".to_owned(),
+    }
+}
+
+fn interfaces(interfaces: &[InterfaceStatus], ink: &Ink) -> String {
+    let mut rows = vec![["interface", "link", "received by", "adverts", "frames", "note"].map(str::to_owned)];
+    for interface in interfaces {
+        let count = |name: &str| interface.counters.get(name).map_or_else(|| "-".to_owned(), u64::to_string);
+        let received = match interface.datapath.as_str() {
+            "native" => "XDP native",
+            "generic" => "XDP generic",
+            other => other,
+        };
+        rows.push([
+            interface.name.clone(),
+            if interface.up { "up" } else { "DOWN" }.to_owned(),
+            received.to_owned(),
+            count("adverts"),
+            count("frames"),
+            interface.datapath_note.clone().unwrap_or_default(),
+        ]);
+    }
+    ink.title("Interfaces") + &table(&rows)
+}
+
+fn sync(sync: &SyncStatus, ink: &Ink) -> String {
+    let behind = format!("{} behind", milliseconds(sync.lag_ms));
+    let verdict = if sync.peers.iter().all(|peer| !peer.alive) {
+        ink.paint(RED, "no peer is there")
+    } else if sync.in_sync {
+        ink.paint(GREEN, &format!("in sync: 100 %, {behind}"))
+    } else {
+        ink.paint(YELLOW, &format!("not in sync: {:.0} % at the peer, {behind}", percent(sync)))
+    };
+    let mut text = ink.title("State") + &format!("  {verdict}\n");
+    text += &format!("  {} flows: {} of this node, {} of peers\n", sync.flows, sync.flows_local, sync.flows_peer);
+    if sync.flows_refused_full > 0 {
+        let refused = format!("  {} flows were not replicated: raise [sync] flows_max\n", sync.flows_refused_full);
+        text += &ink.paint(YELLOW, &refused);
+    }
+    if sync.events_lost > 0 {
+        let lost = format!("  the kernel dropped events {} times, each repaired by a resync\n", sync.events_lost);
+        text += &ink.paint(YELLOW, &lost);
+    }
+    let mut rows = vec![
+        ["peer", "address", "session", "sent", "acked", "received", "waiting", "lost", "round trip"].map(str::to_owned),
+    ];
+    rows.extend(sync.peers.iter().map(peer_row));
+    text + &table(&rows)
+}
+
+fn peer_row(peer: &PeerStatus) -> [String; 9] {
+    [
+        peer.node.clone(),
+        peer.address.clone(),
+        if peer.alive { "up" } else { "DOWN" }.to_owned(),
+        peer.sent_sequence.to_string(),
+        peer.acked_sequence.to_string(),
+        peer.received_sequence.to_string(),
+        (peer.backlog_flows + peer.in_flight_flows).to_string(),
+        peer.frames_lost.to_string(),
+        if peer.alive { milliseconds(peer.rtt_ms) } else { "-".to_owned() },
+    ]
+}
+
+/// How much of this node's state the worst live peer has.
+fn percent(sync: &SyncStatus) -> f64 {
+    let waiting = sync.peers.iter().filter(|peer| peer.alive).map(|p| p.backlog_flows + p.in_flight_flows).max();
+    let total = sync.flows_local.max(1);
+    let there = total.saturating_sub(waiting.unwrap_or(total));
+    // Never 100 while it is not proven.
+    (there as f64 * 100.0 / total as f64).min(99.0)
+}
+
+/// What was refused anywhere, with its reason.
+fn refusals(status: &Status) -> String {
+    let mut lines = Vec::new();
+    for member in &status.election.members {
+        let place = format!("vhid {} on {}", member.vhid, member.interface);
+        lines.extend(nonzero(&member.refused).map(|counts| format!("  {place}: {counts}\n")));
+    }
+    lines.extend(nonzero(&status.sync.refused).map(|counts| format!("  sync: {counts}\n")));
+    for (operation, by_errno) in &status.sync.writes.by_errno {
+        let failed: BTreeMap<String, u64> =
+            by_errno.iter().filter(|(errno, _)| *errno != "ok").map(|(errno, count)| (errno.clone(), *count)).collect();
+        lines.extend(nonzero(&failed).map(|counts| format!("  conntrack {operation}: {counts}\n")));
+    }
+    if lines.is_empty() { String::new() } else { format!("\nRefused\n{}", lines.concat()) }
+}
+
+fn nonzero(counts: &BTreeMap<String, u64>) -> Option<String> {
+    let shown: Vec<String> =
+        counts.iter().filter(|(_, count)| **count > 0).map(|(name, count)| format!("{name} {count}")).collect();
+    if shown.is_empty() { None } else { Some(shown.join(", ")) }
+}
+
+/// Columns as wide as their widest cell, two spaces apart; the last one runs free.
+fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let mut text = String::new();
+    for row in rows {
+        let mut line = " ".to_owned();
+        for (column, cell) in row.iter().enumerate() {
+            let width = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+            line += &format!(" {cell:width$} ", width = width.unwrap_or(0));
+        }
+        text += line.trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+/// Two units at most: `2 h 13 min`, `4.2 s`.
+fn duration(seconds: f64) -> String {
+    let whole = seconds.max(0.0) as u64;
+    match whole {
+        0..60 => format!("{:.1} s", seconds.max(0.0)),
+        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
+        3600..86_400 => format!("{} h {} min", whole / 3600, whole / 60 % 60),
+        86_400.. => format!("{} d {} h", whole / 86_400, whole / 3600 % 24),
+    }
+}
+
+fn milliseconds(value: f64) -> String {
+    if value < 1000.0 { format!("{value:.1} ms") } else { format!("{:.1} s", value / 1000.0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::{TransitionStatus, WriteStatus};
+
+    fn status() -> Status {
+        let member = MemberStatus {
+            vhid: 3,
+            interface: "eth0".to_owned(),
+            addresses: vec!["192.168.103.210/24".to_owned()],
+            held: true,
+            refused: BTreeMap::from([("bad_digest".to_owned(), 2), ("own_advert".to_owned(), 0)]),
+            ..MemberStatus::default()
+        };
+        let wan = MemberStatus {
+            vhid: 4,
+            interface: "eth1".to_owned(),
+            addresses: vec!["157.159.40.139/26".to_owned()],
+            master_heard: Some("157.159.40.138".to_owned()),
+            master_heard_seconds_ago: Some(0.4),
+            ..MemberStatus::default()
+        };
+        let interface = |name: &str, datapath: &str, note: Option<&str>| InterfaceStatus {
+            name: name.to_owned(),
+            up: true,
+            datapath: datapath.to_owned(),
+            datapath_note: note.map(str::to_owned),
+            counters: BTreeMap::from([("adverts".to_owned(), 12)]),
+        };
+        let peer = PeerStatus {
+            node: "fw2".to_owned(),
+            address: "10.77.9.2".to_owned(),
+            alive: true,
+            sent_sequence: 812,
+            acked_sequence: 812,
+            rtt_ms: 0.21,
+            ..PeerStatus::default()
+        };
+        Status {
+            node: "fw1".to_owned(),
+            cluster: "edge".to_owned(),
+            version: "0.1.0".to_owned(),
+            pid: 4711,
+            uptime_seconds: 8130.0,
+            control_answered: true,
+            sync_answered: true,
+            unanswered: Vec::new(),
+            election: ControlStatus {
+                role: "master".to_owned(),
+                role_since_seconds: 7980.0,
+                transitions: 2,
+                last_transition: Some(TransitionStatus {
+                    from: "backup".to_owned(),
+                    to: "master".to_owned(),
+                    cause: "master_down".to_owned(),
+                    seconds_ago: 7980.0,
+                    takeover_ms: Some(3012.3),
+                }),
+                members: vec![member, wan],
+                interfaces: vec![interface("eth0", "native", None), interface("eth1", "socket", Some("no XDP here"))],
+                ..ControlStatus::default()
+            },
+            sync: SyncStatus {
+                in_sync: true,
+                lag_ms: 0.8,
+                flows: 402,
+                flows_local: 400,
+                flows_peer: 2,
+                peers: vec![peer],
+                writes: WriteStatus {
+                    by_errno: BTreeMap::from([(
+                        "create".to_owned(),
+                        BTreeMap::from([("ok".to_owned(), 9), ("EEXIST".to_owned(), 1)]),
+                    )]),
+                },
+                ..SyncStatus::default()
+            },
+        }
+    }
+
+    /// A healthy master's page, as it is printed without a terminal.
+    #[test]
+    fn page_of_a_master() {
+        insta::assert_snapshot!(render(&status(), false));
+    }
+
+    /// A silent control loop, a dead peer and a half-done sync are shown for what they are.
+    #[test]
+    fn trouble_is_visible() {
+        let mut silent = status();
+        silent.control_answered = false;
+        silent.unanswered = vec!["the control loop did not answer".to_owned()];
+        silent.sync.peers[0].alive = false;
+        let page = render(&silent, false);
+        assert!(page.starts_with("fw1 of edge: ?   (") && page.contains("no peer is there"), "{page}");
+        assert!(page.contains("the control loop did not answer") && !page.contains("Virtual addresses"), "{page}");
+        let mut partial = status();
+        partial.sync.in_sync = false;
+        partial.sync.peers[0].backlog_flows = 100;
+        assert!(render(&partial, false).contains("not in sync: 75 % at the peer"));
+        assert!(render(&partial, true).contains("\x1b[1;32mMASTER\x1b[0m"));
+    }
+}

@@ -1,0 +1,327 @@
+//! The election's loop: the only place where the pure election meets the edges that serve it.
+//!
+//! One thread, never blocked by state replication: adverts (ring or sockets), link events, requests and one deadline
+//! come in; what [`Election::handle`] wants done is done strictly in its order.
+
+mod act;
+mod failure;
+pub mod plan;
+pub mod realtime;
+mod report;
+mod roles;
+
+use crate::advert_socket::{AdvertSocketError, AdvertSockets, Heard};
+use crate::clock;
+use crate::config::Resolved;
+use crate::datapath::{self, Datapath, SocketCounters};
+use crate::link::{Change, LinkError, Links};
+use crate::mailbox::{Mailbox, Postman};
+use crate::poller::Poller;
+use crate::request::{ControlRequest, SyncRequest};
+use crate::vip::{VipError, Vips};
+use failure::{Failure, Failures};
+use ha_common::election::{Action, Command, Election, Input, InterfaceId, ReceivedAdvert, Transition, VipState};
+use ha_common::reason::DropReason;
+use ha_common::time::{Instant, earliest};
+use realtime::Realtime;
+use roles::RolePost;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Adverts judged before a deadline is: all that the ring can hold, so that a flood cannot hide the master's advert
+/// from a deadline that it has met.
+const ADVERTS_MAX: usize = 4096;
+/// Frames taken from one socket at one wake-up.
+const FRAMES_MAX: usize = 1024;
+/// Requests answered at one wake-up.
+const REQUESTS_MAX: usize = 64;
+
+const MAILBOX: u64 = 0;
+const LINKS: u64 = 1;
+const RING: u64 = 2;
+const LOG: u64 = 3;
+/// Listeners of interfaces without XDP follow, by [`InterfaceId`].
+const LISTENERS: u64 = 16;
+
+/// Why the loop cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    #[error(transparent)]
+    Links(#[from] LinkError),
+    #[error(transparent)]
+    Vips(#[from] VipError),
+    #[error(transparent)]
+    Adverts(#[from] AdvertSocketError),
+    #[error("cannot wait for events: {0} (are file descriptors exhausted? see `ulimit -n`)")]
+    Poll(#[source] io::Error),
+    #[error("the kernel gives no random seed: {0}")]
+    Seed(getrandom::Error),
+}
+
+/// Everything the election needs on this node.
+pub struct ControlLoop {
+    config: Arc<Resolved>,
+    election: Election,
+    datapath: Datapath,
+    /// What the socket path counts, in the rows that XDP counts in as well.
+    counters: SocketCounters,
+    links: Links,
+    vips: Vips,
+    adverts: AdvertSockets,
+    poller: Poller,
+    roles: RolePost,
+    failures: Failures,
+    realtime: Realtime,
+    /// Carrying virtual addresses, sync link included; position is the [`InterfaceId`].
+    interfaces: Vec<Watched>,
+    /// What the election last wanted of the virtual addresses.
+    wanted: VipState,
+    /// The takeover whose addresses are not in the kernel yet.
+    taking_over: Option<Transition>,
+    /// The last takeover and how long it took.
+    takeover: Option<(Transition, Duration)>,
+    started: Instant,
+    actions: Vec<Action>,
+}
+
+struct Watched {
+    name: String,
+    /// As told to the edges last.
+    ifindex: Option<u32>,
+    /// Sending adverts fails at present: said once, not with every advert.
+    mute: bool,
+}
+
+impl ControlLoop {
+    /// Opens every edge; the election stays in INIT until [`Self::run`].
+    ///
+    /// # Errors
+    /// When the kernel refuses a socket that nothing works without. Missing interfaces are no error.
+    pub fn new(config: Arc<Resolved>, datapath: Datapath, sync: Postman<SyncRequest>) -> Result<Self, ControlError> {
+        let names: Vec<String> =
+            datapath::Plan::from_config(&config).interfaces.into_iter().map(|interface| interface.name).collect();
+        let virtual_addresses = config.vips.iter().flat_map(|vip| vip.addresses.iter().map(|(address, _)| *address));
+        let seed = getrandom::u64().map_err(ControlError::Seed)?;
+        Ok(Self {
+            election: Election::new(plan::election_config(&config), seed),
+            counters: datapath.counters().socket(),
+            links: Links::open(&names, virtual_addresses.collect())?,
+            vips: Vips::open(&config)?,
+            adverts: AdvertSockets::open(&config)?,
+            poller: Poller::new().map_err(ControlError::Poll)?,
+            roles: RolePost::new(sync),
+            failures: Failures::default(),
+            realtime: Realtime::Wanted,
+            interfaces: names.into_iter().map(|name| Watched { name, ifindex: None, mute: false }).collect(),
+            wanted: VipState::Absent,
+            taking_over: None,
+            takeover: None,
+            started: clock::now(),
+            actions: Vec::new(),
+            datapath,
+            config,
+        })
+    }
+
+    /// Whether [`Self::run`] asks for real-time scheduling and locked memory; it does unless told otherwise.
+    #[must_use]
+    pub fn realtime(mut self, realtime: Realtime) -> Self {
+        self.realtime = realtime;
+        self
+    }
+
+    /// Takes part in the election until [`ControlRequest::Stop`]; the virtual addresses are released at the end,
+    /// also when the loop fails.
+    ///
+    /// # Errors
+    /// When the kernel refuses to report events any more.
+    pub fn run(mut self, mailbox: Mailbox<ControlRequest>) -> Result<(), ControlError> {
+        self.realtime.enter();
+        let result = self.serve(&mailbox);
+        if let Err(error) = &result {
+            tracing::error!(%error, "the control loop fails and gives the mastership away");
+            self.feed(Input::Command(Command::Stop));
+        }
+        result
+    }
+
+    fn serve(&mut self, mailbox: &Mailbox<ControlRequest>) -> Result<(), ControlError> {
+        self.poller.watch(mailbox.fd(), MAILBOX).map_err(ControlError::Poll)?;
+        self.poller.watch(&self.links, LINKS).map_err(ControlError::Poll)?;
+        for (descriptor, token) in [(self.datapath.ring_fd(), RING), (self.datapath.log_fd(), LOG)] {
+            if let Some(descriptor) = descriptor {
+                self.poller.watch(descriptor, token).map_err(ControlError::Poll)?;
+            }
+        }
+        for id in self.ids() {
+            self.interface_changed(id)?;
+        }
+        let mut ready = Vec::new();
+        loop {
+            self.roles.retry(clock::now());
+            let deadline = earliest(self.election.poll_at(), self.roles.retry_at());
+            self.poller.wait(deadline, &mut ready).map_err(ControlError::Poll)?;
+            if self.wake(&ready, mailbox)? == Flow::Stop {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Links first, because they decide who may speak; adverts before the deadline, because a late wake-up of this
+    /// node must not be taken for the master's silence.
+    fn wake(&mut self, ready: &[u64], mailbox: &Mailbox<ControlRequest>) -> Result<Flow, ControlError> {
+        if ready.contains(&LINKS) {
+            self.read_links()?;
+        }
+        self.read_ring();
+        for token in ready.iter().filter_map(|token| token.checked_sub(LISTENERS)) {
+            if let Ok(id) = u8::try_from(token) {
+                self.read_listener(InterfaceId(id));
+            }
+        }
+        if self.election.poll_at().is_some_and(|at| at <= clock::now()) {
+            self.feed(Input::Timer);
+        }
+        if ready.contains(&LOG) {
+            self.datapath.flush_log();
+        }
+        if ready.contains(&MAILBOX) { Ok(self.answer(mailbox)) } else { Ok(Flow::Continue) }
+    }
+
+    /// Hands one input to the election and does what it wants.
+    fn feed(&mut self, input: Input<'_>) {
+        let mut actions = std::mem::take(&mut self.actions);
+        self.election.handle(clock::now(), input, &mut actions);
+        for action in actions.drain(..) {
+            self.act(action);
+        }
+        self.actions = actions;
+    }
+
+    fn read_ring(&mut self) {
+        for _ in 0..ADVERTS_MAX {
+            let Some(advert) = self.datapath.next_advert() else { return };
+            self.feed(Input::Advert(&advert));
+        }
+    }
+
+    fn read_listener(&mut self, id: InterfaceId) {
+        for _ in 0..FRAMES_MAX {
+            let Some(heard) = self.adverts.receive(id) else { return };
+            self.counters.packet(id);
+            match heard {
+                Heard::Advert { source, destination, advert } => match self.counters.member(id, advert.vhid) {
+                    Some(member) => {
+                        self.counters.advert(id, member);
+                        let received = clock::now();
+                        self.feed(Input::Advert(&ReceivedAdvert { member, source, destination, advert, received }));
+                    }
+                    None => self.counters.advert_refused(id, advert.vhid, DropReason::VhidUnknown),
+                },
+                Heard::Refused { vhid, reason } => self.counters.advert_refused(id, vhid.unwrap_or(0), reason),
+            }
+        }
+    }
+
+    fn read_links(&mut self) -> Result<(), ControlError> {
+        let mut changes = Vec::new();
+        self.links.receive(&mut changes)?;
+        let mut removed = None;
+        for id in self.ids() {
+            if changes.contains(&Change::Interface(id)) {
+                self.interface_changed(id)?;
+            }
+        }
+        for change in changes {
+            match change {
+                Change::Interface(_) => {}
+                Change::VirtualAddressRemoved { interface, address } => removed = Some((interface, address)),
+            }
+        }
+        if let Some((interface, address)) = removed {
+            self.repair(interface, address);
+        }
+        Ok(())
+    }
+
+    /// Brings every edge up to date with an interface, and then the election.
+    fn interface_changed(&mut self, id: InterfaceId) -> Result<(), ControlError> {
+        let link = self.links.interface(id);
+        let Some(watched) = self.interfaces.get_mut(usize::from(id.0)) else { return Ok(()) };
+        let is_other = std::mem::replace(&mut watched.ifindex, link.ifindex) != link.ifindex;
+        let is_new = is_other && link.ifindex.is_some();
+        if is_other {
+            self.datapath.attach(id);
+        }
+        if usize::from(id.0) >= self.config.interfaces.len() {
+            // The sync link has a program, but neither adverts nor addresses.
+            return Ok(());
+        }
+        if is_new && let Err(error) = self.vips.keep_secondaries(id) {
+            tracing::warn!(%error, "virtual addresses may take others along");
+        }
+        let listen = !self.datapath.attachment(id).is_some_and(datapath::Attachment::is_xdp);
+        for error in self.adverts.set_interface(id, link.ifindex.map(|ifindex| (ifindex, link.mac)), listen) {
+            self.failures.count(Failure::of(&error));
+            tracing::warn!(%error, "adverts are impaired");
+        }
+        if let Some(listener) = self.adverts.listener(id) {
+            self.poller.watch(listener, LISTENERS + u64::from(id.0)).map_err(ControlError::Poll)?;
+        }
+        self.feed(Input::Link { interface: id, state: link.state });
+        if is_new && self.wanted == VipState::Present {
+            self.interface_replaced(id);
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, mailbox: &Mailbox<ControlRequest>) -> Flow {
+        for _ in 0..REQUESTS_MAX {
+            match mailbox.next() {
+                None => return Flow::Continue,
+                // Whoever asked may have given up waiting: that is its affair.
+                Some(ControlRequest::Status(reply)) => drop(reply.send(self.report(clock::now()))),
+                Some(ControlRequest::Health(health)) => self.feed(Input::Sync(health)),
+                Some(ControlRequest::StepDown(reply)) => {
+                    self.feed(Input::Command(Command::StepDown));
+                    let _ = reply.send(());
+                }
+                Some(ControlRequest::Stop) => {
+                    self.feed(Input::Command(Command::Stop));
+                    return Flow::Stop;
+                }
+            }
+        }
+        Flow::Continue
+    }
+
+    /// A virtual address went away without our doing: put it back, together with the routes that went with it.
+    fn repair(&mut self, interface: InterfaceId, address: IpAddr) {
+        if self.wanted == VipState::Absent {
+            return;
+        }
+        // Our own removals are reported too, late; then everything is there and nothing changes.
+        let outcome = self.apply_vips(VipState::Present);
+        if outcome > 0 {
+            let interface = self.name(interface);
+            tracing::warn!(%address, interface, restored = outcome, "a virtual address was removed by hand: restored");
+        }
+    }
+
+    fn ids(&self) -> impl Iterator<Item = InterfaceId> + use<> {
+        // The configuration admits at most 256 interfaces.
+        (0..=u8::MAX).map(InterfaceId).take(self.interfaces.len())
+    }
+
+    fn name(&self, id: InterfaceId) -> &str {
+        self.interfaces.get(usize::from(id.0)).map_or("", |watched| watched.name.as_str())
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flow {
+    Continue,
+    Stop,
+}

@@ -1,0 +1,62 @@
+//! From the resolved configuration to the election's.
+
+use crate::config::Resolved;
+use ha_common::election::{Config, Member};
+use ha_common::role::NodeId;
+
+/// What the election of this node needs to know; positions of VIPs and interfaces stay what they are.
+pub fn election_config(config: &Resolved) -> Config {
+    let node = config.nodes.get(usize::from(config.node.0));
+    let members = config.vips.iter().map(|vip| Member {
+        vhid: vip.vhid,
+        interface: vip.interface,
+        addresses: vip.addresses.iter().map(|(address, _)| *address).collect(),
+        password: vip.password.clone(),
+        transport: vip.transport.clone(),
+    });
+    Config {
+        node: config.node,
+        peer_node: only_peer(config),
+        advbase: config.election.advbase,
+        advskew: node.map_or(0, |node| node.advskew),
+        dead_ratio: config.election.dead_ratio,
+        preempt: config.election.preempt,
+        announce_burst: config.election.announce_burst.clone(),
+        announce_refresh: config.election.announce_refresh,
+        members: members.collect(),
+    }
+}
+
+fn only_peer(config: &Resolved) -> Option<NodeId> {
+    match (config.nodes.len(), config.node) {
+        (2, NodeId(0)) => Some(NodeId(1)),
+        (2, NodeId(1)) => Some(NodeId(0)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::config;
+    use ha_common::election::InterfaceId;
+
+    /// The second node of the pair: its own skew, its only peer, and members in the order of the file.
+    #[test]
+    fn the_second_node_of_a_pair() {
+        let plan = election_config(&config());
+        assert_eq!((plan.node, plan.peer_node), (NodeId(1), Some(NodeId(0))));
+        assert_eq!((plan.advbase, plan.advskew, plan.dead_ratio, plan.preempt), (1, 100, 3, true));
+        let members: Vec<_> = plan.members.iter().map(|m| (m.vhid, m.interface, m.addresses.len())).collect();
+        assert_eq!(members, [(3, InterfaceId(0), 2), (4, InterfaceId(1), 1)]);
+        assert_eq!(*plan.members[0].password, b"toto");
+    }
+
+    /// With a third node nobody is the only peer.
+    #[test]
+    fn three_nodes_have_no_only_peer() {
+        let mut config = config();
+        config.nodes.push(config.nodes[0].clone());
+        assert_eq!(election_config(&config).peer_node, None);
+    }
+}

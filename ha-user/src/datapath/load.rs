@@ -1,0 +1,217 @@
+//! The object that the build script made: load it, tell it the plan, keep its maps.
+
+use super::counters::CounterMaps;
+use super::plan::{InterfacePlan, Plan};
+use super::pod::Shared;
+use super::ring::AdvertRing;
+use aya::maps::{Array, HashMap, MapError, PerCpuArray, RingBuf};
+use aya::programs::{ProgramError, Xdp};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use aya_log::EbpfLogger;
+use ha_common::abi::{self, InterfaceEntry, MemberEntry, PeerEntry};
+use ha_common::election::ReceivedAdvert;
+use ha_common::wire::ip::address_words;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+/// The program for every interface.
+pub const EDGE: &str = "twinwall_edge";
+/// Returns XDP_PASS at once: the bench measures [`EDGE`] against it.
+pub const EMPTY: &str = "twinwall_empty";
+
+#[cfg(not(ha_bpf_stub))]
+static OBJECT: Option<&[u8]> = Some(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ha-ebpf")));
+#[cfg(ha_bpf_stub)]
+static OBJECT: Option<&[u8]> = None;
+
+/// Target of the programs' log lines, and of the filter that switches them on.
+const LOG_TARGET: &str = "ha_ebpf";
+
+/// Why there is no XDP at all.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("built without BPF object (HA_BPF=off): build with a BPF toolchain for XDP")]
+    Absent,
+    #[error("cannot create the BPF maps: {0} (needs CAP_BPF or CAP_SYS_ADMIN, and Linux 5.15 or later)")]
+    Object(#[from] EbpfError),
+    #[error("the kernel refuses program {name}: {source} (needs CAP_BPF and CAP_NET_ADMIN)")]
+    Program { name: &'static str, source: ProgramError },
+    #[error("the BPF object has no program or map {0}: rebuild with `cargo xtask build`")]
+    Missing(&'static str),
+    #[error("cannot use BPF map {name}: {source}")]
+    Map { name: &'static str, source: MapError },
+}
+
+/// The loaded programs with their maps. Dropping it unloads everything.
+pub struct Programs {
+    ebpf: Ebpf,
+    ring: AdvertRing,
+    counters: Arc<CounterMaps>,
+    logger: Option<EbpfLogger<&'static dyn log::Log>>,
+}
+
+impl Programs {
+    /// True when this build has a BPF object.
+    pub const fn are_built_in() -> bool {
+        cfg!(not(ha_bpf_stub))
+    }
+
+    /// Loads programs and maps and fills in the plan; attaches nothing.
+    ///
+    /// # Errors
+    /// When this build or this process has no BPF.
+    pub fn load(plan: &Plan) -> Result<Self, LoadError> {
+        let logs = tracing::enabled!(target: LOG_TARGET, tracing::Level::DEBUG);
+        let mut ebpf = open(plan, logs)?;
+        // The logger takes its map away, and the program needs the map to be open while it is loaded.
+        let logger = if logs { EbpfLogger::init(&mut ebpf).ok() } else { None };
+        fill_members(&mut ebpf, plan)?;
+        fill_peers(&mut ebpf, plan)?;
+        for name in [EDGE, EMPTY] {
+            let program = program(&mut ebpf, name)?;
+            program.load().map_err(|source| LoadError::Program { name, source })?;
+        }
+        let counters = Arc::new(CounterMaps {
+            interfaces: take(&mut ebpf, "INTERFACE_COUNTERS", PerCpuArray::try_from)?,
+            members: take(&mut ebpf, "MEMBER_COUNTERS", PerCpuArray::try_from)?,
+            streams: take(&mut ebpf, "STREAMS", Array::try_from)?,
+        });
+        let ring = AdvertRing::new(take(&mut ebpf, "ADVERTS", RingBuf::try_from)?);
+        Ok(Self { ebpf, ring, counters, logger })
+    }
+
+    /// A loaded program, [`EDGE`] or [`EMPTY`].
+    ///
+    /// # Errors
+    /// When the object has none of that name.
+    pub fn program(&mut self, name: &'static str) -> Result<&mut Xdp, LoadError> {
+        program(&mut self.ebpf, name)
+    }
+
+    /// Tells the program what the interface with this index is for.
+    ///
+    /// # Errors
+    /// When the map refuses the entry.
+    pub fn set_interface(&mut self, ifindex: u32, plan: &InterfacePlan) -> Result<(), LoadError> {
+        let carp = if plan.members.is_empty() { 0 } else { abi::ROLE_CARP };
+        let sync = if plan.sync { abi::ROLE_SYNC } else { 0 };
+        self.write_interface(ifindex, InterfaceEntry { slot: u16::from(plan.id.0), roles: carp | sync })
+    }
+
+    /// Forgets an interface that is gone.
+    pub fn clear_interface(&mut self, ifindex: u32) {
+        if let Err(error) = self.write_interface(ifindex, InterfaceEntry::default()) {
+            tracing::warn!(ifindex, %error, "an interface that is gone stays in the BPF map");
+        }
+    }
+
+    pub fn ring_fd(&self) -> BorrowedFd<'_> {
+        self.ring.fd()
+    }
+
+    pub fn next_advert(&mut self) -> Option<ReceivedAdvert> {
+        self.ring.next()
+    }
+
+    pub fn log_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.logger.as_ref().map(AsFd::as_fd)
+    }
+
+    pub fn flush_log(&mut self) {
+        if let Some(logger) = &mut self.logger {
+            logger.flush();
+        }
+    }
+
+    pub fn counter_maps(&self) -> Arc<CounterMaps> {
+        Arc::clone(&self.counters)
+    }
+
+    fn write_interface(&mut self, ifindex: u32, entry: InterfaceEntry) -> Result<(), LoadError> {
+        if ifindex < abi::IFINDEX_DIRECT_MAX {
+            let name = "INTERFACES";
+            let map = self.ebpf.map_mut(name).ok_or(LoadError::Missing(name))?;
+            let written = Array::<_, Shared<InterfaceEntry>>::try_from(map)
+                .and_then(|mut map| map.set(ifindex, Shared(entry), 0));
+            return written.map_err(|source| LoadError::Map { name, source });
+        }
+        let name = "INTERFACES_HIGH";
+        let map = self.ebpf.map_mut(name).ok_or(LoadError::Missing(name))?;
+        let written = HashMap::<_, u32, Shared<InterfaceEntry>>::try_from(map).and_then(|mut map| {
+            if entry == InterfaceEntry::default() {
+                map.remove(&ifindex)
+            } else {
+                map.insert(ifindex, Shared(entry), 0)
+            }
+        });
+        written.map_err(|source| LoadError::Map { name, source })
+    }
+}
+
+/// Creates the maps in the sizes of the plan. Without the kernel's BTF: no program uses it, and parsing it costs 40 ms.
+fn open(plan: &Plan, logs: bool) -> Result<Ebpf, LoadError> {
+    let object = OBJECT.ok_or(LoadError::Absent)?;
+    let members = plan.interfaces.iter().map(|interface| interface.members.len()).sum::<usize>();
+    let rows = |count: usize| u32::try_from(count.max(1)).unwrap_or(u32::MAX);
+    let slots = rows(plan.interfaces.iter().map(|interface| usize::from(interface.id.0) + 1).max().unwrap_or(1));
+    let address = address_words(plan.sync_address);
+    let family: u8 = match (plan.peers.is_empty(), plan.sync_address) {
+        (true, _) => 0,
+        (false, IpAddr::V4(_)) => 4,
+        (false, IpAddr::V6(_)) => 6,
+    };
+    let log_level = if logs { aya_log::Level::Debug as u8 } else { 0 };
+    let ebpf = EbpfLoader::new()
+        .btf(None)
+        .map_max_entries("MEMBERS", slots.saturating_mul(abi::VHIDS_PER_INTERFACE))
+        .map_max_entries("INTERFACE_COUNTERS", slots)
+        .map_max_entries("MEMBER_COUNTERS", rows(members))
+        .override_global("SYNC_PORT", &plan.sync_port, true)
+        .override_global("SYNC_ADDRESS", &address, true)
+        .override_global("SYNC_FAMILY", &family, true)
+        .override_global("AYA_LOG_LEVEL", &log_level, true)
+        .load(object)?;
+    Ok(ebpf)
+}
+
+fn fill_members(ebpf: &mut Ebpf, plan: &Plan) -> Result<(), LoadError> {
+    let name = "MEMBERS";
+    let refused = |source| LoadError::Map { name, source };
+    let map = ebpf.map_mut(name).ok_or(LoadError::Missing(name))?;
+    let mut members: Array<_, Shared<MemberEntry>> = Array::try_from(map).map_err(refused)?;
+    for interface in &plan.interfaces {
+        for (member, vhid) in &interface.members {
+            let index = abi::member_index(u16::from(interface.id.0), *vhid);
+            let entry = MemberEntry { known: 1, member: u16::from(member.0) };
+            members.set(index, Shared(entry), 0).map_err(refused)?;
+        }
+    }
+    Ok(())
+}
+
+fn fill_peers(ebpf: &mut Ebpf, plan: &Plan) -> Result<(), LoadError> {
+    let name = "PEERS";
+    let refused = |source| LoadError::Map { name, source };
+    let map = ebpf.map_mut(name).ok_or(LoadError::Missing(name))?;
+    let mut peers: Array<_, Shared<PeerEntry>> = Array::try_from(map).map_err(refused)?;
+    for (node, address) in &plan.peers {
+        let entry = PeerEntry::new(*address, plan.key_epoch);
+        peers.set(u32::from(node.0), Shared(entry), 0).map_err(refused)?;
+    }
+    Ok(())
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, LoadError> {
+    let program = ebpf.program_mut(name).ok_or(LoadError::Missing(name))?;
+    program.try_into().map_err(|source| LoadError::Program { name, source })
+}
+
+fn take<T>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    convert: impl FnOnce(aya::maps::Map) -> Result<T, MapError>,
+) -> Result<T, LoadError> {
+    let map = ebpf.take_map(name).ok_or(LoadError::Missing(name))?;
+    convert(map).map_err(|source| LoadError::Map { name, source })
+}

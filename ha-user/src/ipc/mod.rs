@@ -1,0 +1,53 @@
+//! The control socket: one JSON request line in, one JSON reply line out.
+//!
+//! Whoever may open the socket (mode 0660) may ask; only root and the daemon's own user may change anything.
+
+pub mod client;
+mod flows;
+pub mod lock;
+pub mod server;
+
+pub use flows::FlowLine;
+
+use crate::status::Status;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// Longest request line in bytes.
+const REQUEST_BYTES_MAX: usize = 4096;
+/// Connections served at one time; further ones are closed at once.
+const CONNECTIONS_MAX: usize = 64;
+/// For a request to arrive, and again for its reply to be taken.
+const TRANSFER_WITHIN: Duration = Duration::from_secs(2);
+/// Most flows in one reply.
+pub const FLOWS_MAX: usize = 100_000;
+
+/// What is asked of the daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    Status,
+    Flows { limit: usize },
+    Resync,
+}
+
+impl Request {
+    /// Does it change something?
+    fn changes(&self) -> bool {
+        match self {
+            Self::Status | Self::Flows { .. } => false,
+            Self::Resync => true,
+        }
+    }
+}
+
+/// What the daemon answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    Status(Box<Status>),
+    Flows(Vec<FlowLine>),
+    Done,
+    /// The request was not carried out; why, and what to do.
+    Error(String),
+}

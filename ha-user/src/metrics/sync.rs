@@ -1,0 +1,98 @@
+//! Metrics of the replicated state.
+
+use super::text::{Kind, Number, Page};
+use crate::status::{PeerStatus, SyncStatus};
+
+pub fn write(page: &mut Page, status: &SyncStatus) {
+    page.single(
+        Kind::Gauge,
+        "twinwall_sync_in_sync",
+        "1 while this node holds all of the peer's state and no gap is open.",
+        status.in_sync,
+    );
+    page.single(
+        Kind::Gauge,
+        "twinwall_sync_lag_seconds",
+        "Age of the oldest flow change that the peer has not acknowledged.",
+        status.lag_ms / 1000.0,
+    );
+    let mut flows = page.family(Kind::Gauge, "twinwall_sync_flows", "Flows known, by the node whose packets they are.");
+    flows.sample(&[("owner", "local")], status.flows_local);
+    flows.sample(&[("owner", "peer")], status.flows_peer);
+    let counters = [
+        (
+            "twinwall_sync_flows_refused_total",
+            "Flows not replicated because flows_max was reached.",
+            status.flows_refused_full,
+        ),
+        ("twinwall_sync_stale_ignored_total", "Peer states older than this node's, ignored.", status.stale_ignored),
+        ("twinwall_conntrack_events_total", "Conntrack events read from the kernel.", status.events),
+        (
+            "twinwall_conntrack_event_losses_total",
+            "Times the kernel dropped conntrack events (ENOBUFS); each is followed by a resync.",
+            status.events_lost,
+        ),
+    ];
+    for (name, help, value) in counters {
+        page.single(Kind::Counter, name, help, value);
+    }
+    let mut refused = page.family(
+        Kind::Counter,
+        "twinwall_sync_frames_refused_total",
+        "Sync frames refused by the engine, by reason.",
+    );
+    for (reason, count) in &status.refused {
+        refused.sample(&[("reason", reason)], *count);
+    }
+    let mut writes =
+        page.family(Kind::Counter, "twinwall_conntrack_writes_total", "Writes into the kernel's table, by outcome.");
+    for (operation, by_errno) in &status.writes.by_errno {
+        for (errno, count) in by_errno {
+            writes.sample(&[("operation", operation), ("errno", errno)], *count);
+        }
+    }
+    write_peers(page, &status.peers);
+}
+
+/// A number of a peer.
+type OfPeer<T> = (&'static str, &'static str, fn(&PeerStatus) -> T);
+
+const PEER_TRUTHS: [OfPeer<bool>; 3] = [
+    ("twinwall_peer_alive", "1 while a keyed session with the peer exists.", |peer| peer.alive),
+    ("twinwall_sync_bulk_sent", "1 when the peer has this node's whole table.", |peer| peer.bulk_sent),
+    ("twinwall_sync_bulk_received", "1 when this node has the peer's whole table.", |peer| peer.bulk_received),
+];
+const PEER_GAUGES: [OfPeer<u64>; 5] = [
+    ("twinwall_sync_sent_sequence", "Last data sequence number sent to the peer.", |peer| peer.sent_sequence),
+    ("twinwall_sync_acked_sequence", "Last data sequence number the peer acknowledged.", |peer| peer.acked_sequence),
+    ("twinwall_sync_received_sequence", "Last data sequence number received in order.", |peer| peer.received_sequence),
+    ("twinwall_sync_backlog_flows", "Changed flows not yet sent to the peer.", |peer| peer.backlog_flows),
+    ("twinwall_sync_in_flight_flows", "Flows sent and not yet acknowledged.", |peer| peer.in_flight_flows),
+];
+const PEER_COUNTERS: [OfPeer<u64>; 7] = [
+    ("twinwall_sync_frames_sent_total", "Frames sent to the peer.", |peer| peer.frames_sent),
+    ("twinwall_sync_frames_received_total", "Frames accepted from the peer.", |peer| peer.frames_received),
+    ("twinwall_sync_frames_lost_total", "Frames that were lost on the way and repaired.", |peer| peer.frames_lost),
+    ("twinwall_sync_sent_bytes_total", "Bytes of the frames sent to the peer.", |peer| peer.bytes_sent),
+    ("twinwall_sync_received_bytes_total", "Bytes of the frames accepted from the peer.", |peer| peer.bytes_received),
+    ("twinwall_sync_flows_sent_total", "Flow changes sent to the peer.", |peer| peer.flows_sent),
+    ("twinwall_sync_flows_received_total", "Flow changes received from the peer.", |peer| peer.flows_received),
+];
+
+fn write_peers(page: &mut Page, peers: &[PeerStatus]) {
+    write_of_peer(page, Kind::Gauge, &PEER_TRUTHS, peers);
+    write_of_peer(page, Kind::Gauge, &PEER_GAUGES, peers);
+    write_of_peer(page, Kind::Counter, &PEER_COUNTERS, peers);
+    let rtt: OfPeer<f64> =
+        ("twinwall_sync_rtt_seconds", "Round-trip time of the last acknowledged frame.", |peer| peer.rtt_ms / 1000.0);
+    write_of_peer(page, Kind::Gauge, &[rtt], peers);
+}
+
+fn write_of_peer<T: Number>(page: &mut Page, kind: Kind, metrics: &[OfPeer<T>], peers: &[PeerStatus]) {
+    for (name, help, value) in metrics {
+        let mut family = page.family(kind, name, help);
+        for peer in peers {
+            family.sample(&[("peer", &peer.node)], value(peer));
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! A twinwall node of the lab: started, asked, stopped and killed as an administrator or an accident would.
+
+use crate::netns::{Netns, Process, wait_until};
+use crate::topology::{LAN_VIP, LAN_VIP6, Node, SERVER, WAN_VIP, WAN_VIP6};
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::Signal;
+use serde_json::Value;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+/// Where `/metrics` listens in each firewall's namespace.
+pub const METRICS: &str = "127.0.0.1:9112";
+
+/// What differs from the configuration of the mission's pair.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `[datapath] xdp`.
+    pub xdp: &'static str,
+    pub advskew: [u8; 2],
+    /// Seconds without an advert are `dead_ratio` × 1 s and the skew.
+    pub dead_ratio: u8,
+    pub preempt: bool,
+    pub password: &'static str,
+    /// Adds the IPv6 twins to both groups. ucarp knows a single IPv4 address.
+    pub ipv6: bool,
+    /// `[log] level`.
+    pub log: &'static str,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            xdp: "auto",
+            advskew: [0, 100],
+            dead_ratio: 3,
+            preempt: false,
+            password: "toto",
+            ipv6: false,
+            log: "debug",
+        }
+    }
+}
+
+impl Settings {
+    /// The configuration file, the same for both nodes; the secret is expected in `dir`.
+    pub fn to_toml(&self, dir: &Path) -> String {
+        let Self { xdp, advskew: [skew1, skew2], dead_ratio, preempt, password, ipv6, log } = self;
+        let secret = dir.join("secret");
+        let (lan6, wan6) = if *ipv6 {
+            (format!(", \"{LAN_VIP6}/64\""), format!(", \"{WAN_VIP6}/64\""))
+        } else {
+            (String::new(), String::new())
+        };
+        format!(
+            r#"[cluster]
+name = "edge"
+secret_file = "{}"
+
+[nodes.fw1]
+sync_address = "{}"
+advskew = {skew1}
+[nodes.fw2]
+sync_address = "{}"
+advskew = {skew2}
+
+[sync]
+interface = "eth2"
+mode = "ftfw"
+[sync.filter]
+protocols = ["tcp", "udp", "icmp"]
+
+[[vip]]
+vhid = 3
+interface = "eth0"
+addresses = ["{LAN_VIP}/24"{lan6}]
+password = "{password}"
+[[vip]]
+vhid = 4
+interface = "eth1"
+addresses = ["{WAN_VIP}/26"{wan6}]
+gateway = "{SERVER}"
+password = "{password}"
+
+[election]
+dead_ratio = {dead_ratio}
+preempt = {preempt}
+
+[datapath]
+xdp = "{xdp}"
+
+[log]
+level = "{log}"
+"#,
+            secret.display(),
+            Node::Fw1.sync(),
+            Node::Fw2.sync(),
+        )
+    }
+
+    /// Writes the configuration to `dir`, and a secret unless one is there; returns the configuration's path.
+    ///
+    /// # Errors
+    /// When the directory cannot be written or `twinwall keygen` fails.
+    pub fn write(&self, dir: &Path) -> Result<PathBuf> {
+        let path = dir.join("twinwall.toml");
+        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        file.write_all(self.to_toml(dir).as_bytes())?;
+        let secret = dir.join("secret");
+        if !secret.exists() {
+            crate::netns::checked(Command::new(binary()?).args(["keygen", "--output"]).arg(&secret))?;
+        }
+        Ok(path)
+    }
+}
+
+/// The daemon's binary: `TWINWALL_BIN`, else the newer one of the target directory's release and debug builds.
+///
+/// # Errors
+/// When none has been built.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("TWINWALL_BIN") {
+        return Ok(path.into());
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    let built = |profile: &str| {
+        let path = target.join(profile).join("twinwall");
+        let modified = fs::metadata(&path).and_then(|metadata| metadata.modified()).ok()?;
+        Some((modified, path))
+    };
+    let newest = [built("release"), built("debug")].into_iter().flatten().max();
+    newest.map(|(_, path)| path).context("the daemon is not built: run `cargo xtask build` first")
+}
+
+/// What `twinwall status --json` answered.
+#[derive(Clone, Debug)]
+pub struct Status(pub Value);
+
+impl Status {
+    fn at(&self, pointer: &str) -> &Value {
+        self.0.pointer(pointer).unwrap_or(&Value::Null)
+    }
+
+    /// `init`, `backup`, `master` or `fault`.
+    pub fn role(&self) -> &str {
+        self.at("/election/role").as_str().unwrap_or("?")
+    }
+
+    /// Role changes since the start.
+    pub fn transitions(&self) -> u64 {
+        self.number("/election/transitions")
+    }
+
+    /// The peer's whole table is here and no gap is open.
+    pub fn in_sync(&self) -> bool {
+        self.at("/sync/in_sync").as_bool().unwrap_or(false)
+    }
+
+    /// Age of the oldest change that the peer has not acknowledged, milliseconds.
+    pub fn lag_ms(&self) -> f64 {
+        self.at("/sync/lag_ms").as_f64().unwrap_or(0.0)
+    }
+
+    /// Any whole number, by JSON pointer; 0 when it is not there.
+    pub fn number(&self, pointer: &str) -> u64 {
+        self.at(pointer).as_u64().unwrap_or(0)
+    }
+
+    /// Refusals of this reason, over all members and the sync side.
+    pub fn refused(&self, reason: &str) -> u64 {
+        let members = self.at("/election/members").as_array().into_iter().flatten();
+        let of = |holder: &Value| holder.get("refused").and_then(|row| row.get(reason)).and_then(Value::as_u64);
+        members.filter_map(of).sum::<u64>() + of(self.at("/sync")).unwrap_or(0)
+    }
+
+    /// All refusals of adverts, by reason, over all members.
+    pub fn advert_refusals(&self) -> u64 {
+        let members = self.at("/election/members").as_array().into_iter().flatten();
+        let rows = members.filter_map(|member| member.get("refused")?.as_object());
+        rows.flat_map(|row| row.values().filter_map(Value::as_u64)).sum()
+    }
+
+    /// `native`, `generic` or `socket` of an interface.
+    pub fn datapath(&self, interface: &str) -> &str {
+        let rows = self.at("/election/interfaces").as_array().into_iter().flatten();
+        let mut rows = rows.filter(|row| row.get("name").and_then(Value::as_str) == Some(interface));
+        rows.next().and_then(|row| row.get("datapath")?.as_str()).unwrap_or("?")
+    }
+}
+
+/// A running daemon.
+#[derive(Debug)]
+pub struct Daemon {
+    process: Process,
+    files: Files,
+}
+
+/// Where a node's socket and log are; it can be asked through them by anyone, daemon or not.
+#[derive(Clone, Debug)]
+pub struct Files {
+    pub node: Node,
+    pub config: PathBuf,
+    pub socket: PathBuf,
+    pub log: PathBuf,
+}
+
+impl Files {
+    /// The node's files in the lab's directory.
+    pub fn of(node: Node, dir: &Path) -> Self {
+        let name = node.name();
+        Self {
+            node,
+            config: dir.join("twinwall.toml"),
+            socket: dir.join(format!("{name}.sock")),
+            log: dir.join(format!("{name}.log")),
+        }
+    }
+
+    /// A `twinwall` command that speaks to this node.
+    ///
+    /// # Errors
+    /// When the daemon is not built.
+    pub fn command(&self, arguments: &[&str]) -> Result<Command> {
+        let mut command = Command::new(binary()?);
+        command.args(arguments).env("TWINWALL_SOCKET", &self.socket).stdin(Stdio::null());
+        Ok(command)
+    }
+
+    /// Asks the daemon for its status.
+    ///
+    /// # Errors
+    /// When nobody answers on the socket within 2 s (a frozen daemon does not).
+    pub fn status(&self) -> Result<Status> {
+        let mut command = self.command(&["status", "--json"])?;
+        command.stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut asking = Process::start(command)?;
+        let status = asking.wait(Duration::from_secs(2))?;
+        let mut answer = String::new();
+        asking.child().stdout.take().context("no pipe")?.read_to_string(&mut answer)?;
+        ensure!(status.success(), "{}: status failed, {status}", self.node.name());
+        Ok(Status(serde_json::from_str(&answer).context("status --json is not JSON")?))
+    }
+
+    /// The `twinwall run` command of this node.
+    ///
+    /// # Errors
+    /// When the daemon is not built or its log cannot be opened.
+    pub fn run_command(&self) -> Result<Command> {
+        let mut command = self.command(&["run", "--config"])?;
+        command.arg(&self.config).args(["--node", self.node.name()]);
+        let log = File::options().create(true).append(true).open(&self.log)?;
+        command.stdout(log.try_clone()?).stderr(log);
+        // An interrupt at the terminal is for the one who made the lab; the daemon is ended in order.
+        command.process_group(0);
+        Ok(command)
+    }
+
+    /// The end of the log, for messages.
+    pub fn log_tail(&self) -> String {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(15)..].join("\n")
+    }
+}
+
+impl Daemon {
+    /// Starts the node and waits until it answers on its socket.
+    ///
+    /// # Errors
+    /// When it ends or does not answer within 5 s; the error holds the end of its log.
+    pub fn start(namespace: &Netns, node: Node, dir: &Path) -> Result<Self> {
+        let files = Files::of(node, dir);
+        let mut daemon = Self { process: namespace.spawn(files.run_command()?)?, files };
+        let mut ended = None;
+        wait_until("the daemon answers", Duration::from_secs(5), || {
+            ended = daemon.process.ended();
+            ended.is_some() || daemon.files.status().is_ok()
+        })
+        .with_context(|| format!("{}:\n{}", node.name(), daemon.files.log_tail()))?;
+        if let Some(status) = ended {
+            bail!("{} ended at its start, {status}:\n{}", node.name(), daemon.files.log_tail());
+        }
+        Ok(daemon)
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    /// Its process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Its socket, configuration and log.
+    pub fn files(&self) -> &Files {
+        &self.files
+    }
+
+    /// SIGTERM, and the exit status.
+    ///
+    /// # Errors
+    /// When it still runs after 5 s.
+    pub fn stop(mut self) -> Result<ExitStatus> {
+        self.signal(Signal::TERM);
+        self.process.wait(Duration::from_secs(5))
+    }
+}
+
+/// Fetches `/metrics` of the daemon in this namespace.
+///
+/// # Errors
+/// When nobody listens or the answer is not 200.
+pub fn scrape(namespace: &Netns) -> Result<String> {
+    let answer = namespace.enter(|| -> Result<String> {
+        let mut stream = TcpStream::connect(METRICS).with_context(|| format!("no metrics on {METRICS}"))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        write!(stream, "GET /metrics HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    })??;
+    let (head, body) = answer.split_once("\r\n\r\n").context("/metrics: no HTTP answer")?;
+    if !head.starts_with("HTTP/1.1 200") {
+        bail!("/metrics: {}", head.lines().next().unwrap_or_default());
+    }
+    Ok(body.to_owned())
+}
+
+/// The value of the first sample in a scrape whose name and labels contain all of these words.
+pub fn sample(metrics: &str, words: &[&str]) -> Option<f64> {
+    let matching = |line: &&str| !line.starts_with('#') && words.iter().all(|word| line.contains(word));
+    metrics.lines().find(matching)?.rsplit(' ').next()?.parse().ok()
+}

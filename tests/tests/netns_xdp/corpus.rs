@@ -1,0 +1,229 @@
+//! Frames that the XDP tests and `bench xdp` share: ordinary traffic, adverts, sync frames, and one frame per refusal.
+
+use ha_common::reason::DropReason;
+use ha_common::wire::advert::Frame;
+use ha_common::wire::carp::{ADVERT_LEN, Advert};
+use ha_common::wire::frame::{HEADER_LEN, Header, Kind, TAG_LEN};
+use ha_common::wire::{checksum, ethernet, ipv4, ipv6, udp};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The VHID that the corpus' adverts carry.
+pub const VHID: u8 = 3;
+/// UDP port of the sync socket.
+pub const SYNC_PORT: u16 = 3780;
+/// The receiving node's address on the sync link.
+const LOCAL_V4: Ipv4Addr = Ipv4Addr::new(10, 77, 9, 2);
+/// The sending peer's.
+const PEER_V4: Ipv4Addr = Ipv4Addr::new(10, 77, 9, 1);
+/// The same for a sync link over IPv6.
+const LOCAL_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 9, 0, 0, 0, 2);
+const PEER_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 9, 0, 0, 0, 1);
+/// The sending peer's node number.
+pub const PEER_NODE: u8 = 1;
+/// The epoch of the only secret.
+pub const KEY_EPOCH: u8 = 7;
+
+const MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 1];
+const ADVERT: Advert =
+    Advert { vhid: VHID, advskew: 100, advbase: 1, demotion: 0, counter: 0x0102_0304_0506_0708, digest: [0x5a; 20] };
+/// Where the IP header of an untagged frame is.
+const IP: usize = ethernet::HEADER_LEN;
+/// Where CARP, or UDP, is in an untagged IPv4 frame without options.
+const TRANSPORT: usize = IP + ipv4::HEADER_LEN;
+
+/// A frame with a name for tables and failures.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    pub name: String,
+    pub bytes: Vec<u8>,
+    /// The reason under which it must be refused; `None`: it passes, judged or not.
+    pub refused: Option<DropReason>,
+}
+
+/// Everything, for a node whose sync link is IPv4.
+pub fn all() -> Vec<Sample> {
+    let sync = vec![pass("sync frame", &sync_frame(1, 200))];
+    [ordinary(), adverts(), refused_adverts(), sync, refused_frames()].concat()
+}
+
+/// Traffic that is none of twinwall's business.
+fn ordinary() -> Vec<Sample> {
+    let tcp = [0x04, 0xd2, 0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x10, 1, 0, 0, 0, 0, 0];
+    let dns = datagram(53, &[0; 40]);
+    let mut arp = vec![0, 1, 8, 0, 6, 4, 0, 1];
+    arp.resize(46, 0);
+    vec![
+        pass("TCP over IPv4", &ipv4_frame(6, 64, &tcp)),
+        pass("UDP over IPv4", &ipv4_frame(udp::PROTOCOL, 64, &dns)),
+        pass("ARP", &[&ethernet::emit([0xff; 6], MAC, 0x0806)[..], &arp].concat()),
+        pass("TCP over IPv6", &ipv6_frame(PEER_V6, LOCAL_V6, 6, &tcp)),
+        pass("UDP over IPv6", &ipv6_frame(PEER_V6, LOCAL_V6, udp::PROTOCOL, &dns)),
+    ]
+}
+
+/// Adverts that must reach the ring.
+fn adverts() -> Vec<Sample> {
+    let plain = advert_frame();
+    let mut samples = vec![
+        pass("advert IPv4", &plain),
+        pass("advert IPv6", &advert_frame_v6()),
+        pass("advert IPv4, VLAN", &tagged(&plain, &[0x8100])),
+        pass("advert IPv4, two VLANs", &tagged(&plain, &[0x88a8, 0x8100])),
+        pass("advert IPv6, VLAN", &tagged(&advert_frame_v6(), &[0x8100])),
+    ];
+    let option = fixed_ip_checksum(edited(&plain, |frame| {
+        frame.splice(TRANSPORT..TRANSPORT, [1, 1, 1, 0]);
+        frame[IP] = 0x46;
+        frame[IP + 3] += 4;
+    }));
+    samples.push(pass("advert IPv4, option", &option));
+    samples
+}
+
+/// One frame for each reason that the advert parser has.
+fn refused_adverts() -> Vec<Sample> {
+    let plain = advert_frame();
+    let ip = |change: fn(&mut Vec<u8>)| fixed_ip_checksum(edited(&plain, change));
+    let carp = |change: fn(&mut Vec<u8>)| fixed_carp_checksum(edited(&plain, change));
+    let vrrp = |addresses: u8, len: usize| {
+        fixed_ip_checksum(edited(&plain, |frame| {
+            frame.resize(TRANSPORT + len, 0);
+            frame[IP + 3] = (ipv4::HEADER_LEN + len) as u8;
+            frame[TRANSPORT + 3] = addresses;
+        }))
+    };
+    vec![
+        refuse(DropReason::Truncated, &plain[..plain.len() - 1]),
+        refuse(DropReason::IpLength, &ip(|frame| frame[IP + 3] = 19)),
+        refuse(DropReason::IpChecksum, &edited(&plain, |frame| frame[IP + 1] ^= 4)),
+        refuse(DropReason::Fragment, &ip(|frame| frame[IP + 6] = 0x20)),
+        refuse(DropReason::TtlNot255, &ip(|frame| frame[IP + 8] = 254)),
+        refuse(DropReason::TtlNot255, &edited(&advert_frame_v6(), |frame| frame[IP + 7] = 64)),
+        refuse(DropReason::Vrrp, &vrrp(1, 20)),
+        refuse(DropReason::Vrrp, &vrrp(5, 36)),
+        refuse(DropReason::CarpVersion, &carp(|frame| frame[TRANSPORT] = 0x31)),
+        refuse(DropReason::CarpType, &carp(|frame| frame[TRANSPORT] = 0x22)),
+        refuse(DropReason::CarpLength, &ip(|frame| frame[IP + 3] = 52)),
+        refuse(DropReason::CarpAuthLen, &carp(|frame| frame[TRANSPORT + 3] = 6)),
+        refuse(DropReason::CarpChecksum, &edited(&plain, |frame| frame[TRANSPORT + 20] ^= 1)),
+        refuse(DropReason::VhidUnknown, &carp(|frame| frame[TRANSPORT + 1] = 99)),
+    ]
+}
+
+/// One frame for each reason that the sync header parser has.
+fn refused_frames() -> Vec<Sample> {
+    let body = TRANSPORT + udp::HEADER_LEN;
+    let whole = sync_frame(1, 200);
+    let changed = |at: usize, value: u8| edited(&whole, |frame| frame[body + at] = value);
+    let other_source = edited(&whole, |frame| frame[IP + 15] = 99);
+    let short = ipv4_frame(udp::PROTOCOL, 64, &datagram(SYNC_PORT, &[0; HEADER_LEN + TAG_LEN - 1]));
+    vec![
+        refuse(DropReason::FrameShort, &short),
+        refuse(DropReason::FrameMagic, &changed(0, 0)),
+        refuse(DropReason::FrameVersion, &changed(4, 2)),
+        refuse(DropReason::FrameKind, &changed(5, 9)),
+        refuse(DropReason::FrameLength, &changed(9, 1)),
+        refuse(DropReason::FrameSender, &changed(6, 200)),
+        refuse(DropReason::FrameSender, &other_source),
+        refuse(DropReason::FrameKeyEpoch, &changed(7, KEY_EPOCH + 1)),
+    ]
+}
+
+/// An advert over IPv4, 70 bytes.
+pub fn advert_frame() -> Vec<u8> {
+    let group = Ipv4Addr::new(224, 0, 0, 18);
+    Frame::multicast_v4(MAC, Ipv4Addr::new(10, 77, 0, 209), group, 1234, &ADVERT).as_bytes().to_vec()
+}
+
+/// The same over IPv6, 90 bytes.
+fn advert_frame_v6() -> Vec<u8> {
+    let source = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x209);
+    let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x12);
+    Frame::multicast_v6(MAC, source, group, &ADVERT).as_bytes().to_vec()
+}
+
+/// A data frame of the peer over IPv4 with this sequence number and this many bytes of body, tag included.
+pub fn sync_frame(sequence: u64, body_len: u16) -> Vec<u8> {
+    ipv4_frame(udp::PROTOCOL, 64, &datagram(SYNC_PORT, &sync_payload(sequence, body_len)))
+}
+
+/// The same over IPv6.
+pub fn sync_frame_v6(sequence: u64, body_len: u16) -> Vec<u8> {
+    ipv6_frame(PEER_V6, LOCAL_V6, udp::PROTOCOL, &datagram(SYNC_PORT, &sync_payload(sequence, body_len)))
+}
+
+/// The frame with these tags (by EtherType) before its own type.
+fn tagged(frame: &[u8], tags: &[u16]) -> Vec<u8> {
+    let mut out = frame[..12].to_vec();
+    for tag in tags {
+        out.extend(tag.to_be_bytes());
+        out.extend([0x20, 0x64]);
+    }
+    out.extend(&frame[12..]);
+    out
+}
+
+/// The addresses of the node under test and of its peer, for either family.
+pub fn sync_addresses(is_v6: bool) -> (IpAddr, IpAddr) {
+    if is_v6 { (LOCAL_V6.into(), PEER_V6.into()) } else { (LOCAL_V4.into(), PEER_V4.into()) }
+}
+
+fn sync_payload(sequence: u64, body_len: u16) -> Vec<u8> {
+    let header =
+        Header { kind: Kind::Data, sender: PEER_NODE, key_epoch: KEY_EPOCH, body_len, session: 0x1234, sequence };
+    let mut payload = header.emit().to_vec();
+    payload.resize(HEADER_LEN + usize::from(body_len), 0xb0);
+    payload
+}
+
+fn datagram(port: u16, payload: &[u8]) -> Vec<u8> {
+    let len = (udp::HEADER_LEN + payload.len()) as u16;
+    [&port.to_be_bytes(), &port.to_be_bytes(), &len.to_be_bytes(), &[0, 0][..], payload].concat()
+}
+
+fn ipv4_frame(protocol: u8, ttl: u8, payload: &[u8]) -> Vec<u8> {
+    let header = ipv4::Repr {
+        source: PEER_V4,
+        destination: LOCAL_V4,
+        identification: 1,
+        tos: 0,
+        ttl,
+        protocol,
+        payload_len: payload.len() as u16,
+    };
+    [&ethernet::emit(MAC, MAC, ethernet::TYPE_IPV4)[..], &header.emit(), payload].concat()
+}
+
+fn ipv6_frame(source: Ipv6Addr, destination: Ipv6Addr, next_header: u8, payload: &[u8]) -> Vec<u8> {
+    let header = ipv6::Repr { source, destination, hop_limit: 64, next_header, payload_len: payload.len() as u16 };
+    [&ethernet::emit(MAC, MAC, ethernet::TYPE_IPV6)[..], &header.emit(), payload].concat()
+}
+
+fn edited(frame: &[u8], change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    change(&mut frame);
+    frame
+}
+
+fn fixed_ip_checksum(mut frame: Vec<u8>) -> Vec<u8> {
+    let end = IP + usize::from(frame[IP] & 15) * 4;
+    frame[IP + 10..IP + 12].fill(0);
+    let checksum = checksum::compute(&frame[IP..end]);
+    frame[IP + 10..IP + 12].copy_from_slice(&checksum.to_be_bytes());
+    frame
+}
+
+fn fixed_carp_checksum(mut frame: Vec<u8>) -> Vec<u8> {
+    frame[TRANSPORT + 6..TRANSPORT + 8].fill(0);
+    let checksum = checksum::compute(&frame[TRANSPORT..TRANSPORT + ADVERT_LEN]);
+    frame[TRANSPORT + 6..TRANSPORT + 8].copy_from_slice(&checksum.to_be_bytes());
+    frame
+}
+
+fn pass(name: &str, bytes: &[u8]) -> Sample {
+    Sample { name: name.to_owned(), bytes: bytes.to_vec(), refused: None }
+}
+
+fn refuse(reason: DropReason, bytes: &[u8]) -> Sample {
+    Sample { name: format!("refused: {}", reason.name()), bytes: bytes.to_vec(), refused: Some(reason) }
+}

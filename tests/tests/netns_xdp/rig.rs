@@ -1,0 +1,91 @@
+//! Runs the XDP programs on given frames, without any interface.
+
+use crate::corpus;
+use anyhow::{Context, Result};
+use aya::{TestRun, TestRunOptions};
+use ha_common::abi::{AdvertRecord, RING_BYTES};
+use ha_common::election::{InterfaceId, MemberId, ReceivedAdvert};
+use ha_common::role::NodeId;
+use ha_user::config::XdpChoice;
+use ha_user::datapath::{Counters, InterfacePlan, Plan, Programs};
+use std::time::Duration;
+
+/// Test runs happen on the loopback device of the network namespace, always index 1.
+const LOOPBACK: u32 = 1;
+/// A record in the ring has a header of 8 bytes.
+const RECORD_BYTES: usize = size_of::<AdvertRecord>() + 8;
+/// How many adverts fit into the ring until somebody reads them.
+pub const RING_ADVERTS: u32 = (RING_BYTES as usize / RECORD_BYTES) as u32;
+
+/// The programs with one interface that is LAN and sync link at once, VHID 3 and the corpus' peer.
+pub struct Rig {
+    programs: Programs,
+    counters: Counters,
+}
+
+/// What a program made of a frame.
+#[derive(Clone, Copy, Debug)]
+pub struct Run {
+    /// XDP_PASS or XDP_DROP.
+    pub action: u32,
+    /// Mean per run.
+    pub duration: Duration,
+}
+
+impl Rig {
+    /// # Errors
+    /// Without root, or when the kernel refuses the programs.
+    pub fn new(sync_v6: bool) -> Result<Self> {
+        let (sync_address, peer) = corpus::sync_addresses(sync_v6);
+        let interface = InterfacePlan {
+            name: "lo".to_owned(),
+            id: InterfaceId(0),
+            members: vec![(MemberId(0), corpus::VHID)],
+            sync: true,
+        };
+        let plan = Plan {
+            interfaces: vec![interface],
+            sync_address,
+            sync_port: corpus::SYNC_PORT,
+            peers: vec![(NodeId(corpus::PEER_NODE), peer)],
+            key_epoch: corpus::KEY_EPOCH,
+            choice: XdpChoice::Auto,
+        };
+        let mut programs = Programs::load(&plan).context("XDP test runs need root and a BPF object")?;
+        programs.set_interface(LOOPBACK, &plan.interfaces[0])?;
+        let counters = Counters::new(&plan, Some(programs.counter_maps()));
+        Ok(Self { programs, counters })
+    }
+
+    /// Runs a program `repeat` times on a frame of at least 14 bytes.
+    ///
+    /// # Errors
+    /// When the kernel refuses the run.
+    pub fn run(&mut self, program: &'static str, frame: &[u8], repeat: u32) -> Result<Run> {
+        let program = self.programs.program(program)?;
+        let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::default() };
+        let result = program.test_run(options)?;
+        Ok(Run { action: result.return_value, duration: result.duration })
+    }
+
+    /// Instructions that the verifier walked through, where the kernel tells (Linux 5.16).
+    ///
+    /// # Errors
+    /// When the program's information cannot be read.
+    pub fn verified_instructions(&mut self, program: &'static str) -> Result<Option<u32>> {
+        Ok(self.programs.program(program)?.info()?.verified_instruction_count())
+    }
+
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    pub fn next_advert(&mut self) -> Option<ReceivedAdvert> {
+        self.programs.next_advert()
+    }
+
+    /// Empties the ring.
+    pub fn drain(&mut self) {
+        while self.next_advert().is_some() {}
+    }
+}

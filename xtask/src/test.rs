@@ -1,0 +1,80 @@
+//! `cargo xtask test`: every check, in the order in which a mistake is cheapest to find.
+
+use anyhow::{Result, bail};
+use clap::Args;
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+/// Tests that make namespaces run this many at a time: more would disturb each other's timers.
+const ROOT_TESTS_AT_ONCE: &str = "2";
+
+/// Format, lints, unit tests, tests in namespaces, and a short run.
+#[derive(Args, Debug)]
+#[command(after_help = "Example: sudo -E cargo xtask test")]
+pub struct TestArgs {
+    /// Stop at the first step that fails.
+    #[arg(long)]
+    fail_fast: bool,
+}
+
+struct Step {
+    name: &'static str,
+    command: Command,
+}
+
+/// Runs all steps and sums up.
+///
+/// # Errors
+/// Without root: the tests in namespaces would not run, and a pass without them would say too much.
+pub fn test(args: &TestArgs) -> Result<ExitCode> {
+    ha_tests::netns::require_root()?;
+    crate::build::daemon(crate::setup::Scope::Test)?;
+    let mut results = Vec::new();
+    for mut step in steps()? {
+        println!("\n== {} ==", step.name);
+        let begin = Instant::now();
+        let passed = step.command.status().is_ok_and(|status| status.success());
+        results.push((step.name, passed, begin.elapsed()));
+        if !passed && args.fail_fast {
+            break;
+        }
+    }
+    sum_up(&results);
+    if results.iter().all(|(_, passed, _)| *passed) {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let failed: Vec<_> = results.iter().filter(|(_, passed, _)| !passed).map(|(name, _, _)| *name).collect();
+    bail!("failed: {}", failed.join(", "))
+}
+
+fn steps() -> Result<Vec<Step>> {
+    let cargo = |name, line: &str| {
+        let mut command = Command::new(env!("CARGO"));
+        command.args(line.split_whitespace()).current_dir(crate::shell::root());
+        Step { name, command }
+    };
+    let mut netns = cargo("tests in namespaces", "test --package ha-tests --no-fail-fast -- --test-threads");
+    netns.command.arg(ROOT_TESTS_AT_ONCE);
+    let mut smoke = Command::new(std::env::current_exe()?);
+    smoke.args(["run", "--scenario", "stop", "--sessions", "40"]);
+    let mut tidy = Command::new(std::env::current_exe()?);
+    tidy.arg("tidy");
+    let mut bpf_lints = cargo("lints of the XDP programs", "clippy --quiet -- -D warnings");
+    bpf_lints.command.current_dir(crate::shell::root().join("ha-ebpf"));
+    Ok(vec![
+        Step { name: "tidy", command: tidy },
+        bpf_lints,
+        cargo("lints", "clippy --workspace --all-targets --quiet -- -D warnings"),
+        cargo("unit tests", "test --quiet"),
+        netns,
+        Step { name: "a short run", command: smoke },
+    ])
+}
+
+fn sum_up(results: &[(&str, bool, Duration)]) {
+    println!("\n== summary ==");
+    for (name, passed, took) in results {
+        let verdict = if *passed { "ok    " } else { "FAILED" };
+        println!("{verdict}  {name} ({:.0} s)", took.as_secs_f64());
+    }
+}
