@@ -45,6 +45,8 @@ pub struct EventSource {
     writer_port: u32,
     batch: RecvBatch,
     buffer_bytes_max: usize,
+    /// The socket has overflowed and is not drained yet.
+    overflowed: bool,
     stats: EventStats,
 }
 
@@ -64,6 +66,7 @@ impl EventSource {
             writer_port,
             batch: RecvBatch::new(EVENT_BYTES_MAX),
             buffer_bytes_max,
+            overflowed: false,
             stats: EventStats { buffer_bytes, ..EventStats::default() },
         };
         source.drop_own_in_kernel()?;
@@ -75,16 +78,20 @@ impl EventSource {
     }
 
     /// Hands what waits to `sink`, at most [`BATCHES_PER_READ`] batches; whether more may wait.
+    ///
+    /// A socket that has overflowed goes on dropping events, without further notice, until it is empty
+    /// (`netlink_overrun` and `netlink_rcv_wake` in the kernel's af_netlink.c). So the loss is told when that point is
+    /// reached: a table that is read earlier could lack what is dropped after the reading.
     pub fn read(&mut self, mut sink: impl FnMut(Event<'_>)) -> bool {
         for _ in 0..BATCHES_PER_READ {
             match self.batch.recv(&self.socket) {
                 Ok(count) => {
                     self.decode(&mut sink);
                     if count < crate::recv_batch::BATCH_MAX {
-                        return false;
+                        return self.drained(&mut sink);
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return self.drained(&mut sink),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     // ENOBUFS; another error on a netlink socket loses events just as well.
@@ -92,11 +99,18 @@ impl EventSource {
                         self.grow();
                     }
                     self.stats.overflows += 1;
-                    sink(Event::Lost);
+                    self.overflowed = true;
                 }
             }
         }
         true
+    }
+
+    fn drained(&mut self, sink: &mut impl FnMut(Event<'_>)) -> bool {
+        if std::mem::take(&mut self.overflowed) {
+            sink(Event::Lost);
+        }
+        false
     }
 
     /// The descriptor to poll for reading.

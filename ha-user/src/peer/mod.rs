@@ -25,8 +25,6 @@ const DATAGRAM_BYTES_MIN: usize = 1280 - IPV6_UDP_BYTES;
 const BUFFER_BYTES: usize = 4 << 20;
 /// Most datagrams per `sendmmsg`.
 const SEND_BATCH: usize = 64;
-/// Most batches per [`PeerSocket::read`].
-const BATCHES_PER_READ: usize = 4;
 
 /// Why the socket could not be made; it is tried again.
 #[derive(Debug, thiserror::Error)]
@@ -114,32 +112,26 @@ impl PeerSocket {
         self.open.as_ref().map(|open| open.socket.as_fd())
     }
 
-    /// Hands the peers' datagrams that wait to `sink`, at most [`BATCHES_PER_READ`] batches.
+    /// Hands the peers' datagrams that wait to `sink`, at most one batch: what they cause, acknowledgements above
+    /// all, must not wait for more.
     pub fn read(&mut self, mut sink: impl FnMut(&[u8])) {
         let Some(open) = &self.open else { return };
-        for _ in 0..BATCHES_PER_READ {
-            let count = match self.batch.recv(&open.socket) {
-                Ok(count) => count,
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => return,
-                Err(error) => {
-                    count_error(&mut self.stats, &error);
-                    return;
-                }
-            };
-            for datagram in self.batch.datagrams() {
-                let known = datagram.source.is_some_and(|source| {
-                    self.peers.iter().any(|peer| peer.ip() == source.ip() && peer.port() == source.port())
-                });
-                if !known {
-                    self.stats.strangers += 1;
-                } else if datagram.truncated {
-                    self.stats.oversized += 1;
-                } else {
-                    sink(datagram.bytes);
-                }
+        if let Err(error) = self.batch.recv(&open.socket) {
+            if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) {
+                count_error(&mut self.stats, &error);
             }
-            if count < crate::recv_batch::BATCH_MAX {
-                return;
+            return;
+        }
+        for datagram in self.batch.datagrams() {
+            let known = datagram.source.is_some_and(|source| {
+                self.peers.iter().any(|peer| peer.ip() == source.ip() && peer.port() == source.port())
+            });
+            if !known {
+                self.stats.strangers += 1;
+            } else if datagram.truncated {
+                self.stats.oversized += 1;
+            } else {
+                sink(datagram.bytes);
             }
         }
     }

@@ -28,8 +28,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Frames sent and not yet acknowledged per peer: at 1400 bytes, a few milliseconds of a gigabit link.
-const WINDOW_FRAMES: usize = 512;
+/// Frames sent and not yet acknowledged per peer: some thousand flows. What is in flight waits at a peer that is
+/// short of CPU time, and must not wait longer than the sender takes it for lost.
+const WINDOW_FRAMES: usize = 128;
 /// How often the sync socket is looked after, and opened when it is not.
 const SOCKET_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the own addresses are read when no event told of a change.
