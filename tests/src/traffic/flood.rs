@@ -32,7 +32,7 @@ impl Flood {
     /// When a socket or the server's redirection cannot be made.
     pub fn open(client: &Netns, server: &Netns, address: Ipv4Addr) -> Result<Self> {
         let redirect = format!(
-            "table ip flood {{ chain in {{ type nat hook prerouting priority dstnat; udp dport 10000-65535 redirect to :{SINK}; }} }}"
+            "table ip flood {{ chain in {{ type nat hook prerouting priority dstnat; udp dport 10000-65535 redirect to :{SINK}; }}; }}"
         );
         server.run_with_input("nft", &["-f", "-"], &redirect)?;
         let sink = server.enter(|| UdpSocket::bind((address, SINK)))?.context("the flood's server")?;
