@@ -16,10 +16,12 @@ use crate::mailbox::mailbox;
 use crate::metrics::server::{ListenError, MetricsListener};
 use crate::process::{self, PrivilegeError};
 use crate::sync_loop::{SyncLoop, SyncLoopError};
+use ha_common::time::Instant;
 use services::{Services, Signals};
 use std::sync::Arc;
+use tokio::sync::mpsc::Receiver;
 use tracing::info;
-use worker::Workers;
+use worker::{Ended, Workers};
 
 /// Names of the two loops: of their threads, in logs, and in errors.
 const CONTROL: &str = "control";
@@ -65,41 +67,41 @@ pub fn run(choice: Choice, resolved: Resolved) -> Result<(), DaemonError> {
     process::raise_limits();
     let socket = ControlSocket::bind(&resolved.control_socket)?;
     let metrics = resolved.metrics_listen.map(MetricsListener::bind).transpose()?;
+    // Threads inherit what is left: so before the first one.
     process::drop_privileges(resolved.sync.port < PRIVILEGED_PORTS)?;
 
-    let resource = |what| move |source| DaemonError::Resource { what, source };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(resource("make the services' runtime"))?;
-    let signals = runtime.block_on(async { Signals::new() }).map_err(resource("take over the signals"))?;
-
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|source| DaemonError::Resource { what: "make the services' runtime", source })?;
+    let signals = runtime.block_on(async { Signals::new() });
+    let signals = signals.map_err(|source| DaemonError::Resource { what: "take over the signals", source })?;
     let resolved = Arc::new(resolved);
-    let (control, control_mailbox) = mailbox(MAILBOX_MAX).map_err(resource("make a mailbox"))?;
-    let (sync, sync_mailbox) = mailbox(MAILBOX_MAX).map_err(resource("make a mailbox"))?;
+    let (loops, ended) = start_loops(&resolved, started)?;
+    info!(node = loops.node, cluster = loops.cluster, version = env!("CARGO_PKG_VERSION"), "twinwall runs");
+    let services = Services { loops, socket, metrics, choice, resolved, ended, running: vec![CONTROL, SYNC] };
+    runtime.block_on(services.run(signals))
+}
 
+/// Starts both loops in threads of their own. The sync loop first: when it cannot start, this node has not taken
+/// part in an election yet.
+fn start_loops(resolved: &Arc<Resolved>, started: Instant) -> Result<(Loops, Receiver<Ended>), DaemonError> {
+    let no_mailbox = |source| DaemonError::Resource { what: "make a mailbox", source };
+    let (control, control_mailbox) = mailbox(MAILBOX_MAX).map_err(no_mailbox)?;
+    let (sync, sync_mailbox) = mailbox(MAILBOX_MAX).map_err(no_mailbox)?;
     let (workers, ended) = Workers::new();
-    // The sync loop first: when it cannot start, this node has not taken part in an election yet.
-    workers.start(
-        SYNC,
-        {
-            let (resolved, control) = (Arc::clone(&resolved), control.clone());
-            move || SyncLoop::new(resolved, control).map(|sync_loop| (sync_loop, ()))
-        },
-        |sync_loop| sync_loop.run(sync_mailbox),
-    )?;
-    let counters = workers.start(
-        CONTROL,
-        {
-            let (resolved, sync) = (Arc::clone(&resolved), sync.clone());
-            move || {
-                let datapath = Datapath::start(&Plan::from_config(&resolved));
-                let counters = datapath.counters();
-                ControlLoop::new(resolved, datapath, sync).map(|control_loop| (control_loop, counters))
-            }
-        },
-        |control_loop| control_loop.run(control_mailbox),
-    )?;
+    let set_up_sync = {
+        let (resolved, control) = (Arc::clone(resolved), control.clone());
+        move || SyncLoop::new(resolved, control).map(|sync_loop| (sync_loop, ()))
+    };
+    workers.start(SYNC, set_up_sync, |sync_loop| sync_loop.run(sync_mailbox))?;
+    let set_up_control = {
+        let (resolved, sync) = (Arc::clone(resolved), sync.clone());
+        move || {
+            let datapath = Datapath::start(&Plan::from_config(&resolved));
+            let counters = datapath.counters();
+            ControlLoop::new(resolved, datapath, sync).map(|control_loop| (control_loop, counters))
+        }
+    };
+    let counters = workers.start(CONTROL, set_up_control, |control_loop| control_loop.run(control_mailbox))?;
     let loops = Loops {
         control,
         sync,
@@ -107,9 +109,7 @@ pub fn run(choice: Choice, resolved: Resolved) -> Result<(), DaemonError> {
         cluster: resolved.cluster.clone(),
         started,
         started_unix_seconds: clock::unix_seconds(),
-        datapath: Arc::new(counts::reader(counters, &resolved)),
+        datapath: Arc::new(counts::reader(counters, resolved)),
     };
-    info!(node = loops.node, cluster = loops.cluster, version = env!("CARGO_PKG_VERSION"), "twinwall runs");
-    let services = Services { loops, socket, metrics, choice, resolved, ended, running: vec![CONTROL, SYNC] };
-    runtime.block_on(services.run(signals))
+    Ok((loops, ended))
 }

@@ -159,9 +159,7 @@ pub(super) mod tests {
     /// A translated TCP flow is shown with owner, state, both directions and mark.
     #[test]
     fn line_of_a_translated_flow() {
-        insta::assert_snapshot!(FlowLine::new(&flow(), true), @r#"
-        peer  tcp     ESTABLISHED 432000s 192.168.103.10:40000 > 198.51.100.7:443  snat 198.51.100.7:443 > 157.159.40.139:40000  mark=0x1
-        "#);
+        insta::assert_snapshot!(FlowLine::new(&flow(), true), @"peer  tcp     ESTABLISHED 432000s 192.168.103.10:40000 > 198.51.100.7:443  snat 198.51.100.7:443 > 157.159.40.139:40000  mark=0x1");
         let unknown = Flow { tcp: Some(Tcp { state: 200, ..Tcp::default() }), ..flow() };
         assert_eq!(FlowLine::new(&unknown, false).state.as_deref(), Some("UNKNOWN"));
     }
