@@ -2,7 +2,7 @@
 
 use crate::netns::Netns;
 use anyhow::Result;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Every entry whose line contains `filter`, without what may differ between nodes: the time left and the
 /// reference count. Protocol, state, both tuples, flags, mark and zone remain.
@@ -23,14 +23,14 @@ pub fn table6(namespace: &Netns, filter: &str) -> Result<BTreeSet<String>> {
     Ok(listed.lines().filter(|line| line.contains(filter)).map(comparable).collect())
 }
 
-/// Seconds left of the first entry whose line contains `filter`; `None` when there is none.
+/// Seconds left of every entry whose line contains `filter`, by the comparable rest of the line.
 ///
 /// # Errors
 /// As [`table`].
-pub fn seconds_left(namespace: &Netns, filter: &str) -> Result<Option<u32>> {
+pub fn seconds_left(namespace: &Netns, filter: &str) -> Result<BTreeMap<String, u32>> {
     let listed = namespace.run("conntrack", &["-L", "-o", "extended"])?;
-    let line = listed.lines().find(|line| line.contains(filter));
-    Ok(line.and_then(|line| line.split_whitespace().nth(4)?.parse().ok()))
+    let lines = listed.lines().filter(|line| line.contains(filter));
+    Ok(lines.filter_map(|line| Some((comparable(line), line.split_whitespace().nth(4)?.parse().ok()?))).collect())
 }
 
 /// Up to `count` entries that are in one table and not in the other, for messages.

@@ -220,9 +220,19 @@ impl Pair {
     pub fn lose_sync_datagrams(&self, node: Node, percent: u8) -> Result<()> {
         let rules = format!(
             "table inet loss\ndelete table inet loss\n\
-             table inet loss {{ chain in {{ type filter hook input priority -400; iifname \"eth2\" meta l4proto udp numgen random mod 100 < {percent} drop; }} }}\n"
+             table inet loss {{ chain in {{ type filter hook input priority -400; iifname \"eth2\" meta l4proto udp numgen random mod 100 < {percent} counter drop; }}; }}\n"
         );
         self[node].run_with_input("nft", &["-f", "-"], &rules).map(drop)
+    }
+
+    /// How many datagrams [`Pair::lose_sync_datagrams`] has dropped on this firewall.
+    ///
+    /// # Errors
+    /// When it is not in force.
+    pub fn sync_datagrams_lost(&self, node: Node) -> Result<u64> {
+        let listed = self[node].run("nft", &["list", "table", "inet", "loss"])?;
+        let count = listed.split_once("counter packets ").and_then(|(_, rest)| rest.split_whitespace().next());
+        count.context("no counter")?.parse().context("no number")
     }
 
     /// Which of the lab's virtual addresses the firewall's kernel holds now: LAN, WAN.

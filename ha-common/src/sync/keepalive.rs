@@ -164,8 +164,17 @@ impl Engine {
     pub(super) fn create(&mut self, now: Instant, slot: Slot, out: &mut Vec<Action>) {
         let Some(entry) = self.table.get_mut(slot) else { return };
         entry.flags.clear(Flags::ABSENT);
+        entry.flags.set(Flags::WRITTEN);
         entry.flow.id = 0;
         out.push(Action::Create(written(&entry.flow)));
+        self.keep_alive(now, slot);
+    }
+
+    /// Emits the update of a peer's flow.
+    pub(super) fn update(&mut self, now: Instant, slot: Slot, out: &mut Vec<Action>) {
+        let Some(entry) = self.table.get_mut(slot) else { return };
+        entry.flags.set(Flags::WRITTEN);
+        out.push(Action::Update(written(&entry.flow)));
         self.keep_alive(now, slot);
     }
 
@@ -205,10 +214,9 @@ impl Engine {
         } else {
             if let Some(entry) = self.table.get_mut(slot) {
                 entry.retries = 0;
-                out.push(Action::Update(written(&entry.flow)));
             }
             self.counters.refreshed += 1;
-            self.keep_alive(now, slot);
+            self.update(now, slot, out);
         }
     }
 

@@ -24,7 +24,8 @@ mod errno {
     pub const ENOBUFS: i32 = 105;
 }
 
-/// A short-lived flow whose kernel timeout is unknown is refreshed within this many seconds, others later.
+/// A flow that is short-lived and whose kernel timeout is unknown, or whose windows must be opened, is written within
+/// this many seconds, others later.
 const UNKNOWN_TIMEOUT_SHORT: u32 = 5;
 const UNKNOWN_TIMEOUT_LONG: u32 = 60;
 const SHORT: u32 = 180;
@@ -211,7 +212,9 @@ impl Engine {
                     entry.flags.set(Flags::HANDOVER);
                 }
             }
-            let within = if entry.flow.timeout < SHORT { UNKNOWN_TIMEOUT_SHORT } else { UNKNOWN_TIMEOUT_LONG };
+            let strict_windows = entry.flow.tcp.is_some() && !entry.flags.has(Flags::WRITTEN);
+            let soon = strict_windows || entry.flow.timeout < SHORT;
+            let within = if soon { UNKNOWN_TIMEOUT_SHORT } else { UNKNOWN_TIMEOUT_LONG };
             self.table.set_owner(slot, Owner::Peer(peer));
             self.keep_alive_within(now, slot, within);
         }

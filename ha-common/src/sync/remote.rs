@@ -2,7 +2,6 @@
 
 use super::engine::Engine;
 use super::flow::{Flow, FlowKey, status};
-use super::keepalive::written;
 use super::outbox::Stamp;
 use super::table::{Entry, Flags, Owner, Slot};
 use super::{Action, Event, PeerId, encode};
@@ -103,15 +102,20 @@ impl Engine {
         } else if is_replacement(&old, &flow) {
             out.push(Action::Delete { key: flow.key, id: old.id });
             self.create(now, slot, out);
-        } else if !is_same_state(&old, &flow) {
-            out.push(Action::Update(written(&Flow { id: old.id, ..flow })));
-            self.keep_alive(now, slot);
+        } else if !is_same_state(&old, &flow) || self.has_own_windows(slot) {
+            self.update(now, slot, out);
         } else if was_found {
             self.keep_alive_within(now, slot, old.timeout / 3);
         } else {
             self.keep_alive_on(slot);
         }
         true
+    }
+
+    /// The kernel's entry was made by packets that passed here, so its TCP windows are those of that time. Packets of a
+    /// session that went on elsewhere would be invalid to it, until a write makes it liberal (`ctnetlink` section 5).
+    fn has_own_windows(&self, slot: Slot) -> bool {
+        self.table.get(slot).is_some_and(|entry| entry.flow.tcp.is_some() && !entry.flags.has(Flags::WRITTEN))
     }
 
     fn on_removal(&mut self, now: Instant, origin: Origin, message: &proto::Removal, out: &mut Vec<Action>) -> bool {
@@ -305,6 +309,26 @@ mod tests {
         assert_eq!(say(5, 1), []);
         assert!(matches!(say(6, 2)[..], [Action::Update(Flow { mark: 2, .. })]));
         assert_eq!(engine.stats().stale_ignored, 1);
+    }
+
+    /// A TCP entry that packets made in this kernel has stale windows once the session goes on at the peer: the first
+    /// word about it makes it liberal by one write, however equal it looks.
+    #[test]
+    fn windows_of_an_own_entry_are_opened_once() {
+        let mut engine = engine();
+        let mut found = crate::sync::table::tests::flow(1);
+        found.tcp = Some(crate::sync::flow::Tcp { state: 3, ..Default::default() });
+        let message = encode::flow_message(&found, 5, false);
+        let change = proto::Change { kind: Some(Kind::Upsert(message)) };
+        let data = proto::Data { changes: vec![change], ..proto::Data::default() };
+        engine.insert(&found, Owner::Found, 0, &mut Vec::new());
+        let mut hear = || {
+            let mut out = Vec::new();
+            engine.on_data(Instant(0), PeerId(0), 1, &data, &mut out);
+            out
+        };
+        assert!(matches!(hear()[..], [Action::Update(_)]));
+        assert_eq!(hear(), []);
     }
 
     /// Two owners of one version: the master's word counts, then the lower node's.

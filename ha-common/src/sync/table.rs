@@ -43,6 +43,8 @@ impl Flags {
     pub const HELD_FOR_DUMP: Flags = Flags(16);
     /// The kernel refuses new timeouts (`IPS_FIXED_TIMEOUT`).
     pub const FIXED_TIMEOUT: Flags = Flags(32);
+    /// This kernel's entry was written by this node, hence with liberal window checks.
+    pub const WRITTEN: Flags = Flags(64);
 
     pub fn has(self, flag: Flags) -> bool {
         self.0 & flag.0 != 0
