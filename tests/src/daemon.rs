@@ -172,18 +172,14 @@ impl Status {
         self.at(pointer).as_u64().unwrap_or(0)
     }
 
-    /// Refusals of this reason, over all members and the sync side.
+    /// Refusals of this reason. An interface counts all that its datapath refused, a member those that name its VHID
+    /// and what the election refused: the larger of both sums is the number.
     pub fn refused(&self, reason: &str) -> u64 {
-        let members = self.at("/election/members").as_array().into_iter().flatten();
-        let of = |holder: &Value| holder.get("refused").and_then(|row| row.get(reason)).and_then(Value::as_u64);
-        members.filter_map(of).sum::<u64>() + of(self.at("/sync")).unwrap_or(0)
-    }
-
-    /// All refusals of adverts, by reason, over all members.
-    pub fn advert_refusals(&self) -> u64 {
-        let members = self.at("/election/members").as_array().into_iter().flatten();
-        let rows = members.filter_map(|member| member.get("refused")?.as_object());
-        rows.flat_map(|row| row.values().filter_map(Value::as_u64)).sum()
+        let sum = |rows: &str, field: &str| {
+            let rows = self.at(rows).as_array().into_iter().flatten();
+            rows.filter_map(|row| row.get(field)?.get(reason)?.as_u64()).sum::<u64>()
+        };
+        sum("/election/members", "refused").max(sum("/election/interfaces", "counters"))
     }
 
     /// `native`, `generic` or `socket` of an interface.
