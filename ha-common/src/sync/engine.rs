@@ -54,6 +54,8 @@ pub struct Engine {
     pub(super) dump: Dump,
     pub(super) wheel: Wheel,
     pub(super) retries: Retries,
+    /// The next slot whose TCP windows are to be opened.
+    pub(super) relaxing: Option<Slot>,
     pub(super) full_reported: bool,
     pub(super) counters: Counters,
     refused: [u64; DropReason::COUNT],
@@ -88,6 +90,7 @@ impl Engine {
             dump: Dump::new(),
             wheel: Wheel::new(),
             retries: Retries::default(),
+            relaxing: None,
             full_reported: false,
             counters: Counters::default(),
             refused: [0; DropReason::COUNT],
@@ -125,7 +128,8 @@ impl Engine {
     /// When [`Input::Timer`] is due at the latest.
     pub fn poll_at(&self) -> Option<Instant> {
         let peers = self.peers.iter().map(|peer| peer.poll_at(self.ran_at, self.peer_timeout));
-        let own = [self.dump.poll_at(), self.wheel.poll_at(), self.retries.poll_at(), self.health_due()];
+        let relax = self.relaxing.map(|_| self.ran_at);
+        let own = [self.dump.poll_at(), self.wheel.poll_at(), self.retries.poll_at(), self.health_due(), relax];
         peers.chain(own).fold(None, earliest)
     }
 
@@ -178,6 +182,11 @@ impl Engine {
     pub(super) fn jitter(&self, slot: Slot) -> u32 {
         // Fibonacci hashing: the high half of the product.
         ((self.seed ^ u64::from(slot)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
+    }
+
+    /// Nothing ran here for as long as makes a peer believe that this node is dead.
+    pub(super) fn was_frozen(&self, now: Instant) -> bool {
+        self.ran_at != Instant(0) && now.since(self.ran_at) >= self.peer_timeout
     }
 
     pub(super) fn is_up(&self, peer: PeerId) -> bool {
@@ -360,6 +369,7 @@ impl Engine {
     fn on_peer_role(&mut self, now: Instant, index: usize, before: Role) {
         let Some(peer) = self.peers.get(index) else { return };
         let (id, role) = (peer.id, peer.role);
+        self.relax_after_dual_mastership(before, role);
         if before != Role::Master && role == Role::Master && self.role != Role::Master {
             self.hand_over(now, id, None);
         }
@@ -375,6 +385,8 @@ impl Engine {
 
     /// Does everything that is due.
     fn run(&mut self, now: Instant, out: &mut Vec<Action>) {
+        self.relax_after_freeze(now);
+        self.run_relax(out);
         self.run_dump(now, out);
         self.run_keep_alive(now, out);
         for index in 0..self.peers.len() {

@@ -14,6 +14,7 @@ mod local;
 mod outbox;
 mod peer;
 mod reconcile;
+mod relax;
 mod remote;
 mod rtt;
 mod seal;
