@@ -243,7 +243,9 @@ impl Engine {
         peer.wanted_by_peer = hello.bulk_wanted;
         let before = core::mem::replace(&mut peer.role, role_value(&hello));
         if peer.up {
-            if peer.wanted_by_peer > peer.outbox.bulk.answers() {
+            // Not only a higher number: the peer counts from one again in a new session, and the transfer may have begun
+            // for a hello of the old one.
+            if peer.wanted_by_peer != peer.outbox.bulk.answers() {
                 peer.start_bulk(self.role == Role::Master, &self.table);
             }
             self.on_peer_role(now, index, before);

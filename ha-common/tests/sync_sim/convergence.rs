@@ -401,6 +401,26 @@ fn resync_by_hand() {
     assert_eq!(world.nodes[1].kernel.creates + world.nodes[1].kernel.updates + world.nodes[1].kernel.deletes, before);
 }
 
+/// A node that has asked for the peer's table more than once in its life gets it as well from a peer that has just
+/// started again, whichever of the two speaks first, and however soon.
+#[test]
+fn restart_of_the_peer_after_a_resync() {
+    for seed in 0..seeds().max(50) {
+        let mut world = World::pair(seed, FAIR);
+        (0..50).for_each(|n| world.traffic(0, &tcp(n, 3)));
+        world.settle();
+        world.give(1, Input::Resync);
+        world.settle();
+        world.role(0, Role::Backup);
+        world.role(1, Role::Master);
+        world.kill(0);
+        let pause = world.random.below(300) as u32;
+        world.run(MS * pause);
+        world.start(0, Role::Backup);
+        world.settle();
+    }
+}
+
 /// The lag is reported while changes wait, and falls back to zero.
 #[test]
 fn lag_is_reported() {
