@@ -319,8 +319,10 @@ impl Engine {
         let id = peer.id;
         for slot in 0..self.table.slots() {
             if let Some(entry) = self.table.get_mut(slot).filter(|entry| entry.is_owned_by(id)) {
-                // Its clock began anew as well: any word of the new session is newer.
+                // Its clock began anew as well: any word of the new session is newer. So did its transfers: an epoch of
+                // the old session must not pass for one of the new.
                 entry.version = 0;
+                entry.epoch = 0;
             }
         }
     }

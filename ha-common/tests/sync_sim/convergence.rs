@@ -421,6 +421,27 @@ fn restart_of_the_peer_after_a_resync() {
     }
 }
 
+/// Flows that ended while the master's daemon was dead are deleted from the standby when it is back, whatever the
+/// numbers of the old and the new session's transfers are.
+#[test]
+fn transfers_of_a_new_session_are_not_those_of_the_old() {
+    for (before, after) in (0..6).flat_map(|before| (0..6).map(move |after| (before, after))) {
+        let mut world = World::pair(17, FAIR);
+        (0..100).for_each(|n| world.traffic(0, &tcp(n, 3)));
+        world.settle();
+        let resync = |world: &mut World| {
+            world.give(1, Input::Resync);
+            world.run(SECOND / 10);
+        };
+        (0..before).for_each(|_| resync(&mut world));
+        world.kill(0);
+        (0..20).for_each(|n| world.end(0, &tcp(n, 3).key));
+        world.start(0, Role::Master);
+        (0..after).for_each(|_| resync(&mut world));
+        world.settle();
+    }
+}
+
 /// The lag is reported while changes wait, and falls back to zero.
 #[test]
 fn lag_is_reported() {
