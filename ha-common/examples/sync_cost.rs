@@ -20,7 +20,7 @@ fn config(node: u8) -> Config {
         nonce: [node; 16],
         cluster: "edge".into(),
         peers: vec![NodeId(1 - node)],
-        secret: zeroize::Zeroizing::new(b"secret".to_vec()),
+        secret: b"secret".to_vec().into(),
         key_epoch: 0,
         frame_bytes_max: 1400,
         flows_max: 2_000_000,

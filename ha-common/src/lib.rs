@@ -16,6 +16,8 @@ pub mod proto;
 #[cfg(feature = "protocol")]
 pub mod role;
 #[cfg(feature = "protocol")]
+pub mod secret;
+#[cfg(feature = "protocol")]
 pub mod sync;
 #[cfg(feature = "protocol")]
 pub mod time;

@@ -56,7 +56,7 @@ fn backup(advskew: u8, start: Instant) -> Election {
             vhid: 3,
             interface: InterfaceId(0),
             addresses: vec![VIP],
-            password: zeroize::Zeroizing::new(b"toto".to_vec()),
+            password: b"toto".to_vec().into(),
             transport: Transport::Multicast { v4: Ipv4Addr::new(224, 0, 0, 18), v6: "ff02::12".parse().unwrap() },
         }],
     };

@@ -22,7 +22,6 @@ use crate::reason::DropReason;
 use crate::role::{NodeId, Role, SyncHealth};
 use crate::time::Instant;
 use crate::wire::carp::Advert;
-use core::fmt;
 use core::time::Duration;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -57,27 +56,15 @@ pub struct Config {
 }
 
 /// One VHID on one interface.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Member {
     pub vhid: u8,
     pub interface: InterfaceId,
     /// The virtual addresses, any order; the HMAC sorts them (IPv4 ascending, then IPv6 ascending).
     pub addresses: Vec<IpAddr>,
     /// At most 19 bytes (`carp-wire` section 4).
-    pub password: zeroize::Zeroizing<Vec<u8>>,
+    pub password: crate::secret::Secret,
     pub transport: Transport,
-}
-
-impl fmt::Debug for Member {
-    /// Everything but the password, which must not reach a log.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Member")
-            .field("vhid", &self.vhid)
-            .field("interface", &self.interface)
-            .field("addresses", &self.addresses)
-            .field("transport", &self.transport)
-            .finish_non_exhaustive()
-    }
 }
 
 /// Where adverts go and from where they are accepted.

@@ -42,7 +42,7 @@ pub struct Config {
     pub nonce: [u8; 16],
     pub cluster: String,
     pub peers: Vec<NodeId>,
-    pub secret: zeroize::Zeroizing<Vec<u8>>,
+    pub secret: crate::secret::Secret,
     /// Which secret it is; stands in every frame header.
     pub key_epoch: u8,
     /// Largest UDP payload to build.

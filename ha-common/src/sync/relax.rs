@@ -68,7 +68,7 @@ mod tests {
             nonce: [1; 16],
             cluster: "edge".into(),
             peers: vec![NodeId(1)],
-            secret: zeroize::Zeroizing::new(b"secret".to_vec()),
+            secret: b"secret".to_vec().into(),
             key_epoch: 0,
             frame_bytes_max: 1400,
             flows_max: 10_000,

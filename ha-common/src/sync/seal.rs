@@ -8,6 +8,7 @@
 
 use crate::reason::DropReason;
 use crate::role::NodeId;
+use crate::secret::Secret;
 use crate::wire::frame::{HEADER_LEN, Header, Kind, TAG_LEN};
 use chacha20poly1305::aead::AeadInOut;
 use chacha20poly1305::{ChaCha20Poly1305, KeyInit, Nonce, Tag};
@@ -27,7 +28,7 @@ pub(super) struct Identity {
 
 /// The secret and what is derived from it alone.
 pub(super) struct Keyring {
-    secret: Zeroizing<Vec<u8>>,
+    secret: Secret,
     /// As long as a block of SHA-256: HMAC takes it as it is.
     hello: Zeroizing<[u8; 64]>,
     /// First 64 bits of the hash of the cluster's name.
@@ -42,7 +43,7 @@ pub(super) struct SessionKeys {
 }
 
 impl Keyring {
-    pub fn new(secret: Zeroizing<Vec<u8>>, cluster: &str, epoch: u8) -> Self {
+    pub fn new(secret: Secret, cluster: &str, epoch: u8) -> Self {
         let hello = derive(&secret, &[b"twinwall hello v1", &[epoch]]);
         let hash = Sha256::digest(cluster.as_bytes());
         let cluster = hash.iter().take(8).fold(0, |value, &byte| value << 8 | u64::from(byte));
@@ -153,7 +154,7 @@ mod tests {
     use super::*;
 
     fn keyring(secret: &[u8]) -> Keyring {
-        Keyring::new(Zeroizing::new(secret.to_vec()), "edge", 1)
+        Keyring::new(secret.to_vec().into(), "edge", 1)
     }
 
     fn identity(node: u8, session: u64) -> Identity {
@@ -206,7 +207,7 @@ mod tests {
         };
         assert_eq!(open(&keyring(b"other"), b, a), Err(DropReason::FrameAuth));
         assert_eq!(open(&ring, identity(1, 10), a), Err(DropReason::FrameAuth));
-        let other_cluster = Keyring::new(Zeroizing::new(b"secret".to_vec()), "core", 1);
+        let other_cluster = Keyring::new(b"secret".to_vec().into(), "core", 1);
         assert_eq!(open(&other_cluster, b, a), Err(DropReason::FrameAuth));
     }
 

@@ -244,7 +244,6 @@ pub(super) fn role_value(hello: &Hello) -> Role {
 mod tests {
     use super::*;
     use crate::role::NodeId;
-    use zeroize::Zeroizing;
 
     struct Side {
         keyring: Keyring,
@@ -254,7 +253,7 @@ mod tests {
     const QUIET: Statement = Statement { clock: 0, role: Role::Backup, in_sync: false, bulk_wanted: 1 };
 
     fn side(node: u8, session: u64, cluster: &str) -> Side {
-        let keyring = Keyring::new(Zeroizing::new(b"secret".to_vec()), cluster, 0);
+        let keyring = Keyring::new(b"secret".to_vec().into(), cluster, 0);
         let mine = Identity { node: NodeId(node), session, nonce: [session as u8; 16] };
         let session = Session::new(&keyring, mine, NodeId(1 - node));
         Side { keyring, session }

@@ -48,7 +48,7 @@ impl Node {
             vhid: VHIDS[segment],
             interface: InterfaceId(segment as u8),
             addresses: vec![VIPS[segment].into()],
-            password: zeroize::Zeroizing::new(b"toto".to_vec()),
+            password: b"toto".to_vec().into(),
             transport: Transport::Multicast { v4: GROUP, v6: "ff02::12".parse().unwrap() },
         };
         let config = Config {

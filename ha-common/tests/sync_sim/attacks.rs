@@ -113,7 +113,7 @@ fn altered_and_truncated() {
 #[test]
 fn foreigners() {
     let (mut world, _) = recorded();
-    let secret = zeroize::Zeroizing::new(b"some other secret".to_vec());
+    let secret = b"some other secret".to_vec().into();
     let foreigners = [
         (Config { secret, ..config(0, 77) }, DropReason::FrameAuth),
         (Config { cluster: "core".into(), ..config(0, 77) }, DropReason::FrameCluster),

@@ -130,7 +130,7 @@ pub fn config(node: u8, session: u64) -> Config {
         nonce: session.to_be_bytes().repeat(2).try_into().unwrap(),
         cluster: "edge".into(),
         peers: vec![NodeId(1 - node)],
-        secret: zeroize::Zeroizing::new(b"a secret of some length".to_vec()),
+        secret: b"a secret of some length".to_vec().into(),
         key_epoch: 1,
         frame_bytes_max: 1400,
         flows_max: 100_000,

@@ -15,6 +15,7 @@ pub use error::{ConfigError, Problem, Report, Severity};
 use error::Problems;
 use ha_common::election::{InterfaceId, Transport};
 use ha_common::role::NodeId;
+use ha_common::secret::Secret;
 use std::io::Read;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -66,7 +67,7 @@ pub struct Vip {
     pub label: Option<String>,
     /// Default gateway that exists only on the master.
     pub gateway: Option<IpAddr>,
-    pub password: Zeroizing<Vec<u8>>,
+    pub password: Secret,
     pub transport: Transport,
 }
 
@@ -84,7 +85,7 @@ pub struct Election {
 pub struct Sync {
     pub interface: String,
     pub port: u16,
-    pub secret: Zeroizing<Vec<u8>>,
+    pub secret: Secret,
     pub key_epoch: u8,
     pub filter: Filter,
     /// SO_RCVBUF of the event socket and how far it may grow, bytes (conntrackd's NetlinkBufferSize, MaxGrowth).

@@ -229,7 +229,7 @@ fn resolve_sync(
     Some(Sync {
         interface: sync.interface.as_ref()?.value.clone(),
         port: value_or(sync.port.as_ref(), DEFAULT_PORT),
-        secret: secret.key,
+        secret: secret.key.into(),
         key_epoch: secret.epoch,
         filter: resolve_filter(sync, file, vips, problems),
         netlink_buffer,

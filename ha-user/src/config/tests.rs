@@ -63,7 +63,7 @@ fn packaged_file_resolves() {
     assert_eq!(lan.addresses, [(IpAddr::from([192, 168, 103, 210]), 24)]);
     assert_eq!(lan.label.as_deref(), Some("eth0:twinwall"));
     assert_eq!(wan.gateway, Some(IpAddr::from([157, 159, 40, 129])));
-    assert_eq!(wan.password.as_slice(), b"toto");
+    assert_eq!(*wan.password, *b"toto");
     let multicast = Transport::Multicast { v4: Ipv4Addr::new(224, 0, 0, 18), v6: "ff02::12".parse().unwrap() };
     assert_eq!(wan.transport, multicast);
     assert_eq!((resolved.election.advbase, resolved.election.dead_ratio, resolved.election.preempt), (1, 3, false));
@@ -229,7 +229,7 @@ fn optional_keys() {
     let (resolved, report) = files.resolve(&text).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(report.errors(), 0);
     let lan = &resolved.vips[0];
-    assert_eq!(lan.password.as_slice(), b"s3cret");
+    assert_eq!(*lan.password, *b"s3cret");
     assert_eq!(lan.transport, Transport::Unicast(vec![IpAddr::from([192, 168, 103, 209])]));
     assert_eq!(lan.label, None);
     assert_eq!(resolved.metrics_listen, None);

@@ -76,7 +76,7 @@ fn resolve_vip(
         addresses: addresses?,
         label,
         gateway,
-        password: password?,
+        password: password?.into(),
         transport,
     })
 }

@@ -49,7 +49,7 @@ mod tests {
         assert_eq!((plan.advbase, plan.advskew, plan.dead_ratio, plan.preempt), (1, 100, 3, true));
         let members: Vec<_> = plan.members.iter().map(|m| (m.vhid, m.interface, m.addresses.len())).collect();
         assert_eq!(members, [(3, InterfaceId(0), 2), (4, InterfaceId(1), 1)]);
-        assert_eq!(*plan.members[0].password, b"toto");
+        assert_eq!(*plan.members[0].password, *b"toto");
     }
 
     /// With a third node nobody is the only peer.

@@ -38,7 +38,7 @@ fn config(advskew: u8) -> Config {
         vhid,
         interface: InterfaceId(interface),
         addresses: vec![IpAddr::from(vip)],
-        password: zeroize::Zeroizing::new(b"toto".to_vec()),
+        password: b"toto".to_vec().into(),
         transport: Transport::Multicast {
             v4: Ipv4Addr::new(224, 0, 0, 18),
             v6: "ff02::12".parse().expect("an address"),
