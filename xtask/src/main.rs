@@ -29,8 +29,16 @@ enum Verb {
     Tidy(tidy::Args),
 }
 
-fn main() -> Result<ExitCode> {
-    match Verb::parse() {
+fn main() -> ExitCode {
+    // Not anyhow's own way out: an error of a command is a sentence for its user, without a backtrace.
+    obey(Verb::parse()).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn obey(verb: Verb) -> Result<ExitCode> {
+    match verb {
         Verb::Setup(args) => setup::run(&args).map(|()| ExitCode::SUCCESS),
         Verb::Build(args) => build::run(&args).map(|()| ExitCode::SUCCESS),
         Verb::Run(args) => run::run(&args),
