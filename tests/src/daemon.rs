@@ -119,7 +119,8 @@ level = "{log}"
     }
 }
 
-/// The daemon's binary: `TWINWALL_BIN`, else the newer one of the target directory's release and debug builds.
+/// The daemon's binary: `TWINWALL_BIN`, else the target directory's release build (which the xtask verbs bring up to
+/// date first), else its debug build.
 ///
 /// # Errors
 /// When none has been built.
@@ -129,13 +130,8 @@ pub fn binary() -> Result<PathBuf> {
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    let built = |profile: &str| {
-        let path = target.join(profile).join("twinwall");
-        let modified = fs::metadata(&path).and_then(|metadata| metadata.modified()).ok()?;
-        Some((modified, path))
-    };
-    let newest = [built("release"), built("debug")].into_iter().flatten().max();
-    newest.map(|(_, path)| path).context("the daemon is not built: run `cargo xtask build` first")
+    let built = ["release", "debug"].map(|profile| target.join(profile).join("twinwall"));
+    built.into_iter().find(|path| path.exists()).context("the daemon is not built: run `cargo xtask build` first")
 }
 
 /// What `twinwall status --json` answered.

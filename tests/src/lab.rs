@@ -220,11 +220,16 @@ impl Lab {
         self.pair.plug(node, port, up)
     }
 
-    /// Namespaces, daemons and files stay when this value is dropped.
-    pub fn keep(&mut self) {
+    /// Namespaces, daemons and files stay when this value is dropped. The server's kernel answers pings from now on, as
+    /// a person expects.
+    ///
+    /// # Errors
+    /// When the server's namespace cannot be entered.
+    pub fn keep(&mut self) -> Result<()> {
         self.pair.keep();
         for daemon in self.daemons.iter_mut().flatten() {
             daemon.process().keep();
         }
+        self.pair.server.sysctl("net.ipv4.icmp_echo_ignore_all", "0")
     }
 }

@@ -84,7 +84,7 @@ fn up() -> Result<()> {
     // In measured runs a process answers pings and sees their identifiers; here the kernel does.
     lab.pair.server.sysctl("net.ipv4.icmp_echo_ignore_all", "0")?;
     lab.start_both()?;
-    lab.keep();
+    lab.keep()?;
     print!("{}", how_to_enter());
     Ok(())
 }

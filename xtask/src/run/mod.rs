@@ -57,7 +57,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let mut lab = Lab::new(&Settings::default(), naming)?;
     let outcome = Show::begin(&mut lab, args, interrupted).and_then(Show::play);
     if args.keep {
-        lab.keep();
+        lab.keep()?;
         eprint!("{}", crate::lab::how_to_enter());
     }
     let report = outcome?;
