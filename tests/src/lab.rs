@@ -221,7 +221,7 @@ impl Lab {
     }
 
     /// Namespaces, daemons and files stay when this value is dropped. The server's kernel answers pings from now on, as
-    /// a person expects.
+    /// a person expects; in measured runs a process does, which sees their identifiers.
     ///
     /// # Errors
     /// When the server's namespace cannot be entered.

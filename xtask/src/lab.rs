@@ -81,8 +81,6 @@ fn up() -> Result<()> {
     ensure!(!is_up, "the lab is up already: `cargo xtask lab down` removes it");
     crate::build::daemon(crate::setup::Scope::Lab)?;
     let mut lab = Lab::new(&Settings::default(), Naming::Kept)?;
-    // In measured runs a process answers pings and sees their identifiers; here the kernel does.
-    lab.pair.server.sysctl("net.ipv4.icmp_echo_ignore_all", "0")?;
     lab.start_both()?;
     lab.keep()?;
     print!("{}", how_to_enter());

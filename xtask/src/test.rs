@@ -55,8 +55,6 @@ fn steps() -> Result<Vec<Step>> {
     };
     let mut netns = cargo("tests in namespaces", "test --package ha-tests --no-fail-fast -- --test-threads");
     netns.command.arg(ROOT_TESTS_AT_ONCE);
-    // The daemon that users get, not the debug build that the unit tests leave beside it.
-    netns.command.env("TWINWALL_BIN", crate::shell::root().join("target/release/twinwall"));
     let mut smoke = Command::new(std::env::current_exe()?);
     smoke.args(["run", "--scenario", "stop", "--sessions", "40"]);
     let mut tidy = Command::new(std::env::current_exe()?);
