@@ -10,8 +10,6 @@ use tokio::sync::oneshot;
 pub enum ControlRequest {
     Status(oneshot::Sender<ControlStatus>),
     Health(SyncHealth),
-    /// Give the mastership away.
-    StepDown(oneshot::Sender<()>),
     /// Say goodbye, release the addresses, end the loop.
     Stop,
 }

@@ -285,10 +285,6 @@ impl ControlLoop {
                 // Whoever asked may have given up waiting: that is its affair.
                 Some(ControlRequest::Status(reply)) => drop(reply.send(self.report(clock::now()))),
                 Some(ControlRequest::Health(health)) => self.feed(Input::Sync(health)),
-                Some(ControlRequest::StepDown(reply)) => {
-                    self.feed(Input::Command(Command::StepDown));
-                    let _ = reply.send(());
-                }
                 Some(ControlRequest::Stop) => {
                     self.feed(Input::Command(Command::Stop));
                     return Flow::Stop;
