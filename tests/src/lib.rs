@@ -1,6 +1,7 @@
 //! The lab: two firewalls, a client and a server in network namespaces, the traffic between them, and what
 //! it measures. `cargo xtask run` and the tests that need root drive exactly these parts.
 
+pub mod bpffs;
 pub mod conntrack;
 pub mod daemon;
 pub mod lab;
@@ -8,3 +9,4 @@ pub mod netns;
 pub mod peers;
 pub mod topology;
 pub mod traffic;
+pub mod xdp_pass;
