@@ -260,10 +260,10 @@ impl Files {
         Ok(command)
     }
 
-    /// The end of the log, for messages.
+    /// The end of the log, for messages, without what loading the programs says about each call in them.
     pub fn log_tail(&self) -> String {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
-        let lines: Vec<_> = log.lines().collect();
+        let lines: Vec<_> = log.lines().filter(|line| !line.contains("aya_obj")).collect();
         lines[lines.len().saturating_sub(15)..].join("\n")
     }
 }

@@ -11,5 +11,6 @@ pub mod packet;
 pub mod peers;
 pub mod realtime;
 pub mod topology;
+pub mod torture;
 pub mod traffic;
 pub mod xdp_pass;
