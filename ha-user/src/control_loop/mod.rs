@@ -5,7 +5,9 @@
 
 mod act;
 mod failure;
+mod operate;
 pub mod plan;
+mod pulse;
 pub mod realtime;
 mod report;
 mod roles;
@@ -17,10 +19,14 @@ use crate::datapath::{self, Datapath, SocketCounters};
 use crate::link::{Change, LinkError, Links};
 use crate::mailbox::{Mailbox, Postman};
 use crate::poller::Poller;
-use crate::request::{ControlRequest, HandOverOutcome, HandOverRefusal, MaintenanceOutcome, SyncRequest};
+use crate::request::{ControlRequest, SyncRequest};
 use crate::vip::{VipError, Vips};
 use failure::{Failure, Failures};
-use ha_common::election::{Action, Command, Election, Input, InterfaceId, ReceivedAdvert, Transition, VipState};
+use operate::Operators;
+use pulse::Pulse;
+use ha_common::election::{
+    Action, Command, Election, Input, InterfaceId, LeaseOrder, ReceivedAdvert, Transition, VipState,
+};
 use ha_common::reason::DropReason;
 use ha_common::time::{Instant, earliest};
 use realtime::Realtime;
@@ -37,6 +43,11 @@ const ADVERTS_MAX: usize = 4096;
 const FRAMES_MAX: usize = 1024;
 /// Requests answered at one wake-up.
 const REQUESTS_MAX: usize = 64;
+
+/// Between two looks while the poller is broken.
+const LET_GO_TICK: Duration = Duration::from_millis(1);
+/// A hand-over at a stop is confirmed or given up within 1.6 s by the election; this is for an election that errs.
+const STOP_MAX: Duration = Duration::from_secs(2);
 
 const MAILBOX: u64 = 0;
 const LINKS: u64 = 1;
@@ -56,6 +67,8 @@ pub enum ControlError {
     Adverts(#[from] AdvertSocketError),
     #[error("cannot wait for events: {0} (are file descriptors exhausted? see `ulimit -n`)")]
     Poll(#[source] io::Error),
+    #[error("cannot open a packet socket for heartbeats: {0} (is CAP_NET_RAW missing?)")]
+    Heartbeats(#[source] io::Error),
     #[error("the kernel gives no random seed: {0}")]
     Seed(getrandom::Error),
 }
@@ -72,6 +85,13 @@ pub struct ControlLoop {
     adverts: AdvertSockets,
     poller: Poller,
     roles: RolePost,
+    sync: Postman<SyncRequest>,
+    pulse: Pulse,
+    operators: Operators,
+    /// The hand-over that the sync loop was last asked to drain for.
+    draining: Option<Instant>,
+    /// Told to stop: when to end at the latest, whatever the election still waits for.
+    stop_by: Option<Instant>,
     failures: Failures,
     realtime: Realtime,
     /// Carrying virtual addresses, sync link included; position is the [`InterfaceId`].
@@ -104,14 +124,20 @@ impl ControlLoop {
             datapath::Plan::from_config(&config).interfaces.into_iter().map(|interface| interface.name).collect();
         let virtual_addresses = config.vips.iter().flat_map(|vip| vip.addresses.iter().map(|(address, _)| *address));
         let seed = getrandom::u64().map_err(ControlError::Seed)?;
+        let session = getrandom::u64().map_err(ControlError::Seed)?;
         Ok(Self {
-            election: Election::new(plan::election_config(&config), seed),
+            election: Election::new(plan::election_config(&config, datapath.inherited()), seed),
             counters: datapath.counters().socket(),
             links: Links::open(&names, virtual_addresses.collect())?,
             vips: Vips::open(&config)?,
             adverts: AdvertSockets::open(&config)?,
             poller: Poller::new().map_err(ControlError::Poll)?,
-            roles: RolePost::new(sync),
+            pulse: Pulse::new(&config, &datapath, session, seed).map_err(ControlError::Heartbeats)?,
+            roles: RolePost::new(sync.clone()),
+            sync,
+            operators: Operators::default(),
+            draining: None,
+            stop_by: None,
             failures: Failures::default(),
             realtime: Realtime::Wanted,
             interfaces: names.into_iter().map(|name| Watched { name, ifindex: None, mute: false }).collect(),
@@ -142,9 +168,39 @@ impl ControlLoop {
         let result = self.serve(&mailbox);
         if let Err(error) = &result {
             tracing::error!(%error, "the control loop fails and gives the mastership away");
-            self.feed(Input::Command(Command::Stop));
+            self.let_go();
         }
         result
+    }
+
+    /// Stops as on request, but without descriptors: what the kernel refuses to report cannot be waited for.
+    fn let_go(&mut self) {
+        self.begin_stop();
+        while !self.is_stopped() {
+            std::thread::sleep(LET_GO_TICK);
+            self.tick(clock::now());
+        }
+        self.datapath.unpin();
+    }
+
+    fn begin_stop(&mut self) {
+        self.stop_by = Some(clock::now() + STOP_MAX);
+        self.feed(Input::Command(Command::Stop));
+    }
+
+    /// Whether a stop has come to its end. One that takes too long ends here, with the same result: no address stays.
+    fn is_stopped(&mut self) -> bool {
+        let Some(stop_by) = self.stop_by else { return false };
+        if self.election.is_stopped() {
+            return true;
+        }
+        let overdue = stop_by <= clock::now();
+        if overdue {
+            tracing::error!("the stop takes too long: the addresses are released without a goodbye");
+            self.obey_lease(clock::now(), LeaseOrder::Closed);
+            self.move_vips(VipState::Absent);
+        }
+        overdue
     }
 
     fn serve(&mut self, mailbox: &Mailbox<ControlRequest>) -> Result<(), ControlError> {
@@ -161,17 +217,27 @@ impl ControlLoop {
         let mut ready = Vec::new();
         loop {
             self.roles.retry(clock::now());
-            let deadline = earliest(self.election.poll_at(), self.roles.retry_at());
+            let pulse = self.pulse.poll_at(self.election.stats());
+            let deadlines = [self.roles.retry_at(), pulse, self.stop_by];
+            let deadline = deadlines.into_iter().fold(self.election.poll_at(), earliest);
             self.poller.wait(deadline, &mut ready).map_err(ControlError::Poll)?;
-            if self.wake(&ready, mailbox)? == Flow::Stop {
+            match self.wake(&ready, mailbox)? {
+                Flow::Continue => {}
+                Flow::Leave => return Ok(()),
+            }
+            if self.is_stopped() {
+                self.datapath.unpin();
                 return Ok(());
             }
         }
     }
 
-    /// Links first, because they decide who may speak; adverts before the deadline, because a late wake-up of this
-    /// node must not be taken for the master's silence.
+    /// The lease first: a process that was stopped must not do one thing more as master. Then links, because they
+    /// decide who may speak; adverts and heartbeats before the deadline, because a late wake-up of this node must not
+    /// be taken for the master's silence.
     fn wake(&mut self, ready: &[u64], mailbox: &Mailbox<ControlRequest>) -> Result<Flow, ControlError> {
+        let now = clock::now();
+        self.check_lease(now);
         if ready.contains(&LINKS) {
             self.read_links()?;
         }
@@ -181,21 +247,36 @@ impl ControlLoop {
                 self.read_listener(InterfaceId(id));
             }
         }
-        if self.election.poll_at().is_some_and(|at| at <= clock::now()) {
-            self.feed(Input::Timer);
+        let flow = if ready.contains(&MAILBOX) { self.answer(mailbox) } else { Flow::Continue };
+        if flow == Flow::Leave {
+            return Ok(flow);
         }
+        self.tick(now);
         if ready.contains(&LOG) {
             self.datapath.flush_log();
         }
-        if ready.contains(&MAILBOX) { Ok(self.answer(mailbox)) } else { Ok(Flow::Continue) }
+        Ok(flow)
+    }
+
+    /// What is done at every wake-up: heartbeats, the election's deadline, and the news for the kernel. `now` was read
+    /// at the beginning of the wake-up.
+    fn tick(&mut self, now: Instant) {
+        self.check_lease(now);
+        self.beat();
+        if self.election.poll_at().is_some_and(|at| at <= clock::now()) {
+            self.feed(Input::Timer);
+        }
+        self.drain_if_handing_over();
+        self.publish(now);
     }
 
     /// Hands one input to the election and does what it wants.
     fn feed(&mut self, input: Input<'_>) {
         let mut actions = std::mem::take(&mut self.actions);
-        self.election.handle(clock::now(), input, &mut actions);
+        let now = clock::now();
+        self.election.handle(now, input, &mut actions);
         for action in actions.drain(..) {
-            self.act(action);
+            self.act(now, action);
         }
         self.actions = actions;
     }
@@ -256,6 +337,8 @@ impl ControlLoop {
         if is_other {
             self.datapath.attach(id);
         }
+        let (mac, up) = (link.mac, link.state.up);
+        self.path_changed(id, link.ifindex.map(|ifindex| (ifindex, mac)), up);
         if usize::from(id.0) >= self.config.interfaces.len() {
             // The sync link has a program, but neither adverts nor addresses.
             return Ok(());
@@ -285,15 +368,13 @@ impl ControlLoop {
                 // Whoever asked may have given up waiting: that is its affair.
                 Some(ControlRequest::Status(reply)) => drop(reply.send(self.report(clock::now()))),
                 Some(ControlRequest::Health(health)) => self.feed(Input::Sync(health)),
-                Some(ControlRequest::HandOver { reply, .. } | ControlRequest::Want { reply, .. }) => {
-                    drop(reply.send(HandOverOutcome::Refused(HandOverRefusal::PeerUnknown)));
-                }
-                Some(ControlRequest::Maintenance { reply, .. }) => {
-                    drop(reply.send(MaintenanceOutcome::Refused(HandOverRefusal::PeerUnknown)));
-                }
-                Some(ControlRequest::Stop { keep_role: _ }) => {
-                    self.feed(Input::Command(Command::Stop));
-                    return Flow::Stop;
+                Some(ControlRequest::HandOver { force, reply }) => self.hand_over(Command::HandOver { force }, reply),
+                Some(ControlRequest::Want { force, reply }) => self.hand_over(Command::Want { force }, reply),
+                Some(ControlRequest::Maintenance { on, force, reply }) => self.maintenance(on, force, reply),
+                Some(ControlRequest::Stop { keep_role: false }) => self.begin_stop(),
+                Some(ControlRequest::Stop { keep_role: true }) => {
+                    self.bequeath(self.config.election.timing.restart_grace);
+                    return Flow::Leave;
                 }
             }
         }
@@ -327,5 +408,6 @@ impl ControlLoop {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flow {
     Continue,
-    Stop,
+    /// End at once, and leave everything in the kernel as it is.
+    Leave,
 }

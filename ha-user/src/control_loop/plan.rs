@@ -6,7 +6,9 @@ use ha_common::role::NodeId;
 use std::time::Duration;
 
 /// What the election of this node needs to know; positions of VIPs and interfaces stay what they are.
-pub fn election_config(config: &Resolved) -> Config {
+///
+/// `inherited`: what a predecessor of this process left in the kernel.
+pub fn election_config(config: &Resolved, inherited: Option<&Inherited>, maintenance: bool, now: Instant) -> Config {
     let node = config.nodes.get(usize::from(config.node.0));
     let members = config.vips.iter().map(|vip| Member {
         vhid: vip.vhid,
