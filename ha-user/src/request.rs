@@ -115,6 +115,8 @@ pub enum SyncRequest {
         reply: oneshot::Sender<Vec<(Flow, bool)>>,
     },
     Role(Role),
+    /// Answer by [`ControlRequest::Health`] as soon as everything that changed until now has reached the peers.
+    Flush,
     Resync,
     /// Send what is pending, then end the loop.
     Stop,
