@@ -102,6 +102,7 @@ pub struct ControlLoop {
     taking_over: Option<Transition>,
     /// The last takeover and how long it took.
     takeover: Option<(Transition, Duration)>,
+    maintenance: bool,
     started: Instant,
     actions: Vec<Action>,
 }
@@ -144,6 +145,7 @@ impl ControlLoop {
             wanted: VipState::Absent,
             taking_over: None,
             takeover: None,
+            maintenance: false,
             started: clock::now(),
             actions: Vec::new(),
             datapath,
@@ -155,6 +157,13 @@ impl ControlLoop {
     #[must_use]
     pub fn realtime(mut self, realtime: Realtime) -> Self {
         self.realtime = realtime;
+        self
+    }
+
+    /// Whether the node starts under maintenance.
+    #[must_use]
+    pub fn maintenance(mut self, on: bool) -> Self {
+        self.maintenance = on;
         self
     }
 
