@@ -144,6 +144,7 @@ impl ControlLoop {
             tracing::error!(%error, "the control loop fails and gives the mastership away");
             self.feed(Input::Command(Command::Stop));
         }
+        self.datapath.unpin();
         result
     }
 
@@ -253,9 +254,8 @@ impl ControlLoop {
         let Some(watched) = self.interfaces.get_mut(usize::from(id.0)) else { return Ok(()) };
         let is_other = std::mem::replace(&mut watched.ifindex, link.ifindex) != link.ifindex;
         let is_new = is_other && link.ifindex.is_some();
-        if is_other {
-            self.datapath.attach(id);
-        }
+        // Also for a changed hardware address: answers to heartbeats bear it.
+        self.datapath.attach(id);
         if usize::from(id.0) >= self.config.interfaces.len() {
             // The sync link has a program, but neither adverts nor addresses.
             return Ok(());

@@ -8,7 +8,7 @@ mod worker;
 use crate::clock;
 use crate::config::{Choice, Resolved};
 use crate::control_loop::{ControlError, ControlLoop};
-use crate::datapath::{Datapath, Plan};
+use crate::datapath::{self, Datapath, Plan};
 use crate::ipc::lock::{InstanceLock, LockError};
 use crate::ipc::server::{ControlSocket, SocketError};
 use crate::loops::Loops;
@@ -67,6 +67,9 @@ pub fn run(choice: Choice, resolved: Resolved) -> Result<(), DaemonError> {
     process::raise_limits();
     let socket = ControlSocket::bind(&resolved.control_socket)?;
     let metrics = resolved.metrics_listen.map(MetricsListener::bind).transpose()?;
+    if let Some(directory) = &resolved.pin_directory {
+        datapath::pins::mount_file_system(directory);
+    }
     // Threads inherit what is left: so before the first one.
     process::drop_privileges(resolved.sync.port < PRIVILEGED_PORTS)?;
 

@@ -197,15 +197,18 @@ mod tests {
     /// Without XDP there is one entry per interface, member, and peer and kind, and it shows what the socket path counted.
     #[test]
     fn the_socket_path_shows_in_the_same_shape() {
-        let lan =
-            InterfacePlan { name: "eth0".to_owned(), id: InterfaceId(0), members: vec![(MemberId(0), 3)], sync: true };
+        let members = vec![(MemberId(0), 3)];
+        let lan = InterfacePlan { name: "eth0".to_owned(), id: InterfaceId(0), members, sync: true, path: None };
         let plan = Plan {
             interfaces: vec![lan],
             sync_address: [10, 0, 0, 1].into(),
             sync_port: 3780,
             peers: vec![(NodeId(1), [10, 0, 0, 2].into())],
             key_epoch: 0,
+            heartbeat: None,
+            vips: Vec::new(),
             choice: XdpChoice::Off,
+            pin_directory: None,
         };
         let counters = Counters::new(&plan, None);
         let socket = counters.socket();
