@@ -22,13 +22,14 @@ use crate::poller::Poller;
 use crate::request::{ControlRequest, SyncRequest};
 use crate::vip::{VipError, Vips};
 use failure::{Failure, Failures};
-use operate::Operators;
-use pulse::Pulse;
 use ha_common::election::{
-    Action, Command, Election, Input, InterfaceId, LeaseOrder, ReceivedAdvert, Transition, VipState,
+    Action, Command, Election, Input, InterfaceId, LeaseOrder, ReceivedAdvert, Transition, VipState, Wait,
 };
 use ha_common::reason::DropReason;
 use ha_common::time::{Instant, earliest};
+use operate::Operators;
+use plan::Heritage;
+use pulse::Pulse;
 use realtime::Realtime;
 use roles::RolePost;
 use std::io;
@@ -90,6 +91,10 @@ pub struct ControlLoop {
     operators: Operators,
     /// The hand-over that the sync loop was last asked to drain for.
     draining: Option<Instant>,
+    /// What the election waits for, and since when.
+    waiting: Option<(Wait, Instant)>,
+    /// The mastership of the process before was taken over at the start.
+    resumed: bool,
     /// Told to stop: when to end at the latest, whatever the election still waits for.
     stop_by: Option<Instant>,
     failures: Failures,
@@ -102,7 +107,6 @@ pub struct ControlLoop {
     taking_over: Option<Transition>,
     /// The last takeover and how long it took.
     takeover: Option<(Transition, Duration)>,
-    maintenance: bool,
     started: Instant,
     actions: Vec<Action>,
 }
@@ -120,24 +124,34 @@ impl ControlLoop {
     ///
     /// # Errors
     /// When the kernel refuses a socket that nothing works without. Missing interfaces are no error.
-    pub fn new(config: Arc<Resolved>, datapath: Datapath, sync: Postman<SyncRequest>) -> Result<Self, ControlError> {
-        let names: Vec<String> =
-            datapath::Plan::from_config(&config).interfaces.into_iter().map(|interface| interface.name).collect();
+    ///
+    /// `maintenance`: under maintenance since before this start.
+    pub fn new(
+        config: Arc<Resolved>,
+        datapath: Datapath,
+        sync: Postman<SyncRequest>,
+        maintenance: bool,
+    ) -> Result<Self, ControlError> {
+        let plan = datapath::Plan::from_config(&config);
+        let names: Vec<String> = plan.interfaces.iter().map(|interface| interface.name.clone()).collect();
         let virtual_addresses = config.vips.iter().flat_map(|vip| vip.addresses.iter().map(|(address, _)| *address));
         let seed = getrandom::u64().map_err(ControlError::Seed)?;
         let session = getrandom::u64().map_err(ControlError::Seed)?;
+        let heritage = Heritage { datapath: datapath.inherited(), maintenance, now: clock::now() };
+        let election_config = plan::election_config(&config, &heritage);
         Ok(Self {
-            election: Election::new(plan::election_config(&config, datapath.inherited()), seed),
             counters: datapath.counters().socket(),
             links: Links::open(&names, virtual_addresses.collect())?,
             vips: Vips::open(&config)?,
             adverts: AdvertSockets::open(&config)?,
             poller: Poller::new().map_err(ControlError::Poll)?,
-            pulse: Pulse::new(&config, &datapath, session, seed).map_err(ControlError::Heartbeats)?,
+            pulse: Pulse::new(&plan, &config, session, seed).map_err(ControlError::Heartbeats)?,
             roles: RolePost::new(sync.clone()),
             sync,
             operators: Operators::default(),
             draining: None,
+            waiting: None,
+            resumed: election_config.resume.is_some(),
             stop_by: None,
             failures: Failures::default(),
             realtime: Realtime::Wanted,
@@ -145,9 +159,9 @@ impl ControlLoop {
             wanted: VipState::Absent,
             taking_over: None,
             takeover: None,
-            maintenance: false,
             started: clock::now(),
             actions: Vec::new(),
+            election: Election::new(election_config, seed),
             datapath,
             config,
         })
@@ -157,13 +171,6 @@ impl ControlLoop {
     #[must_use]
     pub fn realtime(mut self, realtime: Realtime) -> Self {
         self.realtime = realtime;
-        self
-    }
-
-    /// Whether the node starts under maintenance.
-    #[must_use]
-    pub fn maintenance(mut self, on: bool) -> Self {
-        self.maintenance = on;
         self
     }
 
@@ -276,7 +283,15 @@ impl ControlLoop {
             self.feed(Input::Timer);
         }
         self.drain_if_handing_over();
+        self.note_wait(now);
         self.publish(now);
+    }
+
+    fn note_wait(&mut self, now: Instant) {
+        let wait = self.election.stats().wait;
+        if wait != self.waiting.map(|(of, _)| of) {
+            self.waiting = wait.map(|wait| (wait, now));
+        }
     }
 
     /// Hands one input to the election and does what it wants.
@@ -343,11 +358,9 @@ impl ControlLoop {
         let Some(watched) = self.interfaces.get_mut(usize::from(id.0)) else { return Ok(()) };
         let is_other = std::mem::replace(&mut watched.ifindex, link.ifindex) != link.ifindex;
         let is_new = is_other && link.ifindex.is_some();
-        if is_other {
-            self.datapath.attach(id);
-        }
-        let (mac, up) = (link.mac, link.state.up);
-        self.path_changed(id, link.ifindex.map(|ifindex| (ifindex, mac)), up);
+        // Also for a changed hardware address: answers to heartbeats bear it.
+        self.datapath.attach(id);
+        self.path_changed(id, link.state.up);
         if usize::from(id.0) >= self.config.interfaces.len() {
             // The sync link has a program, but neither adverts nor addresses.
             return Ok(());
@@ -378,7 +391,7 @@ impl ControlLoop {
                 Some(ControlRequest::Status(reply)) => drop(reply.send(self.report(clock::now()))),
                 Some(ControlRequest::Health(health)) => self.feed(Input::Sync(health)),
                 Some(ControlRequest::HandOver { force, reply }) => self.hand_over(Command::HandOver { force }, reply),
-                Some(ControlRequest::Want { force, reply }) => self.hand_over(Command::Want { force }, reply),
+                Some(ControlRequest::Want { force: _, reply }) => self.hand_over(Command::Want, reply),
                 Some(ControlRequest::Maintenance { on, force, reply }) => self.maintenance(on, force, reply),
                 Some(ControlRequest::Stop { keep_role: false }) => self.begin_stop(),
                 Some(ControlRequest::Stop { keep_role: true }) => {

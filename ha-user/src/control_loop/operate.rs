@@ -15,8 +15,6 @@ const WAITING_MAX: usize = 16;
 #[derive(Default)]
 pub(super) struct Operators {
     waiting: Vec<Waiting>,
-    pub(super) done: u64,
-    pub(super) unconfirmed: u64,
     /// By position in [`HandOverRefusal::ALL`].
     pub(super) refused: [u64; HandOverRefusal::ALL.len()],
 }
@@ -61,8 +59,7 @@ impl ControlLoop {
     pub(super) fn hand_over_ended(&mut self, end: HandOverEnd) {
         let now = clock::now();
         match end {
-            HandOverEnd::Done => self.operators.done += 1,
-            HandOverEnd::TimedOut => self.operators.unconfirmed += 1,
+            HandOverEnd::Done | HandOverEnd::TimedOut => {}
             HandOverEnd::Refused(refusal) => {
                 if let Some(count) = self.operators.refused.get_mut(words(refusal) as usize) {
                     *count += 1;

@@ -8,16 +8,16 @@
 use super::ControlLoop;
 use crate::clock;
 use crate::config::Resolved;
-use crate::datapath::Datapath;
-use crate::heartbeat_socket::HeartbeatSocket;
+use crate::datapath::Plan;
+use crate::packet_socket::FrameSender;
 use ha_common::abi::SelfEntry;
 use ha_common::election::{Input, InterfaceId, Lease, LeaseEvent, LeaseOrder, Stats};
 use ha_common::liveness::{self, PathId, Prober};
 use ha_common::sight::Sight;
-use ha_common::sync::seal::heartbeat_key;
 use ha_common::time::{Instant, earliest};
 use ha_common::wire::heartbeat::{self, FLAG_RESTARTING, Heartbeat, Kind, Standing};
 use ha_common::wire::siphash::Key;
+use std::io;
 use std::time::Duration;
 
 /// Without probes to send, the lease is renewed when this part of it has passed.
@@ -45,7 +45,7 @@ struct Heart {
     prober: Prober,
     /// By path: when the newest answer was received that the prober knows of.
     taken: Vec<Instant>,
-    socket: HeartbeatSocket,
+    socket: FrameSender,
     paths: Vec<InterfaceId>,
     node: u8,
     peer: u8,
@@ -62,9 +62,9 @@ struct Held {
 
 impl Pulse {
     /// Nothing is sent or published yet.
-    pub(super) fn new(config: &Resolved, datapath: &Datapath, session: u64, seed: u64) -> std::io::Result<Self> {
+    pub(super) fn new(plan: &Plan, config: &Resolved, session: u64, seed: u64) -> io::Result<Self> {
         Ok(Self {
-            heart: Heart::new(config, datapath, seed)?,
+            heart: Heart::new(plan, config, seed)?,
             session,
             entry: SelfEntry::default(),
             published_at: Instant(0),
@@ -111,11 +111,15 @@ impl Pulse {
 }
 
 impl Heart {
-    fn new(config: &Resolved, paths: Vec<InterfaceId>, seed: u64) -> std::io::Result<Option<Self>> {
-        let Some(peer) = super::plan::only_peer(config).filter(|_| config.heartbeat.enabled) else { return Ok(None) };
+    fn new(plan: &Plan, config: &Resolved, seed: u64) -> io::Result<Option<Self>> {
+        let Some(heartbeat) = &plan.heartbeat else { return Ok(None) };
+        let mut paths: Vec<(PathId, InterfaceId)> =
+            plan.interfaces.iter().filter_map(|interface| Some((interface.path?, interface.id))).collect();
+        paths.sort_unstable();
+        let paths: Vec<InterfaceId> = paths.into_iter().map(|(_, id)| id).collect();
         let prober = liveness::Config {
-            node: config.node,
-            peer,
+            node: heartbeat.node,
+            peer: heartbeat.peer,
             interval: config.heartbeat.interval,
             multiplier: u32::from(config.heartbeat.multiplier),
             dead_after_max: config.heartbeat.dead_after_max,
@@ -124,12 +128,12 @@ impl Heart {
         Ok(Some(Self {
             prober: Prober::new(&prober, seed),
             taken: vec![Instant(0); paths.len()],
-            socket: HeartbeatSocket::open()?,
+            socket: FrameSender::open()?,
             paths,
-            node: config.node.0,
-            peer: peer.0,
-            key: heartbeat_key(&config.sync.secret, config.sync.key_epoch),
-            key_epoch: config.sync.key_epoch,
+            node: heartbeat.node.0,
+            peer: heartbeat.peer.0,
+            key: heartbeat.key,
+            key_epoch: plan.key_epoch,
         }))
     }
 
@@ -200,10 +204,9 @@ impl ControlLoop {
     }
 
     /// The interface of a path can (not) send.
-    pub(super) fn path_changed(&mut self, id: InterfaceId, present: Option<(u32, [u8; 6])>, up: bool) {
+    pub(super) fn path_changed(&mut self, id: InterfaceId, up: bool) {
         let Some(heart) = &mut self.pulse.heart else { return };
         let Some(path) = heart.path_of(id) else { return };
-        heart.socket.set_interface(id, present.map(|(ifindex, _)| ifindex));
         heart.prober.handle(clock::now(), liveness::Input::Link { path, up }, &mut self.pulse.actions);
     }
 
@@ -224,7 +227,8 @@ impl ControlLoop {
             beat_ns: now.0,
             state: stats.standing.pack(),
         };
-        let same = SelfEntry { lease_until_ns: entry.lease_until_ns, beat_ns: entry.beat_ns, ..self.pulse.entry } == entry;
+        let same =
+            SelfEntry { lease_until_ns: entry.lease_until_ns, beat_ns: entry.beat_ns, ..self.pulse.entry } == entry;
         let extends = entry.lease_until_ns >= self.pulse.entry.lease_until_ns && self.pulse.entry.lease_until_ns != 0;
         if same && (extends || entry.lease_until_ns == 0) && now.since(self.pulse.published_at) < PUBLISH_GAP {
             return;
@@ -281,6 +285,8 @@ impl ControlLoop {
         };
         let frame = heartbeat::emit(to.unwrap_or(heartbeat::GROUP_MAC), link.mac, &heartbeat.seal(heart.key));
         // What cannot be sent is silence on this path, which is judged as such.
-        let _ = heart.socket.send(id, &frame);
+        if let Some(ifindex) = link.ifindex {
+            let _ = heart.socket.send(ifindex, &frame);
+        }
     }
 }

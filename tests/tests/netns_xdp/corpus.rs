@@ -1,10 +1,14 @@
 //! Frames that the XDP tests and `bench xdp` share: ordinary traffic, adverts, sync frames, and one frame per refusal.
 
+use ha_common::liveness::PathId;
 use ha_common::reason::DropReason;
+use ha_common::role::NodeId;
 use ha_common::wire::advert::Frame;
 use ha_common::wire::carp::{ADVERT_LEN, Advert};
 use ha_common::wire::frame::{HEADER_LEN, Header, Kind, TAG_LEN};
+use ha_common::wire::siphash::Key;
 use ha_common::wire::{checksum, ethernet, ipv4, ipv6, udp};
+use ha_user::datapath::HeartbeatPlan;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The VHID that the corpus' adverts carry.
@@ -30,6 +34,17 @@ const ADVERT: Advert =
 const IP: usize = ethernet::HEADER_LEN;
 /// Where CARP, or UDP, is in an untagged IPv4 frame without options.
 const TRANSPORT: usize = IP + ipv4::HEADER_LEN;
+
+/// The node under test and the key of its pair's heartbeats.
+pub const NODE: u8 = 0;
+pub const HEARTBEAT_KEY: Key = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
+/// The path of the only interface.
+pub const PATH: PathId = PathId(3);
+/// Hardware address of the only interface.
+pub const NODE_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 2];
+/// What the gate guards.
+pub const VIPS: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(10, 77, 0, 210)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 0xd2))];
 
 /// A frame with a name for tables and failures.
 #[derive(Clone, Debug)]
@@ -140,6 +155,11 @@ fn advert_frame_v6() -> Vec<u8> {
     let source = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x209);
     let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x12);
     Frame::multicast_v6(MAC, source, group, &ADVERT).as_bytes().to_vec()
+}
+
+/// Whose heartbeats the node under test answers.
+pub fn heartbeat_plan() -> HeartbeatPlan {
+    HeartbeatPlan { node: NodeId(NODE), peer: NodeId(PEER_NODE), key: HEARTBEAT_KEY }
 }
 
 /// A data frame of the peer over IPv4 with this sequence number and this many bytes of body, tag included.

@@ -42,6 +42,7 @@ impl Rig {
             id: InterfaceId(0),
             members: vec![(MemberId(0), corpus::VHID)],
             sync: true,
+            path: Some(corpus::PATH),
         };
         let plan = Plan {
             interfaces: vec![interface],
@@ -49,10 +50,13 @@ impl Rig {
             sync_port: corpus::SYNC_PORT,
             peers: vec![(NodeId(corpus::PEER_NODE), peer)],
             key_epoch: corpus::KEY_EPOCH,
+            heartbeat: Some(corpus::heartbeat_plan()),
+            vips: corpus::VIPS.to_vec(),
             choice: XdpChoice::Auto,
+            pin_directory: None,
         };
-        let mut programs = Programs::load(&plan).context("XDP test runs need root and a BPF object")?;
-        programs.set_interface(LOOPBACK, &plan.interfaces[0])?;
+        let mut programs = Programs::load(&plan, None).context("XDP test runs need root and a BPF object")?;
+        programs.set_interface(LOOPBACK, corpus::NODE_MAC, &plan.interfaces[0])?;
         let counters = Counters::new(&plan, Some(programs.counter_maps()));
         Ok(Self { programs, counters })
     }
