@@ -5,6 +5,7 @@ pub mod bpffs;
 pub mod conntrack;
 pub mod daemon;
 pub mod lab;
+pub mod load;
 pub mod netns;
 pub mod observer;
 pub mod packet;
