@@ -16,8 +16,6 @@ use std::time::Duration;
 
 /// Where `/metrics` listens in each firewall's namespace.
 pub const METRICS: &str = "127.0.0.1:9112";
-/// Whether the daemon knows `[datapath] pin_directory`.
-const PINS: bool = false;
 
 /// What differs from the configuration of the mission's pair.
 #[derive(Clone, Debug)]
@@ -54,11 +52,7 @@ impl Settings {
     pub fn to_toml(&self, dir: &Path) -> String {
         let Self { xdp, advskew: [skew1, skew2], dead_ratio, preempt, password, ipv6, log } = self;
         let secret = dir.join("secret");
-        let pins = if PINS {
-            format!("pin_directory = \"{}\"\n", crate::bpffs::directory(dir).display())
-        } else {
-            String::new()
-        };
+        let pins = crate::bpffs::directory(dir);
         let (lan6, wan6) = if *ipv6 {
             (format!(", \"{LAN_VIP6}/64\""), format!(", \"{WAN_VIP6}/64\""))
         } else {
@@ -100,13 +94,19 @@ preempt = {preempt}
 
 [datapath]
 xdp = "{xdp}"
-{pins}
+pin_directory = "{}"
+
+[daemon]
+state_directory = "{}"
+
 [log]
 level = "{log}"
 "#,
             secret.display(),
             Node::Fw1.sync(),
             Node::Fw2.sync(),
+            pins.display(),
+            dir.display(),
         )
     }
 
