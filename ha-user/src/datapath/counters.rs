@@ -5,7 +5,8 @@ use super::pod::Shared;
 use super::socket_counters::SocketCounters;
 use aya::maps::{Array, MapData, PerCpuArray};
 use ha_common::abi::{
-    COUNT_ADVERTS, COUNT_FRAMES, COUNT_PACKETS, COUNTERS, CounterRow, Stream, refusal_index, stream_index,
+    COUNT_ADVERTS, COUNT_FRAMES, COUNT_PACKETS, COUNT_PROBES, COUNT_REPLIES, COUNTERS, CounterRow, Stream,
+    refusal_index, stream_index,
 };
 use ha_common::election::{InterfaceId, MemberId};
 use ha_common::reason::DropReason;
@@ -56,6 +57,9 @@ pub struct InterfaceCounters {
     pub adverts: u64,
     /// Well-formed sync frames.
     pub frames: u64,
+    /// Heartbeats of the peer that were answered, and answers of the peer that were taken.
+    pub probes: u64,
+    pub replies: u64,
     /// By [`DropReason`] index.
     pub refused: [u64; DropReason::COUNT],
 }
@@ -123,6 +127,8 @@ impl Counters {
                 packets: row[COUNT_PACKETS],
                 adverts: row[COUNT_ADVERTS],
                 frames: row[COUNT_FRAMES],
+                probes: row[COUNT_PROBES],
+                replies: row[COUNT_REPLIES],
                 refused: refusals(&row),
             });
             for (member, vhid) in &plan.members {
