@@ -16,6 +16,7 @@ mod socket_counters;
 
 pub use attach::Attachment;
 pub use counters::{CounterMaps, Counters, InterfaceCounters, MemberCounters, Path, PeerCounters, Snapshot};
+pub use heartbeat::HeartbeatMaps;
 pub use load::{LoadError, Programs};
 pub use pins::Inherited;
 pub use plan::{HeartbeatPlan, InterfacePlan, Plan};
