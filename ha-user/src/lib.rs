@@ -13,6 +13,7 @@ pub mod daemon;
 pub mod datapath;
 #[cfg(test)]
 mod fixture;
+pub mod forwarded;
 pub mod heartbeat_socket;
 pub mod ipc;
 pub mod link;

@@ -223,7 +223,7 @@ mod tests {
         let file = MaintenanceFile::new(directory.path(), "fw1");
         let (mut loops, control, _sync) = loops();
         loops.maintenance = Arc::new(Mutex::new(file.clone()));
-        let refusal = MaintenanceOutcome::Refused(HandOverRefusal::PeerSilent);
+        let refusal = MaintenanceOutcome::Refused(HandOverRefusal::PeerUnknown);
         let agreed = MaintenanceOutcome::Set { took_ms: None };
         for (on, outcome, after) in [(true, &refusal, false), (true, &agreed, true), (false, &agreed, false)] {
             let control_loop = async {

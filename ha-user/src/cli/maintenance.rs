@@ -47,14 +47,7 @@ fn tell(on: bool, outcome: &MaintenanceOutcome) -> ExitCode {
             print(&format!("maintenance is on; the peer is master, the hand-over took {took_ms:.1} ms\n"))
         }
         MaintenanceOutcome::Set { took_ms: None } => print("maintenance is on: this node takes nothing\n"),
-        // Force means here what no other request lets it: clients may be without a gateway.
-        MaintenanceOutcome::Refused(refusal) if refusal.forcible() => {
-            fail(format!("maintenance stays as it was: {refusal}"), exit::REFUSED)
-        }
-        MaintenanceOutcome::Refused(refusal) => {
-            let message = format!("maintenance stays as it was: {refusal} (--force switches it on all the same)");
-            fail(message, exit::REFUSED)
-        }
+        MaintenanceOutcome::Refused(refusal) => fail(format!("maintenance stays as it was: {refusal}"), exit::REFUSED),
         MaintenanceOutcome::Unconfirmed { waited_ms } => {
             let message = format!("the peer did not take over within {waited_ms:.0} ms: maintenance stays as it was");
             fail(message, exit::UNCONFIRMED)

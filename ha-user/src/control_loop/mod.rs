@@ -4,6 +4,7 @@
 //! come in; what [`Election::handle`] wants done is done strictly in its order.
 
 mod act;
+pub mod breakdown;
 mod failure;
 mod operate;
 pub mod plan;
