@@ -26,7 +26,8 @@ const PHASE: Duration = Duration::from_secs(1);
 /// The longest from the takeover until every session has gone on: TCP tries again 6.2 s after its last packet when
 /// 3 s were not enough.
 const SESSIONS_MAX: Duration = Duration::from_secs(12);
-/// What is watched after all is well: a second takeover or a fight over the addresses would show.
+/// What is watched after the takeover before the idle sessions are woken, and again after all is well: a second takeover
+/// or a fight over the addresses would show.
 const AFTERWARDS: Duration = Duration::from_millis(500);
 /// TCP sessions, and as many UDP flows; most of them are idle when it happens.
 const SESSIONS: usize = 50;
@@ -126,6 +127,8 @@ impl Trial<'_> {
         let limit = self.scenario.limit();
         let taken = self.until(limit, |trial| trial.has_taken(taker))?;
         let since = traffic.now();
+        // What idles is not asked in the very moment of the takeover; what talks all the time is.
+        std::thread::sleep(AFTERWARDS);
         traffic.wake();
         let patience = if taken { SESSIONS_MAX } else { Duration::from_secs(2) };
         self.until(patience, |_| traffic.all_survived(since))?;
