@@ -16,6 +16,7 @@ fn netns_bench_measures_a_failover() {
         runs: 1,
         preload: 1000,
         vips: 10,
+        logs: None,
     };
     let lines = bench::run(&options, &AtomicBool::new(false)).unwrap();
     let line: Value = serde_json::from_str(&lines[0].json().unwrap()).unwrap();

@@ -15,9 +15,10 @@ use anyhow::Result;
 use report::Line;
 use scenario::Scenario;
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tool::ToolName;
-use trial::Sample;
+use trial::{Sample, Trial};
 
 /// The bench and all it starts get this nice value: ordinary load on the machine is not what is measured.
 const NICE: i32 = -10;
@@ -33,6 +34,8 @@ pub struct Options {
     pub preload: u32,
     /// Virtual addresses, the two that traffic uses included.
     pub vips: u16,
+    /// Where the daemons' logs of every run are copied to, a directory each.
+    pub logs: Option<PathBuf>,
 }
 
 /// The runs of one tool in one scenario.
@@ -45,7 +48,7 @@ struct Series {
 /// Runs everything and returns a line for each tool and scenario. Run n of every tool comes before run n + 1 of any, so
 /// that none has a quieter machine than the others. Progress goes to standard error.
 ///
-/// When interrupted, the lines hold the runs until then.
+/// When interrupted, the lines hold the runs that were complete by then.
 ///
 /// # Errors
 /// Without root. A run that fails is part of its line.
@@ -55,18 +58,19 @@ pub fn run(options: &Options, interrupted: &AtomicBool) -> Result<Vec<Line>> {
     let pairs = options.scenarios.iter().flat_map(|scenario| options.tools.iter().map(|tool| (*tool, *scenario)));
     let pairs = pairs.filter(|(tool, scenario)| scenario.is_for(*tool));
     let mut all: Vec<_> = pairs.map(|(tool, scenario)| Series { tool, scenario, runs: Vec::new() }).collect();
-    for run in 1..=options.runs {
+    'all: for run in 1..=options.runs {
         for series in &mut all {
+            let trial = Trial { tool: series.tool, scenario: series.scenario, run };
+            let outcome = trial.run(options, interrupted).map_err(|error| format!("{error:#}"));
             if interrupted.load(Ordering::Relaxed) {
-                break;
+                break 'all;
             }
-            let outcome = trial::run(series.tool, series.scenario, options, interrupted);
-            let outcome = outcome.map_err(|error| format!("{error:#}"));
             eprintln!("{run:>4}/{} {:<13} {:<16} {}", options.runs, series.scenario, series.tool, told(&outcome));
             series.runs.push(outcome);
         }
     }
-    all.iter().map(|series| Line::new(series.tool, series.scenario, &series.runs, options)).collect()
+    let done = all.iter().filter(|series| !series.runs.is_empty());
+    done.map(|series| Line::new(series.tool, series.scenario, &series.runs, options)).collect()
 }
 
 fn told(outcome: &Result<Sample, String>) -> String {

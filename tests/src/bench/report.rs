@@ -222,7 +222,14 @@ mod tests {
     use super::*;
 
     fn options() -> Options {
-        Options { tools: vec![ToolName::Ucarp], scenarios: vec![Scenario::Crash], runs: 3, preload: 0, vips: 2 }
+        Options {
+            tools: vec![ToolName::Ucarp],
+            scenarios: vec![Scenario::Crash],
+            runs: 3,
+            preload: 0,
+            vips: 2,
+            logs: None,
+        }
     }
 
     fn sample(outage_ms: f64) -> Sample {

@@ -9,9 +9,12 @@ use crate::extra_vips;
 use crate::lab::Lab;
 use crate::topology::{Naming, Node, SERVER};
 use crate::traffic::{Load, Traffic};
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use std::collections::hash_map::RandomState;
+use std::ffi::OsStr;
+use std::fs;
 use std::hash::BuildHasher;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -53,27 +56,52 @@ pub struct Sample {
     pub failure: Option<String>,
 }
 
-/// Does one run and cleans up after itself.
-///
-/// # Errors
-/// When there was nothing to measure: the pair did not settle, the standby did not learn the flows, or the fault could not
-/// be made.
-pub fn run(tool: ToolName, scenario: Scenario, options: &Options, interrupted: &AtomicBool) -> Result<Sample> {
-    let settings = tool::settings(options.vips, scenario == Scenario::PreemptBack);
-    let load = load_average();
-    let mut lab = Lab::new(&settings, Naming::OfProcess)?;
-    // Dropped before the lab: its processes are reaped while their namespaces still exist.
-    let mut daemons = tool.tool(options.vips, options.preload);
-    let mut trial = Trial { lab: &mut lab, tool: daemons.as_mut(), scenario, options, interrupted };
-    trial.settle()?;
-    let traffic = trial.fill()?;
-    let sample = trial.strike(&traffic)?;
-    drop(traffic);
-    drop(daemons);
-    Ok(Sample { load, ..sample })
+/// Which run it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Trial {
+    pub tool: ToolName,
+    pub scenario: Scenario,
+    /// From 1 on.
+    pub run: u16,
 }
 
-struct Trial<'a> {
+impl Trial {
+    /// Does the run and cleans up after itself.
+    ///
+    /// # Errors
+    /// When there was nothing to measure: the pair did not settle, the standby did not learn the flows, the fault could not
+    /// be made, or it was interrupted.
+    pub fn run(self, options: &Options, interrupted: &AtomicBool) -> Result<Sample> {
+        let Self { tool, scenario, .. } = self;
+        let settings = tool::settings(options.vips, scenario == Scenario::PreemptBack);
+        let load = load_average();
+        let mut lab = Lab::new(&settings, Naming::OfProcess)?;
+        // Dropped before the lab: its processes are reaped while their namespaces still exist.
+        let mut daemons = tool.tool(options.vips, options.preload);
+        let mut stage = Stage { lab: &mut lab, tool: daemons.as_mut(), scenario, options, interrupted };
+        let sample = stage.play();
+        if let Some(logs) = &options.logs {
+            self.keep_logs(lab.dir(), logs)?;
+        }
+        drop(daemons);
+        Ok(Sample { load, ..sample? })
+    }
+
+    fn keep_logs(self, from: &Path, into: &Path) -> Result<()> {
+        let into = into.join(format!("{}-{}-{}", self.scenario, self.tool, self.run));
+        fs::create_dir_all(&into).with_context(|| format!("cannot make {}", into.display()))?;
+        for entry in fs::read_dir(from)? {
+            let path = entry?.path();
+            if let (Some(name), Some("log")) = (path.file_name(), path.extension().and_then(OsStr::to_str)) {
+                fs::copy(&path, into.join(name))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A run in progress.
+struct Stage<'a> {
     lab: &'a mut Lab,
     tool: &'a mut dyn Tool,
     scenario: Scenario,
@@ -81,17 +109,24 @@ struct Trial<'a> {
     interrupted: &'a AtomicBool,
 }
 
-impl Trial<'_> {
+impl Stage<'_> {
+    fn play(&mut self) -> Result<Sample> {
+        self.settle()?;
+        let traffic = self.fill()?;
+        self.strike(&traffic)
+    }
+
     /// Brings the pair up with the scenario's first master.
     fn settle(&mut self) -> Result<()> {
         self.tool.start(self.lab, Node::Fw1)?;
-        self.require("fw1 holds the addresses", START_MAX, |trial| trial.lab.holder() == Some(Node::Fw1))?;
+        self.require("fw1 holds the addresses", START_MAX, |stage| stage.lab.holder() == Some(Node::Fw1))?;
         self.tool.start(self.lab, Node::Fw2)?;
-        self.require("the pair settles", START_MAX, |trial| trial.tool.is_settled(trial.lab, Node::Fw1))?;
+        self.require("the pair settles", START_MAX, |stage| stage.tool.is_settled(stage.lab, Node::Fw1))?;
         let (master, _) = self.scenario.from_to();
         if master == Node::Fw2 {
             self.lab.stop(Node::Fw1)?;
-            self.require("fw2 takes over", START_MAX, |trial| trial.lab.holder() == Some(Node::Fw2))?;
+            self.require("fw2 takes over", START_MAX, |stage| stage.lab.holder() == Some(Node::Fw2))?;
+            self.lab.pair.reboot(Node::Fw1)?;
         }
         Ok(())
     }
@@ -106,8 +141,8 @@ impl Trial<'_> {
         if self.scenario != Scenario::PreemptBack {
             let flows = u64::from(self.options.preload) + 2 * SESSIONS as u64;
             let mut known = 0;
-            let all = self.until(KNOWN_MAX, |trial| {
-                known = trial.tool.flows_ready(trial.lab, taker).unwrap_or(0);
+            let all = self.until(KNOWN_MAX, |stage| {
+                known = stage.tool.flows_ready(stage.lab, taker).unwrap_or(0);
                 known >= flows
             })?;
             ensure!(all, "{} knows {known} of {flows} flows after {KNOWN_MAX:?}", taker.name());
@@ -125,7 +160,7 @@ impl Trial<'_> {
         let fault = probe::now();
         self.scenario.strike(self.lab, self.tool, &victims)?;
         let limit = self.scenario.limit();
-        let taken = self.until(limit, |trial| trial.has_taken(taker))?;
+        let taken = self.until(limit, |stage| stage.has_taken(taker))?;
         let since = traffic.now();
         // What idles is not asked in the very moment of the takeover; what talks all the time is.
         std::thread::sleep(AFTERWARDS);
@@ -204,7 +239,7 @@ fn random(limit: Duration) -> Duration {
 }
 
 fn load_average() -> f64 {
-    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0.0)
 }
 

@@ -40,6 +40,9 @@ pub struct Args {
     /// Virtual addresses in all: the two that the traffic uses, the others on the LAN
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(2..=500))]
     vips: u16,
+    /// Copy the daemons' logs of every run into this directory
+    #[arg(long, value_name = "DIRECTORY")]
+    logs: Option<PathBuf>,
     /// One JSON object a line for each tool and scenario, instead of a table
     #[arg(long, conflicts_with = "markdown")]
     json: bool,
@@ -83,9 +86,15 @@ pub fn run(args: &Args) -> Result<()> {
 fn measure(args: &Args) -> Result<Vec<Line>> {
     ha_tests::netns::require_root()?;
     build::daemon(scope(&args.tools))?;
-    let Args { tools, scenarios, runs, preload, vips, .. } = args;
-    let options =
-        Options { tools: tools.clone(), scenarios: scenarios.clone(), runs: *runs, preload: *preload, vips: *vips };
+    let options = Options {
+        tools: args.tools.clone(),
+        scenarios: args.scenarios.clone(),
+        runs: args.runs,
+        preload: args.preload,
+        vips: args.vips,
+        // cargo runs the bench in the workspace's directory.
+        logs: args.logs.as_deref().map(std::path::absolute).transpose()?,
+    };
     let mut cargo = shell::cargo();
     cargo.args(["run", "--quiet", "--release", "--package", "ha-tests", "--example", "bench_failover", "--"]);
     let child = cargo.arg(serde_json::to_string(&options)?).stdout(Stdio::piped()).spawn()?;
