@@ -82,7 +82,8 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// An example of package ha-tests does it, built for release: a probe that is late by itself would count as outage.
+/// An example of package ha-tests does it, in a process of its own whose threads are only those that measure. The daemon is
+/// the release build; the bench itself spends its time in the kernel, so a second build of everything would gain nothing.
 fn measure(args: &Args) -> Result<Vec<Line>> {
     ha_tests::netns::require_root()?;
     build::daemon(scope(&args.tools))?;
@@ -96,7 +97,7 @@ fn measure(args: &Args) -> Result<Vec<Line>> {
         logs: args.logs.as_deref().map(std::path::absolute).transpose()?,
     };
     let mut cargo = shell::cargo();
-    cargo.args(["run", "--quiet", "--release", "--package", "ha-tests", "--example", "bench_failover", "--"]);
+    cargo.args(["run", "--quiet", "--package", "ha-tests", "--example", "bench_failover", "--"]);
     let child = cargo.arg(serde_json::to_string(&options)?).stdout(Stdio::piped()).spawn()?;
     // What an interrupt leaves of the bench is still shown; it ends in order, and so does this.
     let _flag = crate::run::on_signals()?;
