@@ -69,8 +69,6 @@ pub enum ControlError {
     Adverts(#[from] AdvertSocketError),
     #[error("cannot wait for events: {0} (are file descriptors exhausted? see `ulimit -n`)")]
     Poll(#[source] io::Error),
-    #[error("cannot open a packet socket for heartbeats: {0} (is CAP_NET_RAW missing?)")]
-    Heartbeats(#[source] io::Error),
     #[error("the kernel gives no random seed: {0}")]
     Seed(getrandom::Error),
 }
@@ -146,7 +144,7 @@ impl ControlLoop {
             vips: Vips::open(&config)?,
             adverts: AdvertSockets::open(&config)?,
             poller: Poller::new().map_err(ControlError::Poll)?,
-            pulse: Pulse::new(&plan, &config, session, seed).map_err(ControlError::Heartbeats)?,
+            pulse: Pulse::new(&plan, &config, session, seed),
             roles: RolePost::new(sync.clone()),
             sync,
             operators: Operators::default(),
@@ -361,7 +359,7 @@ impl ControlLoop {
         let is_new = is_other && link.ifindex.is_some();
         // Also for a changed hardware address: answers to heartbeats bear it.
         self.datapath.attach(id);
-        self.path_changed(id, link.state.up);
+        self.path_changed(id, link.ifindex, link.state.up);
         if usize::from(id.0) >= self.config.interfaces.len() {
             // The sync link has a program, but neither adverts nor addresses.
             return Ok(());

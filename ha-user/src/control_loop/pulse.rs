@@ -6,10 +6,11 @@
 //! between writes a lease that is over.
 
 use super::ControlLoop;
+use super::failure::Failure;
 use crate::clock;
 use crate::config::Resolved;
 use crate::datapath::Plan;
-use crate::packet_socket::FrameSender;
+use crate::heartbeat_socket::HeartbeatSockets;
 use ha_common::abi::SelfEntry;
 use ha_common::election::{Input, InterfaceId, Lease, LeaseEvent, LeaseOrder, Stats};
 use ha_common::liveness::{self, PathId, Prober};
@@ -17,7 +18,6 @@ use ha_common::sight::Sight;
 use ha_common::time::{Instant, earliest};
 use ha_common::wire::heartbeat::{self, FLAG_RESTARTING, Heartbeat, Kind, Standing};
 use ha_common::wire::siphash::Key;
-use std::io;
 use std::time::Duration;
 
 /// Without probes to send, the lease is renewed when this part of it has passed.
@@ -45,7 +45,7 @@ struct Heart {
     prober: Prober,
     /// By path: when the newest answer was received that the prober knows of.
     taken: Vec<Instant>,
-    socket: FrameSender,
+    sockets: HeartbeatSockets,
     paths: Vec<InterfaceId>,
     node: u8,
     peer: u8,
@@ -62,16 +62,16 @@ struct Held {
 
 impl Pulse {
     /// Nothing is sent or published yet.
-    pub(super) fn new(plan: &Plan, config: &Resolved, session: u64, seed: u64) -> io::Result<Self> {
-        Ok(Self {
-            heart: Heart::new(plan, config, seed)?,
+    pub(super) fn new(plan: &Plan, config: &Resolved, session: u64, seed: u64) -> Self {
+        Self {
+            heart: Heart::new(plan, config, seed),
             session,
             entry: SelfEntry::default(),
             published_at: Instant(0),
             held: None,
             closed_term: 0,
             actions: Vec::new(),
-        })
+        }
     }
 
     /// When the loop must wake up for the pulse.
@@ -111,8 +111,8 @@ impl Pulse {
 }
 
 impl Heart {
-    fn new(plan: &Plan, config: &Resolved, seed: u64) -> io::Result<Option<Self>> {
-        let Some(heartbeat) = &plan.heartbeat else { return Ok(None) };
+    fn new(plan: &Plan, config: &Resolved, seed: u64) -> Option<Self> {
+        let heartbeat = plan.heartbeat.as_ref()?;
         let mut paths: Vec<(PathId, InterfaceId)> =
             plan.interfaces.iter().filter_map(|interface| Some((interface.path?, interface.id))).collect();
         paths.sort_unstable();
@@ -125,16 +125,16 @@ impl Heart {
             dead_after_max: config.heartbeat.dead_after_max,
             paths: paths.clone(),
         };
-        Ok(Some(Self {
+        Some(Self {
             prober: Prober::new(&prober, seed),
             taken: vec![Instant(0); paths.len()],
-            socket: FrameSender::open()?,
+            sockets: HeartbeatSockets::new(plan.interfaces.len()),
             paths,
             node: heartbeat.node.0,
             peer: heartbeat.peer.0,
             key: heartbeat.key,
             key_epoch: plan.key_epoch,
-        }))
+        })
     }
 
     fn path_of(&self, id: InterfaceId) -> Option<PathId> {
@@ -204,9 +204,13 @@ impl ControlLoop {
     }
 
     /// The interface of a path can (not) send.
-    pub(super) fn path_changed(&mut self, id: InterfaceId, up: bool) {
+    pub(super) fn path_changed(&mut self, id: InterfaceId, ifindex: Option<u32>, up: bool) {
         let Some(heart) = &mut self.pulse.heart else { return };
         let Some(path) = heart.path_of(id) else { return };
+        if let Err(error) = heart.sockets.set_interface(id, ifindex) {
+            self.failures.count(Failure::PacketSocket);
+            tracing::warn!(%error, "no heartbeats go out of an interface: cannot open a packet socket");
+        }
         heart.prober.handle(clock::now(), liveness::Input::Link { path, up }, &mut self.pulse.actions);
     }
 
@@ -285,8 +289,6 @@ impl ControlLoop {
         };
         let frame = heartbeat::emit(to.unwrap_or(heartbeat::GROUP_MAC), link.mac, &heartbeat.seal(heart.key));
         // What cannot be sent is silence on this path, which is judged as such.
-        if let Some(ifindex) = link.ifindex {
-            let _ = heart.socket.send(ifindex, &frame);
-        }
+        let _ = heart.sockets.send(id, &frame);
     }
 }
