@@ -126,7 +126,7 @@ impl Heart {
             paths: paths.clone(),
         };
         Some(Self {
-            prober: Prober::new(&prober, seed),
+            prober: Prober::new(prober, seed),
             taken: vec![Instant(0); paths.len()],
             sockets: HeartbeatSockets::new(plan.interfaces.len()),
             paths,
