@@ -113,11 +113,11 @@ fn the_counter_is_adopted_from_valid_adverts_only() {
         let sent = rig.actions.iter().filter_map(|action| match action {
             Action::SendAdvert { member: LAN, advert, .. } => Some(advert.counter),
             Action::SendAdvert { .. }
- | Action::Vips(_)
-        | Action::Announce { .. }
-        | Action::Transition(_)
-        | Action::Lease(_)
-        | Action::HandOverEnded(_) => None,
+            | Action::Vips(_)
+            | Action::Announce { .. }
+            | Action::Transition(_)
+            | Action::Lease(_)
+            | Action::HandOverEnded(_) => None,
         });
         sent.collect::<Vec<_>>()
     };
