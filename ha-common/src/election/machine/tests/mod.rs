@@ -124,7 +124,7 @@ impl Rig {
     }
 
     fn sync(&mut self, peer_alive: bool, in_sync: bool) {
-        self.input(Input::Sync(SyncHealth { peer_alive, in_sync, lag: Duration::ZERO }));
+        self.input(Input::Sync(SyncHealth { peer_alive, in_sync, ..SyncHealth::default() }));
     }
 
     /// A genuine advert of `source` with a new counter.
