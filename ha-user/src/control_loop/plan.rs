@@ -2,11 +2,10 @@
 
 use crate::config::Resolved;
 use crate::datapath::Inherited;
-use ha_common::election::{Config, Damping, Lease, Member, PairTimes};
+use ha_common::election::{Config, Damping, Member, PairTimes};
 use ha_common::role::NodeId;
 use ha_common::time::Instant;
 use ha_common::wire::heartbeat::{self, FLAG_RESTARTING, Gate, Standing};
-use std::time::Duration;
 
 /// What the process before has left.
 pub struct Heritage {
@@ -17,11 +16,11 @@ pub struct Heritage {
 
 impl Heritage {
     /// The mastership that the process before left for this one: its gate is open yet, and nobody closed its term.
-    fn resumable(&self, lease: Duration) -> Option<Lease> {
+    fn resumable(&self) -> Option<u64> {
         let Inherited { entry, fence } = self.datapath?;
         let open = heartbeat::gate(&entry, fence.closed_term, self.now.0) == Gate::Open;
         let left = Standing::unpack(entry.state).has(FLAG_RESTARTING);
-        (open && left).then_some(Lease { term: entry.term, length: lease })
+        (open && left).then_some(entry.term)
     }
 
     fn term_seen(&self) -> u64 {
@@ -50,7 +49,7 @@ pub fn election_config(config: &Resolved, heritage: &Heritage) -> Config {
         announce_burst: config.election.announce_burst.clone(),
         announce_refresh: config.election.announce_refresh,
         members: members.collect(),
-        resume: heritage.resumable(timing.lease),
+        resume: heritage.resumable(),
         maintenance: heritage.maintenance,
         term_seen: heritage.term_seen(),
         preempt_delay: timing.preempt_delay,
