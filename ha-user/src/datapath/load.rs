@@ -117,7 +117,12 @@ impl Programs {
     }
 
     /// The maps of heartbeats and lease.
-    pub fn heartbeat(&mut self) -> &mut HeartbeatMaps {
+    pub fn heartbeat(&self) -> &HeartbeatMaps {
+        &self.heartbeat
+    }
+
+    /// The same to write.
+    pub fn heartbeat_mut(&mut self) -> &mut HeartbeatMaps {
         &mut self.heartbeat
     }
 

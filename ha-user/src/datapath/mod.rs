@@ -87,17 +87,17 @@ impl Datapath {
     /// # Errors
     /// When the kernel refuses the entry. Without XDP there is nobody to tell, which is no error.
     pub fn publish(&mut self, entry: &SelfEntry) -> Result<(), LoadError> {
-        self.programs.as_mut().map_or(Ok(()), |programs| programs.heartbeat().publish(entry))
+        self.programs.as_mut().map_or(Ok(()), |programs| programs.heartbeat_mut().publish(entry))
     }
 
     /// What the programs closed for good.
-    pub fn fence(&mut self) -> FenceEntry {
-        self.programs.as_mut().map_or_else(FenceEntry::default, |programs| programs.heartbeat().fence())
+    pub fn fence(&self) -> FenceEntry {
+        self.programs.as_ref().map_or_else(FenceEntry::default, |programs| programs.heartbeat().fence())
     }
 
     /// The newest answer of the peer on a path; `None` when there is none, or one is being written this moment.
-    pub fn reply(&mut self, path: PathId) -> Option<PathReply> {
-        self.programs.as_mut()?.heartbeat().reply(path)
+    pub fn reply(&self, path: PathId) -> Option<PathReply> {
+        self.programs.as_ref()?.heartbeat().reply(path)
     }
 
     /// True when requests for virtual addresses that come in there need a lease.

@@ -216,7 +216,7 @@ fn netns_pins_need_no_more_than_the_daemon_keeps() {
         assert!(node.is_pinned(LINK));
         node.publish(&master(LEASE)).unwrap();
         drop(node);
-        let mut node = Datapath::start(&plan);
+        let node = Datapath::start(&plan);
         assert_eq!(node.inherited().map(|inherited| inherited.entry.session), Some(SESSION));
         assert!(node.is_pinned(LINK));
         node
