@@ -85,6 +85,16 @@ pub fn device(name: &str) -> Result<Device, AttachError> {
     device::find(name).map_err(|source| AttachError::NoInterface { name: name.to_owned(), source })
 }
 
+/// Where a program is to be attached.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    pins: Option<&'a Pins>,
+    name: &'a str,
+    device: Device,
+    /// A link of the process before was there a moment ago: the kernel detaches in the background.
+    was_taken: bool,
+}
+
 /// Takes over what the process before left on the interface, or attaches in the first mode that the choice allows and
 /// the driver accepts.
 ///
@@ -99,42 +109,45 @@ pub fn attach(
 ) -> Result<(Attached, Attachment), AttachError> {
     // Before the program runs, so that it judges the first packet already.
     programs.set_interface(device.ifindex, device.mac, plan)?;
-    if let Some(adopted) = pins.and_then(|pins| adopt(programs, pins, &plan.name, device, choice)) {
-        return Ok(adopted);
+    let mut place = Place { pins, name: &plan.name, device, was_taken: false };
+    if let Some(pins) = pins
+        && let Some((pinned, mode)) = pins.link(device.ifindex)
+    {
+        match adopt(programs, pins, place, (pinned, mode), choice) {
+            Ok(adopted) => return Ok(adopted),
+            Err(reason) => {
+                tracing::warn!(interface = %plan.name, reason, "the program of the process before is removed");
+                pins.remove_link(device.ifindex);
+                place.was_taken = true;
+            }
+        }
     }
-    let attached = attach_anew(programs, pins, &plan.name, device, choice);
+    let attached = attach_anew(programs, place, choice);
     if attached.is_err() {
         programs.clear_interface(device.ifindex);
     }
     attached
 }
 
-/// Exchanges the program in the pinned link of this interface; a link that cannot be used is removed.
+/// Exchanges the program in a pinned link; says why not.
 fn adopt(
     programs: &mut Programs,
     pins: &Pins,
-    name: &str,
-    device: Device,
+    place: Place<'_>,
+    (pinned, mode): (PinnedLink, LinkMode),
     choice: XdpChoice,
-) -> Option<(Attached, Attachment)> {
-    let (pinned, mode) = pins.link(device.ifindex)?;
+) -> Result<(Attached, Attachment), String> {
     let attachment = match (choice, mode) {
-        (XdpChoice::Native, LinkMode::Generic) | (XdpChoice::Generic, LinkMode::Native) | (XdpChoice::Off, _) => None,
-        (XdpChoice::Auto | XdpChoice::Native, LinkMode::Native) => Some(Attachment::Native),
-        (XdpChoice::Generic, LinkMode::Generic) => Some(Attachment::Generic { note: CHOSEN.to_owned() }),
-        (XdpChoice::Auto, LinkMode::Generic) => Some(Attachment::Generic { note: TAKEN_OVER.to_owned() }),
+        (XdpChoice::Auto | XdpChoice::Native, LinkMode::Native) => Attachment::Native,
+        (XdpChoice::Generic, LinkMode::Generic) => Attachment::Generic { note: CHOSEN.to_owned() },
+        (XdpChoice::Auto, LinkMode::Generic) => Attachment::Generic { note: TAKEN_OVER.to_owned() },
+        (XdpChoice::Native, LinkMode::Generic) | (XdpChoice::Generic, LinkMode::Native) | (XdpChoice::Off, _) => {
+            return Err(format!("it is attached in {} mode, which is not what is configured", mode.name()));
+        }
     };
-    let kept = attachment.ok_or_else(|| "it is attached in another mode than is configured".to_owned());
-    let kept = kept.and_then(|attachment| {
-        let link = exchange(programs, pinned)?;
-        let link = pins.keep(link, device.ifindex, mode).map_err(|error| error.to_string())?;
-        Ok((Attached { device, mode, is_pinned: true, _link: link }, attachment))
-    });
-    kept.inspect_err(|reason| {
-        tracing::warn!(interface = %name, reason, "the program of the process before is removed");
-        pins.remove_link(device.ifindex);
-    })
-    .ok()
+    let link = exchange(programs, pinned)?;
+    let link = pins.keep(link, place.device.ifindex, mode).map_err(|error| error.to_string())?;
+    Ok((Attached { device: place.device, mode, is_pinned: true, _link: link }, attachment))
 }
 
 /// Puts this process' program into a link (`BPF_LINK_UPDATE`): no packet meets the interface without one.
@@ -148,12 +161,10 @@ fn exchange(programs: &mut Programs, pinned: PinnedLink) -> Result<FdLink, Strin
 
 fn attach_anew(
     programs: &mut Programs,
-    pins: Option<&Pins>,
-    name: &str,
-    device: Device,
+    place: Place<'_>,
     choice: XdpChoice,
 ) -> Result<(Attached, Attachment), AttachError> {
-    let mut attach_in = |mode| attach_in(programs, pins, name, device, mode);
+    let mut attach_in = |mode| attach_in(programs, place, mode);
     let native = |attached| (attached, Attachment::Native);
     let generic = |note| move |attached| (attached, Attachment::Generic { note });
     match choice {
@@ -162,7 +173,7 @@ fn attach_anew(
         XdpChoice::Auto | XdpChoice::Off => attach_in(LinkMode::Native).map(native).or_else(|refused| {
             let note = refused.to_string();
             attach_in(LinkMode::Generic).map(generic(note.clone())).map_err(|refused| AttachError::Refused {
-                name: name.to_owned(),
+                name: place.name.to_owned(),
                 mode: "native or generic",
                 text: format!("{note}; {refused}"),
             })
@@ -170,21 +181,16 @@ fn attach_anew(
     }
 }
 
-fn attach_in(
-    programs: &mut Programs,
-    pins: Option<&Pins>,
-    name: &str,
-    device: Device,
-    mode: LinkMode,
-) -> Result<Attached, AttachError> {
+fn attach_in(programs: &mut Programs, place: Place<'_>, mode: LinkMode) -> Result<Attached, AttachError> {
+    let Place { pins, name, device, was_taken } = place;
     let refused = |text| AttachError::Refused { name: name.to_owned(), mode: mode.name(), text };
-    let link = link(programs, device.ifindex, mode).map_err(refused)?;
+    let link = link(programs, device.ifindex, mode, was_taken).map_err(refused)?;
     let Some(pins) = pins else { return Ok(Attached { device, mode, is_pinned: false, _link: link }) };
     match pins.keep(link, device.ifindex, mode) {
         Ok(link) => Ok(Attached { device, mode, is_pinned: true, _link: link }),
         Err(error) => {
             tracing::warn!(interface = %name, %error, "the program lives with the process: it cannot be pinned");
-            let link = self::link(programs, device.ifindex, mode).map_err(refused)?;
+            let link = self::link(programs, device.ifindex, mode, true).map_err(refused)?;
             Ok(Attached { device, mode, is_pinned: false, _link: link })
         }
     }
@@ -192,14 +198,13 @@ fn attach_in(
 
 /// A BPF link, which the kernel releases with its descriptor. aya falls back to an attachment by netlink, which
 /// would outlive a killed process: that one is undone and refused.
-fn link(programs: &mut Programs, ifindex: u32, mode: LinkMode) -> Result<FdLink, String> {
+fn link(programs: &mut Programs, ifindex: u32, mode: LinkMode, was_taken: bool) -> Result<FdLink, String> {
     let program = programs.program(EDGE).map_err(|error| error.to_string())?;
     let xdp_mode = match mode {
         LinkMode::Native => XdpMode::Driver,
         LinkMode::Generic => XdpMode::Skb,
     };
-    // A link that was removed a moment ago is detached in the background.
-    let mut attempts = BUSY_ATTEMPTS;
+    let mut attempts = if was_taken { BUSY_ATTEMPTS } else { 0 };
     let id = loop {
         match program.attach_to_if_index(ifindex, xdp_mode) {
             Ok(id) => break id,

@@ -4,5 +4,8 @@ mod beats;
 mod beats_differential;
 mod corpus;
 mod differential;
+mod echo;
 mod live;
+mod pair;
+mod pins;
 mod rig;

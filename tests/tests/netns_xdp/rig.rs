@@ -88,7 +88,7 @@ impl Rig {
 
     /// The maps that the controller uses.
     pub fn heartbeat(&mut self) -> &mut HeartbeatMaps {
-        self.programs.heartbeat()
+        self.programs.heartbeat_mut()
     }
 
     /// Instructions that the verifier walked through, where the kernel tells (Linux 5.16).

@@ -72,6 +72,10 @@ impl ControlLoop {
 
     fn interface(&self, id: InterfaceId, snapshot: &Snapshot) -> InterfaceStatus {
         let attachment = self.datapath.attachment(id);
+        let is_loose =
+            self.config.pin_directory.is_some() && self.datapath.is_enforced(id) && !self.datapath.is_pinned(id);
+        let note = attachment.and_then(|attachment| attachment.note());
+        let note = note.or(is_loose.then_some("not pinned: its program ends with the daemon"));
         let rows = || snapshot.interfaces.iter().filter(|row| row.interface == id);
         let mut counters = refusals(rows().map(|row| &row.refused));
         counters.insert("packets".to_owned(), rows().map(|row| row.packets).sum());
@@ -81,7 +85,7 @@ impl ControlLoop {
             name: self.name(id).to_owned(),
             up: self.links.interface(id).state.up,
             datapath: attachment.map_or("socket", |attachment| attachment.name()).to_owned(),
-            datapath_note: attachment.and_then(|attachment| attachment.note()).map(str::to_owned),
+            datapath_note: note.map(str::to_owned),
             counters,
         }
     }
