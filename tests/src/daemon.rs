@@ -101,12 +101,16 @@ preempt = {preempt}
 [datapath]
 xdp = "{xdp}"
 {pins}
+[daemon]
+state_directory = "{}"
+
 [log]
 level = "{log}"
 "#,
             secret.display(),
             Node::Fw1.sync(),
             Node::Fw2.sync(),
+            dir.display(),
         )
     }
 
