@@ -17,6 +17,8 @@ use std::time::Duration;
 
 /// Where `/metrics` listens in each firewall's namespace.
 pub const METRICS: &str = "127.0.0.1:9112";
+/// The state directory of both nodes, in the lab's; each has files of its own there.
+pub const STATE: &str = "state";
 
 /// What differs from the configuration of the mission's pair.
 #[derive(Clone, Debug)]
@@ -101,17 +103,17 @@ preempt = {preempt}
 xdp = "{xdp}"
 pin_directory = "{}"
 
-[daemon]
-state_directory = "{}"
-
 [log]
 level = "{log}"
+
+[daemon]
+state_directory = "{}"
 "#,
             secret.display(),
             Node::Fw1.sync(),
             Node::Fw2.sync(),
             pins.display(),
-            dir.display(),
+            dir.join(STATE).display(),
         )
     }
 

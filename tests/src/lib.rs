@@ -16,4 +16,4 @@ pub mod realtime;
 pub mod topology;
 pub mod torture;
 pub mod traffic;
-pub mod xdp_pass;
+pub mod xdp_verdict;

@@ -15,6 +15,7 @@ fn netns_observer_sees_two_masters() {
     pair.move_vips_by_hand(Node::Fw1).unwrap();
     let observer = Observer::start(&pair).unwrap();
     std::thread::sleep(Duration::from_millis(500));
+    assert!(observer.asked().iter().all(|asked| *asked > 300), "{:?} requests in half a second", observer.asked());
     let single = observer.timeline(0).unwrap();
     assert_eq!((single.violations(), single.apart()), (vec![], vec![]));
     assert_eq!(Side::BOTH.map(|side| single.reigns(side).len()), [1, 1]);

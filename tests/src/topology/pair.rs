@@ -3,7 +3,7 @@
 use super::{CLIENT, KEPT_PREFIX, LAN_VIP, LAN_VIP6, Naming, Node, Port, SERVER, SERVER6, WAN_VIP, WAN_VIP6, faults};
 use crate::bpffs;
 use crate::netns::{Netns, bridge, cable, require_root, sweep_stale};
-use crate::xdp_pass;
+use crate::xdp_verdict::{self, Verdict};
 use anyhow::{Context, Result};
 use std::fs;
 use std::net::IpAddr;
@@ -123,7 +123,7 @@ impl Pair {
             self.switch.name()
         ))?;
         self.switch.ip(&format!("link set {end} master {}\nlink set {end} up", port.name()))?;
-        xdp_pass::attach(&self.switch, &[&end])
+        xdp_verdict::attach(&self.switch, &end, Verdict::Pass)
     }
 
     fn address_hosts(&self) -> Result<()> {
