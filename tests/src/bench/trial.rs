@@ -80,8 +80,10 @@ impl Trial {
         let mut daemons = tool.tool(options.vips, options.preload);
         let mut stage = Stage { lab: &mut lab, tool: daemons.as_mut(), scenario, options, interrupted };
         let sample = stage.play();
-        if let Some(logs) = &options.logs {
-            self.keep_logs(lab.dir(), logs)?;
+        if let Some(logs) = &options.logs
+            && let Err(error) = self.keep_logs(lab.dir(), logs)
+        {
+            eprintln!("the logs are not kept: {error:#}");
         }
         drop(daemons);
         Ok(Sample { load, ..sample? })
