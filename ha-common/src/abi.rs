@@ -29,6 +29,14 @@ pub const RING_BYTES: u32 = 256 * 1024;
 pub const ROLE_CARP: u16 = 1;
 /// Sync frames are received on this interface.
 pub const ROLE_SYNC: u16 = 2;
+/// Heartbeats of the peer are answered on this interface, and its answers are taken.
+pub const ROLE_HEARTBEAT: u16 = 4;
+/// Most paths that heartbeats may take; a path's number is the slot of its interface.
+pub const PATHS_MAX: u32 = 16;
+/// Most virtual addresses that the gate can guard.
+pub const VIPS_MAX: u32 = 4096;
+/// What is pinned and how it is laid out; another layout is another directory.
+pub const PIN_LAYOUT: u32 = 1;
 
 /// What an interface is for. All zero: none of ours.
 #[repr(C)]
@@ -36,10 +44,13 @@ pub const ROLE_SYNC: u16 = 2;
 pub struct InterfaceEntry {
     /// Row in the interface counters: the daemon's `InterfaceId`.
     pub slot: u16,
-    /// [`ROLE_CARP`] and [`ROLE_SYNC`].
+    /// [`ROLE_CARP`], [`ROLE_SYNC`] and [`ROLE_HEARTBEAT`].
     pub roles: u16,
+    /// The interface's own address: source of the answers to heartbeats.
+    pub mac: [u8; 6],
+    pub reserved: u16,
 }
-const _: () = assert!(size_of::<InterfaceEntry>() == 4);
+const _: () = assert!(size_of::<InterfaceEntry>() == 12);
 
 /// Which member of the group a VHID on an interface is. All zero: unknown.
 #[repr(C)]
@@ -108,6 +119,78 @@ pub struct AdvertRecord {
 }
 const _: () = assert!(size_of::<AdvertRecord>() == 80);
 
+/// What this node is, as its controller last said: the one entry of the map `SELF`, which outlives the process.
+///
+/// The controller replaces it whole, in the order of the fields; a program reads it in the opposite order, so that who
+/// sees a new [`Self::state`] also sees its lease.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SelfEntry {
+    /// The gate may be open up to then, on the boot clock; zero: this node claims nothing.
+    pub lease_until_ns: u64,
+    /// The highest term known; the own one while this node is MASTER.
+    pub term: u64,
+    /// Random, of this process.
+    pub session: u64,
+    /// When the controller last was alive, on the boot clock.
+    pub beat_ns: u64,
+    /// [`crate::wire::heartbeat::Standing`], packed.
+    pub state: u64,
+}
+const _: () = assert!(size_of::<SelfEntry>() == 40);
+
+/// What only the programs write: the one entry of the map `FENCE`, which outlives the process.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FenceEntry {
+    /// The gate never opens again in this term and those before.
+    pub closed_term: u64,
+    /// How often a lapsed lease closed a term, and how often a newer master did.
+    pub lapsed: u64,
+    pub superseded: u64,
+}
+const _: () = assert!(size_of::<FenceEntry>() == 24);
+
+/// The newest answer of the peer on one path, by path number.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PathEntry {
+    /// Of the probe that was answered; zero: none yet.
+    pub sequence: u64,
+    /// When the answer was received, and how long after the probe was sent.
+    pub received_ns: u64,
+    pub rtt_ns: u64,
+    /// The responder's session, term, packed standing and its ages ([`crate::wire::heartbeat::Heartbeat`]).
+    pub session: u64,
+    pub term: u64,
+    pub state: u64,
+    /// Microseconds: beat age in the upper, lease left in the lower half.
+    pub ages: u64,
+    /// The responder's MAC address in the low 48 bits.
+    pub mac: u64,
+    /// How many answers were taken.
+    pub replies: u64,
+    /// [`Self::sum`] of the others: an entry that is being written does not add up.
+    pub check: u64,
+}
+const _: () = assert!(size_of::<PathEntry>() == 80);
+
+impl PathEntry {
+    /// What [`Self::check`] must be.
+    #[inline(always)]
+    pub const fn sum(&self) -> u64 {
+        self.sequence
+            .wrapping_add(self.received_ns)
+            .wrapping_add(self.rtt_ns)
+            .wrapping_add(self.session)
+            .wrapping_add(self.term)
+            .wrapping_add(self.state)
+            .wrapping_add(self.ages)
+            .wrapping_add(self.mac)
+            .wrapping_add(self.replies)
+    }
+}
+
 /// What was received from one peer in one kind of frame, judged by headers alone: nothing here is authenticated.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -174,7 +257,11 @@ pub const COUNT_PACKETS: usize = 0;
 pub const COUNT_ADVERTS: usize = 1;
 /// Well-formed sync frames (interfaces only).
 pub const COUNT_FRAMES: usize = 2;
-const COUNT_REFUSED: usize = 3;
+/// Heartbeats of the peer that were answered (interfaces only).
+pub const COUNT_PROBES: usize = 3;
+/// Answers of the peer that were taken (interfaces only).
+pub const COUNT_REPLIES: usize = 4;
+const COUNT_REFUSED: usize = 5;
 /// How many counters a row has.
 pub const COUNTERS: usize = COUNT_REFUSED + DropReason::COUNT;
 
@@ -227,6 +314,6 @@ mod tests {
     fn rows_have_a_place_for_every_reason() {
         let last = DropReason::ALL.last().copied().map(refusal_index);
         assert_eq!(last, Some(COUNTERS - 1));
-        assert_eq!(refusal_index(DropReason::ALL[0]), COUNT_FRAMES + 1);
+        assert_eq!(refusal_index(DropReason::ALL[0]), COUNT_REPLIES + 1);
     }
 }

@@ -12,11 +12,15 @@ pub mod wire;
 #[cfg(feature = "protocol")]
 pub mod election;
 #[cfg(feature = "protocol")]
+pub mod liveness;
+#[cfg(feature = "protocol")]
 pub mod proto;
 #[cfg(feature = "protocol")]
 pub mod role;
 #[cfg(feature = "protocol")]
 pub mod secret;
+#[cfg(feature = "protocol")]
+pub mod sight;
 #[cfg(feature = "protocol")]
 pub mod sync;
 #[cfg(feature = "protocol")]

@@ -82,6 +82,21 @@ reasons! {
     FrameKeyEpoch = "frame_key_epoch",
     /// The body length in the header contradicts the datagram.
     FrameLength = "frame_length",
+    // -- heartbeats and the gate, decided by XDP --
+    /// The frame has the heartbeats' EtherType and magic, but not their length.
+    HeartbeatLength = "heartbeat_length",
+    /// A version or kind of heartbeat that this build does not speak.
+    HeartbeatVersion = "heartbeat_version",
+    /// Not from the peer to this node.
+    HeartbeatSender = "heartbeat_sender",
+    /// Keyed under an epoch of the secret that this node does not hold.
+    HeartbeatKeyEpoch = "heartbeat_key_epoch",
+    /// The tag is wrong: another secret, or a forgery.
+    HeartbeatTag = "heartbeat_tag",
+    /// An answer to a probe of another session of this node, or to an older probe than the last answered.
+    HeartbeatStale = "heartbeat_stale",
+    /// ARP or neighbour solicitation for a virtual address while this node holds no live lease.
+    LeaseClosed = "lease_closed",
     // -- sync frames, decided by the sync engine --
     /// The frame belongs to a session that is not the peer's current one.
     FrameSession = "frame_session",

@@ -1,5 +1,7 @@
 //! A resolved configuration for unit tests: the pair of the README, one IPv6 address more.
 
+use crate::config::heartbeat::Heartbeat;
+use crate::config::timing::Timing;
 use crate::config::{Election, Filter, Node, Resolved, Sync, Vip, XdpChoice};
 use ha_common::election::{InterfaceId, Transport};
 use ha_common::role::NodeId;
@@ -36,6 +38,7 @@ pub fn config() -> Resolved {
             preempt: true,
             announce_burst: vec![Duration::ZERO, Duration::from_millis(100)],
             announce_refresh: Some(Duration::from_secs(60)),
+            timing: Timing::default(),
         },
         sync: Sync {
             interface: "eth2".into(),
@@ -53,5 +56,7 @@ pub fn config() -> Resolved {
         metrics_listen: None,
         log: crate::config::Log { filter: "info".into(), format: crate::config::LogFormat::Text },
         control_socket: "/nonexistent/twinwall.sock".into(),
+        heartbeat: Heartbeat { paths: vec!["eth2".into(), "eth0".into(), "eth1".into()], ..Heartbeat::default() },
+        state_directory: "/nonexistent".into(),
     }
 }

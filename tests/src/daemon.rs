@@ -17,6 +17,8 @@ use std::time::Duration;
 
 /// Where `/metrics` listens in each firewall's namespace.
 pub const METRICS: &str = "127.0.0.1:9112";
+/// Whether the daemon knows `[datapath] pin_directory`.
+const PINS: bool = false;
 
 /// What differs from the configuration of the mission's pair.
 #[derive(Clone, Debug)]
@@ -56,6 +58,11 @@ impl Settings {
     pub fn to_toml(&self, dir: &Path) -> String {
         let Self { xdp, advskew: [skew1, skew2], dead_ratio, preempt, password, ipv6, more_vips, log } = self;
         let secret = dir.join("secret");
+        let pins = if PINS {
+            format!("pin_directory = \"{}\"\n", crate::bpffs::directory(dir).display())
+        } else {
+            String::new()
+        };
         let (lan6, wan6) = if *ipv6 {
             (format!(", \"{LAN_VIP6}/64\""), format!(", \"{WAN_VIP6}/64\""))
         } else {
@@ -98,7 +105,7 @@ preempt = {preempt}
 
 [datapath]
 xdp = "{xdp}"
-
+{pins}
 [log]
 level = "{log}"
 "#,
@@ -258,10 +265,10 @@ impl Files {
         Ok(command)
     }
 
-    /// The end of the log, for messages.
+    /// The end of the log, for messages, without what loading the programs says about each call in them.
     pub fn log_tail(&self) -> String {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
-        let lines: Vec<_> = log.lines().collect();
+        let lines: Vec<_> = log.lines().filter(|line| !line.contains("aya_obj")).collect();
         lines[lines.len().saturating_sub(15)..].join("\n")
     }
 }

@@ -2,11 +2,17 @@
 //! it measures. `cargo xtask run` and the tests that need root drive exactly these parts.
 
 pub mod bench;
+pub mod bpffs;
 pub mod conntrack;
 pub mod daemon;
 pub mod extra_vips;
 pub mod lab;
 pub mod netns;
+pub mod observer;
+pub mod packet;
 pub mod peers;
+pub mod realtime;
 pub mod topology;
+pub mod torture;
 pub mod traffic;
+pub mod xdp_pass;

@@ -1,12 +1,14 @@
 //! The configuration: TOML text → `schema` → checked and completed by `resolve` into [`Resolved`] for one node.
 
 mod error;
+pub mod heartbeat;
 mod identity;
 mod reader;
 mod resolve;
 mod schema;
 pub mod secret;
 mod spelling;
+pub mod timing;
 mod values;
 mod vips;
 
@@ -41,6 +43,9 @@ pub struct Resolved {
     pub metrics_listen: Option<SocketAddr>,
     pub control_socket: PathBuf,
     pub log: Log,
+    pub heartbeat: heartbeat::Heartbeat,
+    /// What must outlive a reboot is kept there.
+    pub state_directory: PathBuf,
 }
 
 impl Resolved {
@@ -79,6 +84,7 @@ pub struct Election {
     pub preempt: bool,
     pub announce_burst: Vec<Duration>,
     pub announce_refresh: Option<Duration>,
+    pub timing: timing::Timing,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,6 +141,8 @@ pub enum LogFormat {
 pub const DEFAULT_FILE: &str = "/etc/twinwall/twinwall.toml";
 /// Home of control sockets and locks.
 pub const RUN_DIRECTORY: &str = "/run/twinwall";
+/// Home of what must outlive a reboot.
+pub const STATE_DIRECTORY: &str = "/var/lib/twinwall";
 /// A pair's file has half a kilobyte; what is larger than this is another file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 

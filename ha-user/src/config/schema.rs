@@ -3,7 +3,7 @@
 use super::error::{At, Found, FoundList, Problems};
 use super::reader::{Refusal, Section, found_instead};
 use super::values::{address, address_with_prefix, boolean, choice, duration, integer, interface, path, string, text};
-use super::{LogFormat, XdpChoice};
+use super::{LogFormat, XdpChoice, heartbeat, timing};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,6 +25,8 @@ pub struct File {
     /// Inner `None`: "off".
     pub metrics_listen: Option<Found<Option<SocketAddr>>>,
     pub log: Log,
+    pub heartbeat: heartbeat::Keys,
+    pub state_directory: Option<Found<PathBuf>>,
 }
 
 pub struct Cluster {
@@ -69,6 +71,7 @@ pub struct Election {
     pub preempt: Option<Found<bool>>,
     pub announce_burst_ms: Option<FoundList<u32>>,
     pub announce_refresh: Option<Found<Option<Duration>>>,
+    pub timing: timing::Keys,
 }
 
 pub struct Log {
@@ -112,9 +115,25 @@ impl File {
                 format: section.optional(problems, "format", choice(LOG_FORMATS)),
             })
         });
+        let heartbeat = heartbeat::read(&mut root, problems);
+        let state_directory =
+            optional_table(&mut root, problems, "daemon", |s, p| s.optional(p, "state_directory", path));
         root.finish(problems);
         let log = log.unwrap_or(Log { level: None, format: None });
-        File { cluster, nodes_at, nodes, sync, vips_at, vips, election, xdp, metrics_listen, log }
+        File {
+            cluster,
+            nodes_at,
+            nodes,
+            sync,
+            vips_at,
+            vips,
+            election,
+            xdp,
+            metrics_listen,
+            log,
+            heartbeat,
+            state_directory,
+        }
     }
 }
 
@@ -206,6 +225,7 @@ fn read_election(root: &mut Section<'_>, problems: &mut Problems<'_>) -> Electio
             preempt: section.optional(problems, "preempt", boolean),
             announce_burst_ms: section.list(problems, "announce_burst_ms", integer(0..=60_000)),
             announce_refresh: section.optional(problems, "announce_refresh", duration(ms(1000)..=ms(3_600_000))),
+            timing: timing::read(section, problems),
         })
     });
     election.unwrap_or(Election {
@@ -214,6 +234,7 @@ fn read_election(root: &mut Section<'_>, problems: &mut Problems<'_>) -> Electio
         preempt: None,
         announce_burst_ms: None,
         announce_refresh: None,
+        timing: timing::Keys::default(),
     })
 }
 

@@ -17,7 +17,7 @@ use crate::datapath::{self, Datapath, SocketCounters};
 use crate::link::{Change, LinkError, Links};
 use crate::mailbox::{Mailbox, Postman};
 use crate::poller::Poller;
-use crate::request::{ControlRequest, SyncRequest};
+use crate::request::{ControlRequest, HandOverOutcome, HandOverRefusal, MaintenanceOutcome, SyncRequest};
 use crate::vip::{VipError, Vips};
 use failure::{Failure, Failures};
 use ha_common::election::{Action, Command, Election, Input, InterfaceId, ReceivedAdvert, Transition, VipState};
@@ -285,7 +285,13 @@ impl ControlLoop {
                 // Whoever asked may have given up waiting: that is its affair.
                 Some(ControlRequest::Status(reply)) => drop(reply.send(self.report(clock::now()))),
                 Some(ControlRequest::Health(health)) => self.feed(Input::Sync(health)),
-                Some(ControlRequest::Stop) => {
+                Some(ControlRequest::HandOver { reply, .. } | ControlRequest::Want { reply, .. }) => {
+                    drop(reply.send(HandOverOutcome::Refused(HandOverRefusal::PeerUnknown)));
+                }
+                Some(ControlRequest::Maintenance { reply, .. }) => {
+                    drop(reply.send(MaintenanceOutcome::Refused(HandOverRefusal::PeerUnknown)));
+                }
+                Some(ControlRequest::Stop { keep_role: _ }) => {
                     self.feed(Input::Command(Command::Stop));
                     return Flow::Stop;
                 }

@@ -24,6 +24,7 @@ impl ControlLoop {
             adverts_accepted: stats.adverts_accepted,
             dual_master_contacts: stats.dual_master_contacts,
             vip_errors: self.errors(),
+            ..ControlStatus::default()
         }
     }
 

@@ -44,6 +44,8 @@ fn changes(old: &Resolved, new: &Resolved) -> Vec<&'static str> {
         ("datapath", old.xdp != new.xdp),
         ("metrics", old.metrics_listen != new.metrics_listen),
         ("log", old.log != new.log),
+        ("heartbeat", old.heartbeat != new.heartbeat),
+        ("daemon", old.state_directory != new.state_directory),
         ("control socket", old.control_socket != new.control_socket),
     ];
     differs.into_iter().filter(|(_, differs)| *differs).map(|(table, _)| table).collect()

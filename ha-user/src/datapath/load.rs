@@ -96,7 +96,10 @@ impl Programs {
     pub fn set_interface(&mut self, ifindex: u32, plan: &InterfacePlan) -> Result<(), LoadError> {
         let carp = if plan.members.is_empty() { 0 } else { abi::ROLE_CARP };
         let sync = if plan.sync { abi::ROLE_SYNC } else { 0 };
-        self.write_interface(ifindex, InterfaceEntry { slot: u16::from(plan.id.0), roles: carp | sync })
+        self.write_interface(
+            ifindex,
+            InterfaceEntry { slot: u16::from(plan.id.0), roles: carp | sync, ..InterfaceEntry::default() },
+        )
     }
 
     /// Forgets an interface that is gone.

@@ -4,6 +4,8 @@
 
 use ha_common::election::{InterfaceId, Transport};
 use ha_common::role::NodeId;
+use ha_user::config::heartbeat::Heartbeat;
+use ha_user::config::timing::Timing;
 use ha_user::config::{Election, Filter, Node, Resolved, Sync, Vip, XdpChoice};
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -47,6 +49,7 @@ pub fn resolved(node: u8, interfaces: &[&str], vips: Vec<Vip>) -> Resolved {
             preempt: true,
             announce_burst: vec![Duration::ZERO, Duration::from_millis(100)],
             announce_refresh: None,
+            timing: Timing::default(),
         },
         sync: Sync {
             interface: "sync".into(),
@@ -64,5 +67,7 @@ pub fn resolved(node: u8, interfaces: &[&str], vips: Vec<Vip>) -> Resolved {
         metrics_listen: None,
         log: ha_user::config::Log { filter: "info".into(), format: ha_user::config::LogFormat::Text },
         control_socket: "/nonexistent/twinwall.sock".into(),
+        heartbeat: Heartbeat { enabled: false, ..Heartbeat::default() },
+        state_directory: "/nonexistent".into(),
     }
 }
