@@ -8,6 +8,7 @@ use super::{Options, preload};
 use crate::extra_vips;
 use crate::lab::Lab;
 use crate::topology::{Naming, Node, SERVER};
+use crate::traffic::session::Session;
 use crate::traffic::{Load, Traffic};
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::hash_map::RandomState;
@@ -15,6 +16,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::hash::BuildHasher;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -156,8 +158,12 @@ impl Stage<'_> {
     fn strike(&mut self, traffic: &Traffic) -> Result<Sample> {
         let (master, taker) = self.scenario.from_to();
         let probe = Probe::start(&self.lab.pair.client, &self.lab.pair.server, SERVER)?;
-        std::thread::sleep(QUIET + random(PHASE));
         let victims = self.lab.pair[master].pids();
+        let mut was_early = false;
+        self.until(QUIET + random(PHASE), |stage| {
+            was_early |= stage.lab.pair.vips_held(taker).is_ok_and(|held| held != [false; 2]);
+            false
+        })?;
         ensure!(self.lab.holder() == Some(master), "{} lost the addresses before the fault", master.name());
         let fault = probe::now();
         self.scenario.strike(self.lab, self.tool, &victims)?;
@@ -168,7 +174,8 @@ impl Stage<'_> {
         std::thread::sleep(AFTERWARDS);
         traffic.wake();
         let patience = if taken { SESSIONS_MAX } else { Duration::from_secs(2) };
-        self.until(patience, |_| traffic.all_survived(since))?;
+        let is_clear = |session: &Arc<Session>| session.survived(since) || session.failure().is_some();
+        self.until(patience, |_| traffic.sessions().iter().all(is_clear))?;
         std::thread::sleep(AFTERWARDS);
         let until = probe::now();
         let log = probe.finish()?;
@@ -176,7 +183,11 @@ impl Stage<'_> {
         let seen = log.seen(fault, until);
         // A reply in the last moments: the pair forwards.
         let forwards = log.last_reply() + nanoseconds(AFTERWARDS) / 2 > until;
-        let failure = (!taken || !forwards).then(|| self.failure(taker, taken, forwards));
+        let failure = if !taken || !forwards {
+            Some(self.failure(taker, taken, forwards))
+        } else {
+            was_early.then(|| format!("{} took an address before the fault", taker.name()))
+        };
         Ok(Sample {
             outage_ms: milliseconds(seen.silence),
             lost: seen.lost,
