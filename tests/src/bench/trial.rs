@@ -8,7 +8,7 @@ use super::{Options, preload};
 use crate::extra_vips;
 use crate::lab::Lab;
 use crate::topology::{Naming, Node, SERVER};
-use crate::traffic::session::Session;
+use crate::traffic::session::{Failure, Session};
 use crate::traffic::{Load, Traffic};
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::hash_map::RandomState;
@@ -48,6 +48,8 @@ pub struct Sample {
     /// Sessions that went on, unharmed, after the takeover.
     pub survived: usize,
     pub sessions: usize,
+    /// What became of the others: kind and why, each.
+    pub casualties: Vec<String>,
     /// The longest interval between two replies in the second before the fault.
     pub baseline_gap_ms: f64,
     /// The longest interval between two probes that were sent since the fault.
@@ -193,6 +195,7 @@ impl Stage<'_> {
             lost: seen.lost,
             survived: traffic.sessions().iter().filter(|session| session.survived(since)).count(),
             sessions: traffic.sessions().len(),
+            casualties: casualties(traffic, since),
             baseline_gap_ms: milliseconds(quiet.silence),
             sender_gap_ms: milliseconds(seen.sender_gap),
             load: 0.0,
@@ -242,6 +245,13 @@ impl Stage<'_> {
         }
         Ok(true)
     }
+}
+
+/// The sessions that have not gone on since then, by kind and reason.
+fn casualties(traffic: &Traffic, since: u64) -> Vec<String> {
+    let lost = traffic.sessions().iter().filter(|session| !session.survived(since));
+    lost.map(|session| format!("{} {}", session.kind.name(), session.failure().map_or("silent", Failure::name)))
+        .collect()
 }
 
 /// Evenly up to `limit`.
