@@ -105,7 +105,7 @@ mod tests {
     fn line(tool: ToolName, outages: &str) -> Line {
         let text = format!(
             r#"{{"tool":"{tool}","scenario":"crash","runs":3,"outage_ms":{{"median":46.0,"p99":60.0,"max":60.0}},"lost":null,
-            "survived":0,"sessions":0,"failed":[],"baseline_gap_ms":null,"sender_gap_ms":null,"outages_ms":[{outages}],
+            "survived":0,"sessions":0,"casualties":{{}},"failed":[],"baseline_gap_ms":null,"sender_gap_ms":null,"outages_ms":[{outages}],
             "load":null,"date":"","preload":0,"vips":2}}"#
         );
         serde_json::from_str(&text).unwrap()

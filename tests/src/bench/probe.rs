@@ -5,6 +5,7 @@
 //! does matter is when the probes leave: the longest interval between two of them is told beside every outage.
 
 use crate::netns::Netns;
+use crate::realtime;
 use crate::traffic::server::probe_echo;
 use anyhow::{Context, Result};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt::ReceiveTimestampns};
@@ -12,7 +13,6 @@ use nix::sys::time::TimeSpec;
 use std::io::IoSliceMut;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -24,7 +24,7 @@ const PORT: u16 = 7010;
 /// The probe ends by itself after this many (three minutes).
 const PROBES_MAX: usize = 360_000;
 /// Above the control threads of what is measured: the probe must not wait for them. It needs a tenth of a processor.
-const PRIORITY: &str = "60";
+const PRIORITY: i32 = 60;
 
 /// A probe under way; it ends when it is dropped.
 #[derive(Debug)]
@@ -72,12 +72,12 @@ impl Probe {
         let socket = client.enter(|| open(target))??;
         let stopped = Arc::clone(&stop);
         let echo = std::thread::Builder::new().name("bench-echo".to_owned()).spawn(move || {
-            be_real_time();
+            realtime::enter_at(PRIORITY);
             echo(&stopped);
         })?;
         let stopped = Arc::clone(&stop);
         let sender = std::thread::Builder::new().name("bench-probe".to_owned()).spawn(move || {
-            be_real_time();
+            realtime::enter_at(PRIORITY);
             run(&socket, &stopped)
         })?;
         Ok(Self { stop, sender: Some(sender), echo: Some(echo) })
@@ -155,16 +155,6 @@ fn open(target: SocketAddr) -> Result<UdpSocket> {
     socket.set_nonblocking(true)?;
     setsockopt(&socket, ReceiveTimestampns, &true).context("the kernel's receive times")?;
     Ok(socket)
-}
-
-/// SCHED_FIFO for the calling thread. Where that is not permitted the figures show it: see `sender_gap`.
-fn be_real_time() {
-    let thread = rustix::thread::gettid().as_raw_nonzero().to_string();
-    let mut chrt = Command::new("chrt");
-    chrt.args(["--fifo", "--pid", PRIORITY, &thread]).stdin(Stdio::null());
-    if let Err(error) = crate::netns::checked(&mut chrt) {
-        eprintln!("the probe has no real-time priority: {error:#}");
-    }
 }
 
 fn run(socket: &UdpSocket, stop: &AtomicBool) -> Log {

@@ -8,6 +8,7 @@ use super::trial::Sample;
 use crate::netns::checked;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::process::Command;
 
@@ -26,6 +27,8 @@ pub struct Line {
     /// Sessions of all runs that went on unharmed, of those that were open.
     pub survived: usize,
     pub sessions: usize,
+    /// What became of the others: how many of each kind and reason.
+    pub casualties: BTreeMap<String, usize>,
     /// Runs without success, with the reason: nothing is left out silently.
     pub failed: Vec<Failed>,
     /// The longest interval between two replies in the second before the fault: what the machine does by itself.
@@ -74,6 +77,13 @@ impl Line {
             lost: summary(|sample| u32::try_from(sample.lost).map_or(f64::INFINITY, f64::from)),
             survived: samples.iter().map(|sample| sample.survived).sum(),
             sessions: samples.iter().map(|sample| sample.sessions).sum(),
+            casualties: samples.iter().flat_map(|sample| &sample.casualties).fold(
+                BTreeMap::new(),
+                |mut counts, name| {
+                    *counts.entry(name.clone()).or_default() += 1;
+                    counts
+                },
+            ),
             failed: failed.collect(),
             baseline_gap_ms: summary(|sample| sample.baseline_gap_ms),
             sender_gap_ms: summary(|sample| sample.sender_gap_ms),
@@ -114,14 +124,17 @@ impl Line {
         parts.join(", ")
     }
 
+    /// The scenario and its condition.
+    fn title(&self) -> String {
+        let condition = self.condition();
+        if condition.is_empty() { self.scenario.to_string() } else { format!("{} ({condition})", self.scenario) }
+    }
+
     /// The cells of its row, in the order of [`HEAD`].
     fn cells(&self) -> [String; 9] {
-        let condition = self.condition();
-        let scenario =
-            if condition.is_empty() { self.scenario.to_string() } else { format!("{} ({condition})", self.scenario) };
         let successes = self.runs - self.failed.len().min(self.runs);
         [
-            scenario,
+            self.title(),
             self.tool.to_string(),
             format!("{successes}/{}", self.runs),
             three(self.outage_ms),
@@ -181,10 +194,15 @@ pub fn markdown(lines: &[Line]) -> String {
     text + &reasons(lines, "- ")
 }
 
-/// Why runs failed; equal reasons of one row once.
+/// What became of lost sessions, and why runs failed; equal reasons of one row once.
 fn reasons(lines: &[Line], bullet: &str) -> String {
     let mut text = String::new();
     for line in lines {
+        if !line.casualties.is_empty() {
+            let lost = line.casualties.iter().map(|(what, count)| format!("{count} {what}"));
+            let lost = lost.collect::<Vec<_>>().join(", ");
+            let _ = write!(text, "\n{bullet}{} {}: sessions lost: {lost}", line.tool, line.title());
+        }
         let mut told: Vec<(&str, usize)> = Vec::new();
         for failed in &line.failed {
             let reason = failed.reason.lines().next().unwrap_or_default();
@@ -233,7 +251,14 @@ mod tests {
     }
 
     fn sample(outage_ms: f64) -> Sample {
-        Sample { outage_ms, lost: 7, survived: 99, sessions: 100, ..Sample::default() }
+        Sample {
+            outage_ms,
+            lost: 7,
+            survived: 99,
+            sessions: 100,
+            casualties: vec!["udp renumbered".to_owned()],
+            ..Sample::default()
+        }
     }
 
     /// A run that could not be measured is counted and told with its reason, and what could be measured is summed up; the
@@ -249,6 +274,7 @@ mod tests {
         let text = table(std::slice::from_ref(&line));
         assert!(text.contains("1/3") && text.contains("the pair settles: not within 15s"), "{text}");
         assert!(!text.contains("log"), "{text}");
+        assert!(text.contains("ucarp crash: sessions lost: 2 udp renumbered"), "{text}");
         assert_eq!(Line::read(&(line.json().unwrap() + "\n\n")).unwrap(), [line]);
         assert!(format!("{:#}", Line::read("\n{}").unwrap_err()).contains("line 2"));
     }

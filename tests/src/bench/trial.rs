@@ -8,6 +8,7 @@ use super::{Options, preload};
 use crate::extra_vips;
 use crate::lab::Lab;
 use crate::topology::{Naming, Node, SERVER};
+use crate::traffic::session::{Failure, Session};
 use crate::traffic::{Load, Traffic};
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::hash_map::RandomState;
@@ -15,6 +16,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::hash::BuildHasher;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -46,6 +48,8 @@ pub struct Sample {
     /// Sessions that went on, unharmed, after the takeover.
     pub survived: usize,
     pub sessions: usize,
+    /// What became of the others: kind and why, each.
+    pub casualties: Vec<String>,
     /// The longest interval between two replies in the second before the fault.
     pub baseline_gap_ms: f64,
     /// The longest interval between two probes that were sent since the fault.
@@ -80,8 +84,10 @@ impl Trial {
         let mut daemons = tool.tool(options.vips, options.preload);
         let mut stage = Stage { lab: &mut lab, tool: daemons.as_mut(), scenario, options, interrupted };
         let sample = stage.play();
-        if let Some(logs) = &options.logs {
-            self.keep_logs(lab.dir(), logs)?;
+        if let Some(logs) = &options.logs
+            && let Err(error) = self.keep_logs(lab.dir(), logs)
+        {
+            eprintln!("the logs are not kept: {error:#}");
         }
         drop(daemons);
         Ok(Sample { load, ..sample? })
@@ -154,8 +160,12 @@ impl Stage<'_> {
     fn strike(&mut self, traffic: &Traffic) -> Result<Sample> {
         let (master, taker) = self.scenario.from_to();
         let probe = Probe::start(&self.lab.pair.client, &self.lab.pair.server, SERVER)?;
-        std::thread::sleep(QUIET + random(PHASE));
         let victims = self.lab.pair[master].pids();
+        let mut was_early = false;
+        self.until(QUIET + random(PHASE), |stage| {
+            was_early |= stage.lab.pair.vips_held(taker).is_ok_and(|held| held != [false; 2]);
+            false
+        })?;
         ensure!(self.lab.holder() == Some(master), "{} lost the addresses before the fault", master.name());
         let fault = probe::now();
         self.scenario.strike(self.lab, self.tool, &victims)?;
@@ -166,7 +176,8 @@ impl Stage<'_> {
         std::thread::sleep(AFTERWARDS);
         traffic.wake();
         let patience = if taken { SESSIONS_MAX } else { Duration::from_secs(2) };
-        self.until(patience, |_| traffic.all_survived(since))?;
+        let is_clear = |session: &Arc<Session>| session.survived(since) || session.failure().is_some();
+        self.until(patience, |_| traffic.sessions().iter().all(is_clear))?;
         std::thread::sleep(AFTERWARDS);
         let until = probe::now();
         let log = probe.finish()?;
@@ -174,12 +185,17 @@ impl Stage<'_> {
         let seen = log.seen(fault, until);
         // A reply in the last moments: the pair forwards.
         let forwards = log.last_reply() + nanoseconds(AFTERWARDS) / 2 > until;
-        let failure = (!taken || !forwards).then(|| self.failure(taker, taken, forwards));
+        let failure = if !taken || !forwards {
+            Some(self.failure(taker, taken, forwards))
+        } else {
+            was_early.then(|| format!("{} took an address before the fault", taker.name()))
+        };
         Ok(Sample {
             outage_ms: milliseconds(seen.silence),
             lost: seen.lost,
             survived: traffic.sessions().iter().filter(|session| session.survived(since)).count(),
             sessions: traffic.sessions().len(),
+            casualties: casualties(traffic, since),
             baseline_gap_ms: milliseconds(quiet.silence),
             sender_gap_ms: milliseconds(seen.sender_gap),
             load: 0.0,
@@ -229,6 +245,13 @@ impl Stage<'_> {
         }
         Ok(true)
     }
+}
+
+/// The sessions that have not gone on since then, by kind and reason.
+fn casualties(traffic: &Traffic, since: u64) -> Vec<String> {
+    let lost = traffic.sessions().iter().filter(|session| !session.survived(since));
+    lost.map(|session| format!("{} {}", session.kind.name(), session.failure().map_or("silent", Failure::name)))
+        .collect()
 }
 
 /// Evenly up to `limit`.

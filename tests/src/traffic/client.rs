@@ -18,8 +18,8 @@ use std::time::Duration;
 const PINGS: u64 = u64::MAX;
 /// First identifier of the pings; the server sees another one.
 const FIRST_IDENTIFIER: u16 = 0x4000;
-/// Requests of an idle session before it falls silent: enough for a flow that is known in both directions.
-const IDLE_REQUESTS: u64 = 2;
+/// Replies that an idle session has had when it falls silent: its flow is known in both directions then.
+const IDLE_REPLIES: u64 = 2;
 /// A TCP session that has this much unsent does not produce more until it drains.
 const UNSENT_MAX: usize = 16 * 1024;
 
@@ -177,13 +177,13 @@ impl Client {
         let [streams, flows, pings] = &mut self.pacers;
         while let Some(turn) = streams.turn(now) {
             let stream = &mut self.streams[turn];
-            if all || !stream.is_idle || stream.sent < IDLE_REQUESTS {
+            if all || !stream.is_idle || stream.session.replies() < IDLE_REPLIES {
                 stream.send();
             }
         }
         while let Some(turn) = flows.turn(now) {
             let flow = &mut self.flows[turn];
-            if all || !flow.is_idle || flow.sent < IDLE_REQUESTS {
+            if all || !flow.is_idle || flow.session.replies() < IDLE_REPLIES {
                 flow.send();
             }
         }
