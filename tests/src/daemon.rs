@@ -16,6 +16,8 @@ use std::time::Duration;
 
 /// Where `/metrics` listens in each firewall's namespace.
 pub const METRICS: &str = "127.0.0.1:9112";
+/// The state directory of both nodes, in the lab's; each has files of its own there.
+pub const STATE: &str = "state";
 /// Whether the daemon knows `[datapath] pin_directory`.
 const PINS: bool = false;
 
@@ -103,10 +105,14 @@ xdp = "{xdp}"
 {pins}
 [log]
 level = "{log}"
+
+[daemon]
+state_directory = "{}"
 "#,
             secret.display(),
             Node::Fw1.sync(),
             Node::Fw2.sync(),
+            dir.join(STATE).display(),
         )
     }
 
