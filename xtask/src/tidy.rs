@@ -23,7 +23,7 @@ const UNSAFE_FILES: [&str; 10] = [
 ];
 
 /// The edges of ha-user: none may import another, and none a loop.
-const EDGES: [&str; 6] = ["advert_socket", "conntrack", "datapath", "link", "peer", "vip"];
+const EDGES: [&str; 8] = ["advert_socket", "conntrack", "datapath", "forwarded", "link", "maintenance", "peer", "vip"];
 const LOOPS: [&str; 2] = ["control_loop", "sync_loop"];
 
 /// What the pure core must not reach for: clocks, sockets, files, threads, randomness.

@@ -10,6 +10,9 @@ pub fn notices(election: &ControlStatus, ink: &Ink) -> String {
         let notice = "  under MAINTENANCE: this node takes nothing (end it with `twinwall maintenance off`)";
         text += &format!("{}\n", ink.paint(YELLOW, notice));
     }
+    if election.resumed {
+        text += "  this process went on with the mastership of the one before\n";
+    }
     let hand_over = &election.hand_over;
     if !hand_over.state.is_empty() && hand_over.state != "none" {
         let since = duration(hand_over.since_seconds.unwrap_or_default());
