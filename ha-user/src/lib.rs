@@ -14,6 +14,7 @@ pub mod datapath;
 #[cfg(test)]
 mod fixture;
 pub mod forwarded;
+pub mod heartbeat_socket;
 pub mod ipc;
 pub mod link;
 pub mod logging;

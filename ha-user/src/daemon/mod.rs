@@ -8,7 +8,7 @@ mod worker;
 use crate::clock;
 use crate::config::{Choice, Resolved};
 use crate::control_loop::{ControlError, ControlLoop};
-use crate::datapath::{Datapath, Plan};
+use crate::datapath::{self, Datapath, Plan};
 use crate::ipc::lock::{InstanceLock, LockError};
 use crate::ipc::server::{ControlSocket, SocketError};
 use crate::loops::Loops;
@@ -70,6 +70,9 @@ pub fn run(choice: Choice, resolved: Resolved) -> Result<(), DaemonError> {
     process::raise_limits();
     let socket = ControlSocket::bind(&resolved.control_socket)?;
     let metrics = resolved.metrics_listen.map(MetricsListener::bind).transpose()?;
+    if let Some(directory) = &resolved.pin_directory {
+        datapath::pins::mount_file_system(directory);
+    }
     // Threads inherit what is left: so before the first one.
     process::drop_privileges(resolved.sync.port < PRIVILEGED_PORTS)?;
 
@@ -109,8 +112,7 @@ fn start_loops(
         move || {
             let datapath = Datapath::start(&Plan::from_config(&resolved));
             let counters = datapath.counters();
-            ControlLoop::new(resolved, datapath, sync)
-                .map(|control_loop| (control_loop.maintenance(is_maintained), counters))
+            ControlLoop::new(resolved, datapath, sync, is_maintained).map(|control_loop| (control_loop, counters))
         }
     };
     let counters = workers.start(CONTROL, set_up_control, |control_loop| control_loop.run(control_mailbox))?;

@@ -211,7 +211,7 @@ mod tests {
         let election = ControlStatus {
             maintenance: true,
             hand_over: HandOverStatus {
-                state: "offered".to_owned(),
+                state: "offering".to_owned(),
                 since_seconds: Some(0.2),
                 ..HandOverStatus::default()
             },
@@ -224,7 +224,7 @@ mod tests {
         };
         let text = notices(&election, &plain());
         assert!(text.contains("under MAINTENANCE"), "{text}");
-        assert!(text.contains("hand-over: offered for 0.2 s"), "{text}");
+        assert!(text.contains("hand-over: offering for 0.2 s"), "{text}");
         assert!(text.contains("hand-over waits for 1 min 1 s: peer_not_ready"), "{text}");
         let stage = |stage: &str, ms: f64| StageStatus { stage: stage.to_owned(), ms };
         let last = BreakdownStatus {
