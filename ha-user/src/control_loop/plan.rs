@@ -77,10 +77,14 @@ mod tests {
     use crate::fixture::config;
     use ha_common::election::InterfaceId;
 
+    fn nothing_left() -> Heritage {
+        Heritage { datapath: None, maintenance: false, now: Instant(0) }
+    }
+
     /// The second node of the pair: its own skew, its only peer, and members in the order of the file.
     #[test]
     fn the_second_node_of_a_pair() {
-        let plan = election_config(&config());
+        let plan = election_config(&config(), &nothing_left());
         assert_eq!((plan.node, plan.peer_node), (NodeId(1), Some(NodeId(0))));
         assert_eq!((plan.advbase, plan.advskew, plan.dead_ratio, plan.preempt), (1, 100, 3, true));
         let members: Vec<_> = plan.members.iter().map(|m| (m.vhid, m.interface, m.addresses.len())).collect();
@@ -93,6 +97,6 @@ mod tests {
     fn three_nodes_have_no_only_peer() {
         let mut config = config();
         config.nodes.push(config.nodes[0].clone());
-        assert_eq!(election_config(&config).peer_node, None);
+        assert_eq!(election_config(&config, &nothing_left()).peer_node, None);
     }
 }
