@@ -13,6 +13,7 @@ mod values;
 mod vips;
 
 pub use error::{ConfigError, Problem, Report, Severity};
+pub(crate) use values::parse_duration;
 
 use error::Problems;
 use ha_common::election::{InterfaceId, Transport};

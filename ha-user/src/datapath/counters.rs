@@ -57,7 +57,7 @@ pub struct InterfaceCounters {
     pub adverts: u64,
     /// Well-formed sync frames.
     pub frames: u64,
-    /// Heartbeats of the peer that were answered, and answers of the peer that were taken.
+    /// Heartbeats of the peer that were answered, and its answers that were taken.
     pub probes: u64,
     pub replies: u64,
     /// By [`DropReason`] index.

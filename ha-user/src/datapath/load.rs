@@ -121,7 +121,7 @@ impl Programs {
         &self.heartbeat
     }
 
-    /// The same to write.
+    /// The same, to publish in.
     pub fn heartbeat_mut(&mut self) -> &mut HeartbeatMaps {
         &mut self.heartbeat
     }

@@ -1,5 +1,7 @@
 //! The answer to `status`: plain values from the election, the links, the datapath and the counters.
 
+mod pair;
+
 use super::ControlLoop;
 use crate::datapath::Snapshot;
 use crate::status::{ControlStatus, InterfaceStatus, MemberStatus, TransitionStatus};
@@ -24,7 +26,15 @@ impl ControlLoop {
             adverts_accepted: stats.adverts_accepted,
             dual_master_contacts: stats.dual_master_contacts,
             vip_errors: self.errors(),
-            ..ControlStatus::default()
+            maintenance: stats.maintenance,
+            resumed: self.resumed,
+            peer: self.peer_sight(now),
+            paths: self.path_statuses(&snapshot, now),
+            lease: self.lease_status(now),
+            hand_over: self.hand_over_status(now),
+            waits: self.waits(now),
+            history: Vec::new(),
+            stage_times: Vec::new(),
         }
     }
 
