@@ -17,8 +17,8 @@ use std::time::Duration;
 
 /// Where `/metrics` listens in each firewall's namespace.
 pub const METRICS: &str = "127.0.0.1:9112";
-/// Whether the daemon knows `[datapath] pin_directory`.
-const PINS: bool = false;
+/// The state directory of both nodes, in the lab's; each has files of its own there.
+pub const STATE: &str = "state";
 
 /// What differs from the configuration of the mission's pair.
 #[derive(Clone, Debug)]
@@ -58,11 +58,7 @@ impl Settings {
     pub fn to_toml(&self, dir: &Path) -> String {
         let Self { xdp, advskew: [skew1, skew2], dead_ratio, preempt, password, ipv6, more_vips, log } = self;
         let secret = dir.join("secret");
-        let pins = if PINS {
-            format!("pin_directory = \"{}\"\n", crate::bpffs::directory(dir).display())
-        } else {
-            String::new()
-        };
+        let pins = crate::bpffs::directory(dir);
         let (lan6, wan6) = if *ipv6 {
             (format!(", \"{LAN_VIP6}/64\""), format!(", \"{WAN_VIP6}/64\""))
         } else {
@@ -105,13 +101,19 @@ preempt = {preempt}
 
 [datapath]
 xdp = "{xdp}"
-{pins}
+pin_directory = "{}"
+
 [log]
 level = "{log}"
+
+[daemon]
+state_directory = "{}"
 "#,
             secret.display(),
             Node::Fw1.sync(),
             Node::Fw2.sync(),
+            pins.display(),
+            dir.join(STATE).display(),
         )
     }
 
