@@ -36,6 +36,8 @@ pub fn config() -> Resolved {
             preempt: true,
             announce_burst: vec![Duration::ZERO, Duration::from_millis(100)],
             announce_refresh: Some(Duration::from_secs(60)),
+            link_up_delay: Duration::from_millis(500),
+            link_down_delay: Duration::ZERO,
         },
         sync: Sync {
             interface: "eth2".into(),
@@ -52,6 +54,8 @@ pub fn config() -> Resolved {
         xdp: XdpChoice::Off,
         metrics_listen: None,
         log: crate::config::Log { filter: "info".into(), format: crate::config::LogFormat::Text },
+        track: crate::config::track::Track::default(),
+        hooks: crate::config::hooks::Hooks::default(),
         control_socket: "/nonexistent/twinwall.sock".into(),
     }
 }

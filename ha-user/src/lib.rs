@@ -4,13 +4,16 @@
 //! other nor a loop.
 
 pub mod advert_socket;
+pub mod child;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod conntrack;
 pub mod control_loop;
 pub mod daemon;
+mod damper;
 pub mod datapath;
+pub mod demotion;
 #[cfg(test)]
 mod fixture;
 pub mod ipc;

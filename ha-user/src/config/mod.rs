@@ -1,12 +1,14 @@
 //! The configuration: TOML text → `schema` → checked and completed by `resolve` into [`Resolved`] for one node.
 
 mod error;
+pub mod hooks;
 mod identity;
 mod reader;
 mod resolve;
 mod schema;
 pub mod secret;
 mod spelling;
+pub mod track;
 mod values;
 mod vips;
 
@@ -41,6 +43,8 @@ pub struct Resolved {
     pub metrics_listen: Option<SocketAddr>,
     pub control_socket: PathBuf,
     pub log: Log,
+    pub track: track::Track,
+    pub hooks: hooks::Hooks,
 }
 
 impl Resolved {
@@ -79,6 +83,9 @@ pub struct Election {
     pub preempt: bool,
     pub announce_burst: Vec<Duration>,
     pub announce_refresh: Option<Duration>,
+    /// How long an interface must be back before it counts as up, and be lost before it counts as down.
+    pub link_up_delay: Duration,
+    pub link_down_delay: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

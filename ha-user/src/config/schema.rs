@@ -3,7 +3,7 @@
 use super::error::{At, Found, FoundList, Problems};
 use super::reader::{Refusal, Section, found_instead};
 use super::values::{address, address_with_prefix, boolean, choice, duration, integer, interface, path, string, text};
-use super::{LogFormat, XdpChoice};
+use super::{LogFormat, XdpChoice, hooks, track};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,6 +25,8 @@ pub struct File {
     /// Inner `None`: "off".
     pub metrics_listen: Option<Found<Option<SocketAddr>>>,
     pub log: Log,
+    pub track: track::Track,
+    pub hooks: hooks::Hooks,
 }
 
 pub struct Cluster {
@@ -69,6 +71,8 @@ pub struct Election {
     pub preempt: Option<Found<bool>>,
     pub announce_burst_ms: Option<FoundList<u32>>,
     pub announce_refresh: Option<Found<Option<Duration>>>,
+    pub link_up_delay: Option<Found<Duration>>,
+    pub link_down_delay: Option<Found<Duration>>,
 }
 
 pub struct Log {
@@ -112,9 +116,11 @@ impl File {
                 format: section.optional(problems, "format", choice(LOG_FORMATS)),
             })
         });
+        let track = track::read(&mut root, problems);
+        let hooks = hooks::read(&mut root, problems);
         root.finish(problems);
         let log = log.unwrap_or(Log { level: None, format: None });
-        File { cluster, nodes_at, nodes, sync, vips_at, vips, election, xdp, metrics_listen, log }
+        File { cluster, nodes_at, nodes, sync, vips_at, vips, election, xdp, metrics_listen, log, track, hooks }
     }
 }
 
@@ -206,6 +212,8 @@ fn read_election(root: &mut Section<'_>, problems: &mut Problems<'_>) -> Electio
             preempt: section.optional(problems, "preempt", boolean),
             announce_burst_ms: section.list(problems, "announce_burst_ms", integer(0..=60_000)),
             announce_refresh: section.optional(problems, "announce_refresh", duration(ms(1000)..=ms(3_600_000))),
+            link_up_delay: section.optional(problems, "link_up_delay", track::fixed(ms(0)..=ms(600_000))),
+            link_down_delay: section.optional(problems, "link_down_delay", track::fixed(ms(0)..=ms(10_000))),
         })
     });
     election.unwrap_or(Election {
@@ -214,6 +222,8 @@ fn read_election(root: &mut Section<'_>, problems: &mut Problems<'_>) -> Electio
         preempt: None,
         announce_burst_ms: None,
         announce_refresh: None,
+        link_up_delay: None,
+        link_down_delay: None,
     })
 }
 

@@ -44,6 +44,8 @@ fn changes(old: &Resolved, new: &Resolved) -> Vec<&'static str> {
         ("datapath", old.xdp != new.xdp),
         ("metrics", old.metrics_listen != new.metrics_listen),
         ("log", old.log != new.log),
+        ("track", old.track != new.track),
+        ("hooks", old.hooks != new.hooks),
         ("control socket", old.control_socket != new.control_socket),
     ];
     differs.into_iter().filter(|(_, differs)| *differs).map(|(table, _)| table).collect()
@@ -53,6 +55,8 @@ fn changes(old: &Resolved, new: &Resolved) -> Vec<&'static str> {
 mod tests {
     use super::*;
     use crate::config::XdpChoice;
+    use crate::config::track::TrackedConntrack;
+    use std::time::Duration;
 
     /// A change is named by its table; equal configurations name none.
     #[test]
@@ -62,6 +66,9 @@ mod tests {
         let mut new = old.clone();
         new.xdp = XdpChoice::Native;
         new.vips[0].vhid = 9;
-        assert_eq!(changes(&old, &new), ["vip", "datapath"]);
+        new.hooks.xparam = Some("x".to_owned());
+        new.track.conntrack =
+            Some(TrackedConntrack { high: 95, low: 85, weight: 20, interval: Duration::from_secs(1) });
+        assert_eq!(changes(&old, &new), ["vip", "datapath", "track", "hooks"]);
     }
 }
