@@ -16,6 +16,7 @@ pub mod datapath;
 pub mod demotion;
 #[cfg(test)]
 mod fixture;
+pub mod hooks;
 pub mod ipc;
 pub mod link;
 pub mod logging;
@@ -31,4 +32,5 @@ pub mod request;
 mod route_netlink;
 pub mod status;
 pub mod sync_loop;
+pub mod track;
 pub mod vip;

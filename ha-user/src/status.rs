@@ -17,6 +17,8 @@ pub struct Status {
     pub unanswered: Vec<String>,
     pub election: ControlStatus,
     pub sync: SyncStatus,
+    #[serde(default)]
+    pub hooks: HookStatus,
 }
 
 /// From the control loop.
@@ -34,6 +36,43 @@ pub struct ControlStatus {
     pub dual_master_contacts: u64,
     /// Failures of the VIP, route and announcement edge, by what failed.
     pub vip_errors: BTreeMap<String, u64>,
+    /// What demotes this node now.
+    #[serde(default)]
+    pub demotions: Vec<DemotionStatus>,
+    /// Every cause that the configuration names, demoting or not.
+    #[serde(default)]
+    pub tracked: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct DemotionStatus {
+    /// `script:NAME`, `interface:NAME`, `path:ADDRESS`, `file:PATH`, `conntrack`, `operator:NAME`.
+    pub cause: String,
+    pub weight: u8,
+    /// For how long.
+    pub seconds: f64,
+    pub detail: String,
+}
+
+/// From the thread that runs the hooks.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct HookStatus {
+    /// Runs by hook (`up`, `down`, `any`) and result (`ok`, `failed`, `timed_out`, `skipped`, `could_not_start`).
+    pub runs: BTreeMap<String, BTreeMap<String, u64>>,
+    /// The run that ended last.
+    pub last: Option<HookRunStatus>,
+    /// The command that runs now.
+    pub running: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct HookRunStatus {
+    pub hook: String,
+    pub command: String,
+    pub result: String,
+    /// How it ended, and the last line that it wrote.
+    pub detail: String,
+    pub seconds_ago: f64,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -64,6 +103,9 @@ pub struct MemberStatus {
 pub struct InterfaceStatus {
     pub name: String,
     pub up: bool,
+    /// It has carrier again, and counts as up in so long.
+    #[serde(default)]
+    pub up_in_seconds: Option<f64>,
     /// `native`, `generic` or `socket`.
     pub datapath: String,
     /// Why not native, when it is not.

@@ -109,9 +109,10 @@ fn check_of_a_missing_file() {
 #[test]
 fn questions_without_a_daemon() {
     let socket = tempfile::tempdir().unwrap().path().join("none.sock");
-    for command in ["status", "flows", "resync"] {
-        let output = twinwall(&[command, "--socket", socket.to_str().unwrap()]);
-        assert_eq!(output.status.code(), Some(3), "{command}");
+    let commands: [&[&str]; 4] = [&["status"], &["flows"], &["resync"], &["demote", "works", "50", "--for", "10m"]];
+    for command in commands {
+        let output = twinwall(&[command, &["--socket", socket.to_str().unwrap()]].concat());
+        assert_eq!(output.status.code(), Some(3), "{command:?}");
         assert!(stderr(&output).contains("twinwall is not running here"), "{}", stderr(&output));
     }
 }
@@ -119,7 +120,7 @@ fn questions_without_a_daemon() {
 /// Every command's help ends with an example.
 #[test]
 fn help_shows_examples() {
-    for command in ["run", "check", "keygen", "status", "flows", "resync"] {
+    for command in ["run", "check", "keygen", "status", "flows", "resync", "demote"] {
         let output = twinwall(&[command, "--help"]);
         assert_eq!(output.status.code(), Some(0), "{command}");
         let text = stdout(&output);

@@ -27,8 +27,16 @@ pub const FLOWS_MAX: usize = 100_000;
 #[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
     Status,
-    Flows { limit: usize },
+    Flows {
+        limit: usize,
+    },
     Resync,
+    /// Set a demotion by hand, for some seconds or until it is cleared; weight 0 clears it.
+    Demote {
+        cause: String,
+        weight: u8,
+        seconds: Option<u64>,
+    },
 }
 
 impl Request {
@@ -36,7 +44,7 @@ impl Request {
     fn changes(&self) -> bool {
         match self {
             Self::Status | Self::Flows { .. } => false,
-            Self::Resync => true,
+            Self::Resync | Self::Demote { .. } => true,
         }
     }
 }

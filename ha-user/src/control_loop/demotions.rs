@@ -1,0 +1,41 @@
+//! What demotes this node, and telling the hooks of what became of it.
+
+use super::{ControlLoop, Failure};
+use crate::clock;
+use crate::demotion::total_weight;
+use crate::hooks::{Event, priority};
+use ha_common::time::{Instant, earliest};
+
+impl ControlLoop {
+    /// The tracker has given out another list.
+    pub(super) fn demotions_changed(&mut self) {
+        let total_weight = total_weight(&self.demotions);
+        tracing::info!(total_weight, causes = self.demotions.len(), "demotions changed");
+    }
+
+    /// Posts the change of role whose actions have all been done: state, lease, addresses, announcements, then hooks.
+    pub(super) fn tell_hooks(&mut self) {
+        let Some(transition) = self.untold.take() else { return };
+        let own = self.config.nodes.get(usize::from(self.config.node.0));
+        let priority = priority(own.map_or(0, |node| node.advskew), total_weight(&self.demotions));
+        let event = Event::new(transition.from, transition.to, transition.cause.name(), priority, 0);
+        if let Some(hooks) = &mut self.hooks
+            && hooks.post(event, clock::now()).is_err()
+        {
+            self.failures.count(Failure::HookMailbox);
+        }
+    }
+
+    /// Posts again what a full mailbox refused.
+    pub(super) fn retry_posts(&mut self, now: Instant) {
+        self.roles.retry(now);
+        if let Some(hooks) = &mut self.hooks {
+            hooks.retry(now);
+        }
+    }
+
+    /// When [`Self::retry_posts`] is wanted.
+    pub(super) fn posts_at(&self) -> Option<Instant> {
+        earliest(self.roles.retry_at(), self.hooks.as_ref().and_then(|hooks| hooks.retry_at()))
+    }
+}
