@@ -208,7 +208,7 @@ impl Tail {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::clock;
     use std::time::Duration;
@@ -239,7 +239,7 @@ mod tests {
     }
 
     /// Waits until no process has this number, or only a zombie that belongs to somebody else.
-    fn assert_gone(pid: &str) {
+    pub fn assert_gone(pid: &str) {
         let limit = clock::now() + LIMIT;
         while std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z ")) {
             assert!(clock::now() < limit, "process {pid} still runs");

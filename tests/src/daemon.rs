@@ -31,6 +31,8 @@ pub struct Settings {
     pub ipv6: bool,
     /// `[log] level`.
     pub log: &'static str,
+    /// TOML that is appended: further tables.
+    pub extra: String,
 }
 
 impl Default for Settings {
@@ -43,6 +45,7 @@ impl Default for Settings {
             password: "toto",
             ipv6: false,
             log: "debug",
+            extra: String::new(),
         }
     }
 }
@@ -50,7 +53,7 @@ impl Default for Settings {
 impl Settings {
     /// The configuration file, the same for both nodes; the secret is expected in `dir`.
     pub fn to_toml(&self, dir: &Path) -> String {
-        let Self { xdp, advskew: [skew1, skew2], dead_ratio, preempt, password, ipv6, log } = self;
+        let Self { xdp, advskew: [skew1, skew2], dead_ratio, preempt, password, ipv6, log, extra } = self;
         let secret = dir.join("secret");
         let (lan6, wan6) = if *ipv6 {
             (format!(", \"{LAN_VIP6}/64\""), format!(", \"{WAN_VIP6}/64\""))
@@ -96,7 +99,8 @@ xdp = "{xdp}"
 
 [log]
 level = "{log}"
-"#,
+
+{extra}"#,
             secret.display(),
             Node::Fw1.sync(),
             Node::Fw2.sync(),

@@ -104,6 +104,7 @@ impl Script {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::child::tests::assert_gone;
     use crate::clock;
     use crate::config::track::Rhythm;
     use std::time::Duration;
@@ -166,10 +167,7 @@ mod tests {
         drop(script);
         let started = std::fs::read_to_string(log).unwrap();
         assert!((3..=4).contains(&started.lines().count()), "{started}");
-        for pid in started.lines() {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
-            assert!(!stat.is_ok_and(|stat| !stat.contains(") Z ")), "process {pid} still runs");
-        }
+        started.lines().for_each(assert_gone);
     }
 
     /// A program that does not exist is a failure that names it.
