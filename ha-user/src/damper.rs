@@ -5,7 +5,9 @@ use std::time::Duration;
 
 /// A link lost again within this time after it came back flaps.
 const STEADY_AFTER: Duration = Duration::from_secs(60);
-/// Each flap doubles the up delay, at most this often.
+/// So many flaps are forgiven: a cable that is moved, a switch that restarts.
+const FLAPS_FREE: u32 = 2;
+/// Each further one doubles the up delay, at most this often.
 const DOUBLINGS_MAX: u32 = 6;
 /// And not beyond this, unless the configured delay itself is longer.
 const UP_DELAY_MAX: Duration = Duration::from_secs(30);
@@ -100,9 +102,9 @@ impl Damper {
         self.due = None;
     }
 
-    /// The first loss after a steady time costs the plain delay; a loss soon after a return doubles it.
+    /// Losses after a steady time cost the plain delay; one flap after the other doubles it.
     fn damped_up_delay(&self) -> Duration {
-        let factor = 1 << self.flaps.saturating_sub(1).min(DOUBLINGS_MAX);
+        let factor = 1 << self.flaps.saturating_sub(FLAPS_FREE).min(DOUBLINGS_MAX);
         self.up_delay.saturating_mul(factor).min(UP_DELAY_MAX.max(self.up_delay))
     }
 }
@@ -163,7 +165,8 @@ mod tests {
         assert_eq!((link.is_up(), link.poll_at()), (false, None));
     }
 
-    /// Each loss within a minute of the return doubles the next delay up to the bound; a steady minute forgives all.
+    /// From the third loss within a minute of the return on, each doubles the delay up to the bound; a steady minute
+    /// forgives all.
     #[test]
     fn flaps_double_the_delay() {
         let mut link = damper();
@@ -178,7 +181,7 @@ mod tests {
             assert!(link.settle(due));
             now += u64::try_from(due.since(at(now)).as_millis()).unwrap();
         }
-        assert_eq!(delays, [500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000, 30_000]);
+        assert_eq!(delays, [500, 500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000]);
         now += 60_000;
         link.observe(Carrier::Down, at(now));
         link.observe(Carrier::Up, at(now));

@@ -26,6 +26,8 @@ pub struct Settings {
     /// Seconds without an advert are `dead_ratio` × 1 s and the skew.
     pub dead_ratio: u8,
     pub preempt: bool,
+    /// `[election] link_up_delay`.
+    pub link_up_delay: &'static str,
     pub password: &'static str,
     /// Adds the IPv6 twins to both groups. ucarp knows a single IPv4 address.
     pub ipv6: bool,
@@ -42,6 +44,7 @@ impl Default for Settings {
             advskew: [0, 100],
             dead_ratio: 3,
             preempt: false,
+            link_up_delay: "500ms",
             password: "toto",
             ipv6: false,
             log: "debug",
@@ -53,7 +56,8 @@ impl Default for Settings {
 impl Settings {
     /// The configuration file, the same for both nodes; the secret is expected in `dir`.
     pub fn to_toml(&self, dir: &Path) -> String {
-        let Self { xdp, advskew: [skew1, skew2], dead_ratio, preempt, password, ipv6, log, extra } = self;
+        let Self { xdp, advskew: [skew1, skew2], dead_ratio, preempt, link_up_delay, password, ipv6, log, extra } =
+            self;
         let secret = dir.join("secret");
         let (lan6, wan6) = if *ipv6 {
             (format!(", \"{LAN_VIP6}/64\""), format!(", \"{WAN_VIP6}/64\""))
@@ -93,6 +97,7 @@ password = "{password}"
 [election]
 dead_ratio = {dead_ratio}
 preempt = {preempt}
+link_up_delay = "{link_up_delay}"
 
 [datapath]
 xdp = "{xdp}"

@@ -7,17 +7,19 @@ use crate::hooks::{Event, priority};
 use ha_common::time::{Instant, earliest};
 
 impl ControlLoop {
-    /// The tracker has given out another list.
+    /// The tracker has given out another list; often only what was seen differs.
     pub(super) fn demotions_changed(&mut self) {
-        let total_weight = total_weight(&self.demotions);
-        tracing::info!(total_weight, causes = self.demotions.len(), "demotions changed");
+        let weight = total_weight(&self.demotions);
+        if std::mem::replace(&mut self.demotion_weight, weight) != weight {
+            tracing::info!(weight, causes = self.demotions.len(), "this node's demotion changes");
+        }
     }
 
     /// Posts the change of role whose actions have all been done: state, lease, addresses, announcements, then hooks.
     pub(super) fn tell_hooks(&mut self) {
         let Some(transition) = self.untold.take() else { return };
         let own = self.config.nodes.get(usize::from(self.config.node.0));
-        let priority = priority(own.map_or(0, |node| node.advskew), total_weight(&self.demotions));
+        let priority = priority(own.map_or(0, |node| node.advskew), self.demotion_weight);
         let event = Event::new(transition.from, transition.to, transition.cause.name(), priority, 0);
         if let Some(hooks) = &mut self.hooks
             && hooks.post(event, clock::now()).is_err()

@@ -85,8 +85,9 @@ pub struct ControlLoop {
     interfaces: Vec<Watched>,
     /// What the election last wanted of the virtual addresses.
     wanted: VipState,
-    /// What demotes this node, as the tracker said last.
+    /// What demotes this node, as the tracker said last, and what it weighs together.
     demotions: Vec<Demotion>,
+    demotion_weight: u16,
     /// The change of role that the hooks are to be told of, once everything that belongs to it is done.
     untold: Option<Transition>,
     /// The takeover whose addresses are not in the kernel yet.
@@ -133,6 +134,7 @@ impl ControlLoop {
             interfaces: names.into_iter().map(watched).collect(),
             wanted: VipState::Absent,
             demotions: Vec::new(),
+            demotion_weight: 0,
             untold: None,
             taking_over: None,
             takeover: None,

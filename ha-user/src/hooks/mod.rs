@@ -86,6 +86,7 @@ impl HookRunner {
                 && (self.is_idle() || end_at <= now)
             {
                 self.skip_rest();
+                self.abandon(now);
                 return Ok(());
             }
             let deadline = earliest(self.run.as_ref().and_then(|running| running.run.poll_at()), self.end_at);
@@ -95,7 +96,8 @@ impl HookRunner {
 
     /// The newest change wins: what is left of the one before it is skipped.
     fn tell(&mut self, event: Event) {
-        let event = match self.telling.take().filter(|_| !self.is_idle()) {
+        // The change whose last program runs has been told.
+        let event = match self.telling.take().filter(|_| !self.calls.is_empty()) {
             Some(older) => event.after(&older),
             None => event,
         };
@@ -116,6 +118,14 @@ impl HookRunner {
                 "a hook was overtaken and is skipped"
             );
             self.record.count(call.occasion, Outcome::Skipped, 1);
+        }
+    }
+
+    /// The daemon ends, and with it the program that still runs.
+    fn abandon(&mut self, now: Instant) {
+        if let Some(running) = self.run.take().filter(|running| !running.killed) {
+            let detail = "still ran at the end of the daemon and was killed".to_owned();
+            report(&self.record, &running.call, Outcome::TimedOut, detail, now);
         }
     }
 

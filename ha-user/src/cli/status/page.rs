@@ -1,13 +1,12 @@
 //! The page that `twinwall status` prints for people.
 
-use crate::status::{
-    ControlStatus, DemotionStatus, HookStatus, InterfaceStatus, MemberStatus, PeerStatus, Status, SyncStatus,
-};
+use super::track::{demotions, hooks};
+use crate::status::{ControlStatus, InterfaceStatus, MemberStatus, PeerStatus, Status, SyncStatus};
 use std::collections::BTreeMap;
 
 const BOLD: &str = "1";
 const GREEN: &str = "1;32";
-const YELLOW: &str = "33";
+pub(super) const YELLOW: &str = "33";
 const RED: &str = "1;31";
 
 /// Renders the page; `colour` for a terminal.
@@ -30,16 +29,16 @@ pub fn render(status: &Status, colour: bool) -> String {
     page
 }
 
-struct Ink {
+pub(super) struct Ink {
     colour: bool,
 }
 
 impl Ink {
-    fn paint(&self, code: &str, text: &str) -> String {
+    pub(super) fn paint(&self, code: &str, text: &str) -> String {
         if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
-    fn title(&self, text: &str) -> String {
+    pub(super) fn title(&self, text: &str) -> String {
         format!("\n{}\n", self.paint(BOLD, text))
     }
 }
@@ -125,40 +124,6 @@ fn interfaces(interfaces: &[InterfaceStatus], ink: &Ink) -> String {
     ink.title("Interfaces") + &table(&rows)
 }
 
-/// What makes this node the worse one; nothing when nothing does.
-fn demotions(demotions: &[DemotionStatus], ink: &Ink) -> String {
-    if demotions.is_empty() {
-        return String::new();
-    }
-    let mut rows = vec![["cause", "weight", "for", "what was seen"].map(str::to_owned)];
-    for demotion in demotions {
-        let weight = demotion.weight.to_string();
-        rows.push([demotion.cause.clone(), weight, duration(demotion.seconds), demotion.detail.clone()]);
-    }
-    let total: u32 = demotions.iter().map(|demotion| u32::from(demotion.weight)).sum();
-    ink.title("Demoted") + &table(&rows) + &ink.paint(YELLOW, &format!("  by {total} in all\n"))
-}
-
-/// How the hooks did; nothing when none has run.
-fn hooks(hooks: &HookStatus, ink: &Ink) -> String {
-    if hooks.last.is_none() && hooks.running.is_none() {
-        return String::new();
-    }
-    let mut text = ink.title("Hooks");
-    for (hook, results) in &hooks.runs {
-        text += &nonzero(results).map_or_else(String::new, |counts| format!("  {hook}: {counts}\n"));
-    }
-    if let Some(last) = &hooks.last {
-        let ago = duration(last.seconds_ago);
-        let line = format!("  last, {ago} ago: {} {}: {}\n", last.command, last.result, last.detail);
-        text += &if last.result == "ok" { line } else { ink.paint(YELLOW, &line) };
-    }
-    if let Some(running) = &hooks.running {
-        text += &format!("  now: {running}\n");
-    }
-    text
-}
-
 fn sync(sync: &SyncStatus, ink: &Ink) -> String {
     let behind = format!("{} behind", milliseconds(sync.lag_ms));
     let verdict = if sync.peers.iter().all(|peer| !peer.alive) {
@@ -224,14 +189,14 @@ fn refusals(status: &Status) -> String {
     if lines.is_empty() { String::new() } else { format!("\nRefused\n{}", lines.concat()) }
 }
 
-fn nonzero(counts: &BTreeMap<String, u64>) -> Option<String> {
+pub(super) fn nonzero(counts: &BTreeMap<String, u64>) -> Option<String> {
     let shown: Vec<String> =
         counts.iter().filter(|(_, count)| **count > 0).map(|(name, count)| format!("{name} {count}")).collect();
     if shown.is_empty() { None } else { Some(shown.join(", ")) }
 }
 
 /// Columns as wide as their widest cell, two spaces apart; the last one runs free.
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
+pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let mut text = String::new();
     for row in rows {
         let mut line = " ".to_owned();
@@ -246,7 +211,7 @@ fn table<const N: usize>(rows: &[[String; N]]) -> String {
 }
 
 /// Two units at most: `2 h 13 min`, `4.2 s`.
-fn duration(seconds: f64) -> String {
+pub(super) fn duration(seconds: f64) -> String {
     let whole = seconds.max(0.0) as u64;
     match whole {
         0..60 => format!("{:.1} s", seconds.max(0.0)),
@@ -261,11 +226,11 @@ fn milliseconds(value: f64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
-    use crate::status::{HookRunStatus, TransitionStatus, WriteStatus};
+    use crate::status::{HookStatus, TransitionStatus, WriteStatus};
 
-    fn status() -> Status {
+    pub fn status() -> Status {
         let member = MemberStatus {
             vhid: 3,
             interface: "eth0".to_owned(),
@@ -346,42 +311,6 @@ mod tests {
     #[test]
     fn page_of_a_master() {
         insta::assert_snapshot!(render(&status(), false));
-    }
-
-    /// What demotes the node and how its hooks did is shown when there is something, and only then.
-    #[test]
-    fn demotions_and_hooks_are_visible() {
-        let mut status = status();
-        assert!(!render(&status, false).contains("Demoted") && !render(&status, false).contains("Hooks"));
-        let demotion = |cause: &str, weight, detail: &str| DemotionStatus {
-            cause: cause.to_owned(),
-            weight,
-            seconds: 75.0,
-            detail: detail.to_owned(),
-        };
-        status.election.demotions =
-            vec![demotion("path:10.0.0.1", 30, "no answer within 500ms"), demotion("script:bgp", 50, "exit code 1")];
-        status.election.interfaces[0].up = false;
-        status.election.interfaces[0].up_in_seconds = Some(0.4);
-        let ran = BTreeMap::from([("ok".to_owned(), 4), ("failed".to_owned(), 0), ("timed_out".to_owned(), 1)]);
-        status.hooks.runs = BTreeMap::from([("up".to_owned(), ran)]);
-        status.hooks.last = Some(HookRunStatus {
-            hook: "up".to_owned(),
-            command: "/etc/twinwall/up eth0 10.0.0.9".to_owned(),
-            result: "timed_out".to_owned(),
-            detail: "did not end within 10s and was killed".to_owned(),
-            seconds_ago: 3.0,
-        });
-        let page = render(&status, false);
-        for line in [
-            "  path:10.0.0.1  30      1 min 15 s  no answer within 500ms\n",
-            "  script:bgp     50      1 min 15 s  exit code 1\n  by 80 in all\n",
-            "DOWN, up in 0.4 s",
-            "  up: ok 4, timed_out 1\n",
-            "  last, 3.0 s ago: /etc/twinwall/up eth0 10.0.0.9 timed_out: did not end within 10s and was killed\n",
-        ] {
-            assert!(page.contains(line), "{line}{page}");
-        }
     }
 
     /// A silent control loop, a dead peer and a half-done sync are shown for what they are.

@@ -67,8 +67,7 @@ impl Path {
             }
         }
         if self.ticks.is_due(now) {
-            // The timeout is at most the interval, so this can only be a wake-up that came late by as much.
-            self.asked = None;
+            // The timeout is at most the interval: nothing is on its way any more.
             match self.ask(interface, poller, token) {
                 Ok(()) => self.asked = Some(Asked { until: now + self.config.rhythm.timeout }),
                 Err(failure) => verdict = Some(self.hear(Err(failure))),
