@@ -1,5 +1,6 @@
 //! The two small values that election and sync exchange: [`Role`] one way, [`SyncHealth`] the other.
 
+use crate::time::Instant;
 use core::fmt;
 use core::time::Duration;
 
@@ -48,4 +49,6 @@ pub struct SyncHealth {
     pub in_sync: bool,
     /// Age of the oldest flow change not yet acknowledged by the peer; zero when nothing is pending.
     pub lag: Duration,
+    /// The time of the newest request to flush of which every change made before is acknowledged by all living peers.
+    pub flushed: Instant,
 }

@@ -1,5 +1,7 @@
 //! A resolved configuration for unit tests: the pair of the README, one IPv6 address more.
 
+use crate::config::heartbeat::Heartbeat;
+use crate::config::timing::Timing;
 use crate::config::{Election, Filter, Node, Resolved, Sync, Vip, XdpChoice};
 use ha_common::election::{InterfaceId, Transport};
 use ha_common::role::NodeId;
@@ -38,6 +40,7 @@ pub fn config() -> Resolved {
             announce_refresh: Some(Duration::from_secs(60)),
             link_up_delay: Duration::from_millis(500),
             link_down_delay: Duration::ZERO,
+            timing: Timing::default(),
         },
         sync: Sync {
             interface: "eth2".into(),
@@ -57,5 +60,7 @@ pub fn config() -> Resolved {
         track: crate::config::track::Track::default(),
         hooks: crate::config::hooks::Hooks::default(),
         control_socket: "/nonexistent/twinwall.sock".into(),
+        heartbeat: Heartbeat { paths: vec!["eth2".into(), "eth0".into(), "eth1".into()], ..Heartbeat::default() },
+        state_directory: "/nonexistent".into(),
     }
 }

@@ -1,11 +1,21 @@
 //! Structured logs on stderr, as text for people or JSON for machines; `log` records (aya-log) come along.
+//!
+//! A thread of its own writes them: whoever reads the other end of stderr may stop reading, and the control loop must
+//! not lose its lease over that. Lines that find the queue full are dropped and counted.
 
 use crate::config::{Log, LogFormat};
 use std::io::IsTerminal;
+use std::sync::OnceLock;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
 /// Chooses another filter than the file's.
 pub const FILTER_VARIABLE: &str = "TWINWALL_LOG";
+
+/// Lines that wait for a slow reader of stderr.
+const LINES_MAX: usize = 4096;
+
+static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
 
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
@@ -15,17 +25,25 @@ pub enum LogError {
     Twice,
 }
 
-/// Starts logging for the whole process.
+/// Lines that were dropped because nobody read stderr for long.
+pub fn lines_dropped() -> u64 {
+    DROPPED.get().map_or(0, |counter| u64::try_from(counter.dropped_lines()).unwrap_or(u64::MAX))
+}
+
+/// Starts logging for the whole process; what waits is written when the guard is dropped.
 ///
 /// # Errors
 /// When the filter of the environment is wrong, or logging runs already.
-pub fn start(log: &Log) -> Result<(), LogError> {
+pub fn start(log: &Log) -> Result<WorkerGuard, LogError> {
     let filter = std::env::var(FILTER_VARIABLE).ok().filter(|filter| !filter.is_empty());
     let filter = filter.unwrap_or_else(|| log.filter.clone());
     let filter = EnvFilter::builder().parse(&filter).map_err(|source| LogError::Filter { filter, source })?;
+    let queue = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES_MAX).thread_name("log");
+    let (writer, guard) = queue.finish(std::io::stderr());
+    DROPPED.get_or_init(|| writer.error_counter());
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(writer)
         .with_ansi(std::io::stderr().is_terminal());
     let started = match log.format {
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
@@ -33,5 +51,5 @@ pub fn start(log: &Log) -> Result<(), LogError> {
         LogFormat::Text if std::env::var_os("JOURNAL_STREAM").is_some() => builder.without_time().try_init(),
         LogFormat::Text => builder.try_init(),
     };
-    started.map_err(|_| LogError::Twice)
+    started.map(|()| guard).map_err(|_| LogError::Twice)
 }

@@ -5,7 +5,7 @@ use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set, remove_capability_from_bounding_set,
     set_capabilities, set_no_new_privs,
 };
-use tracing::{debug, error, warn};
+use tracing::{debug, warn};
 
 /// Descriptors for sockets, maps, programs and connections, with room.
 const DESCRIPTORS_MIN: u64 = 4096;
@@ -90,7 +90,8 @@ pub fn raise_limits() {
 pub fn abort_on_panic() {
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
-        error!(thread = thread.name().unwrap_or("unnamed"), %panic, "bug: a thread panicked, the daemon aborts");
+        // Not through the log, whose thread would not get to it.
+        eprintln!("bug: thread {} panicked, the daemon aborts: {panic}", thread.name().unwrap_or("unnamed"));
         std::process::abort();
     }));
 }

@@ -4,6 +4,8 @@ use crate::demotion::Demotion;
 use crate::status::{ControlStatus, SyncStatus};
 use ha_common::role::{Role, SyncHealth};
 use ha_common::sync::flow::Flow;
+use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -14,8 +16,97 @@ pub enum ControlRequest {
     Health(SyncHealth),
     /// Everything that demotes this node now: at most [`crate::demotion::DEMOTIONS_MAX`].
     Demotions(Vec<Demotion>),
-    /// Say goodbye, release the addresses, end the loop.
-    Stop,
+    /// This node is master and is to give the group to its peer. Answered when the peer has confirmed, or at once when
+    /// refused. `force`: also to a peer that would lose sessions.
+    HandOver {
+        force: bool,
+        reply: oneshot::Sender<HandOverOutcome>,
+    },
+    /// This node is to get the group. Answered when it is master, or at once when refused.
+    Want {
+        force: bool,
+        reply: oneshot::Sender<HandOverOutcome>,
+    },
+    /// Take nothing any more (and hand over what is here), or be of use again. What is asked is on disk already.
+    Maintenance {
+        on: bool,
+        force: bool,
+        reply: oneshot::Sender<MaintenanceOutcome>,
+    },
+    /// End the loop. `keep_role` false: hand over, say goodbye, release the addresses; true: the process is about to be
+    /// restarted, and its mastership stays in the kernel for the restart grace.
+    Stop {
+        keep_role: bool,
+    },
+}
+
+/// How a hand-over ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HandOverOutcome {
+    /// The new master has confirmed, so long after the request.
+    Done { took_ms: f64 },
+    /// Nothing was begun.
+    Refused(HandOverRefusal),
+    /// It was begun, and nobody confirmed: the offer is withdrawn, and the old master goes on.
+    Unconfirmed { waited_ms: f64 },
+}
+
+/// How a request for maintenance ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MaintenanceOutcome {
+    /// It is as was asked; with the time that handing the group over took, if it was here.
+    Set { took_ms: Option<f64> },
+    /// Nothing has changed.
+    Refused(HandOverRefusal),
+    /// The group was here and the peer did not confirm: nothing has changed.
+    Unconfirmed { waited_ms: f64 },
+}
+
+macro_rules! refusals {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal, $forcible:literal, $words:literal;)*) => {
+        /// Why a hand-over was not begun; the name is used in JSON and as metric label.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum HandOverRefusal { $($(#[$doc])* $variant,)* }
+        impl HandOverRefusal {
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+            pub const fn name(self) -> &'static str { match self { $(Self::$variant => $name,)* } }
+            /// Whether `--force` does it all the same.
+            pub const fn forcible(self) -> bool { match self { $(Self::$variant => $forcible,)* } }
+            const fn words(self) -> &'static str { match self { $(Self::$variant => $words,)* } }
+        }
+    };
+}
+
+refusals! {
+    /// To give: there is nothing here.
+    NotMaster = "not_master", false, "this node is not master";
+    /// To get: it is here.
+    AlreadyMaster = "already_master", false, "this node is master already";
+    /// No heartbeat was ever answered: ucarp, no XDP there, or never started.
+    PeerUnknown = "peer_unknown", true, "the peer does not answer heartbeats, so nobody can confirm";
+    PeerSilent = "peer_silent", false, "the peer is silent: nobody could take over";
+    PeerMaintenance = "peer_maintenance", false, "the peer is under maintenance (end it there with `twinwall maintenance off`)";
+    /// An interface of it is down, or it has just started.
+    PeerUnfit = "peer_unfit", false, "the peer cannot be master now (see `twinwall status` there)";
+    PeerNotInSync = "peer_not_in_sync", true, "the peer does not have all sessions yet, some would be lost";
+    /// To get: this node does not have all sessions.
+    NotInSync = "not_in_sync", true, "this node does not have all sessions yet, some would be lost";
+    /// To get: this node takes nothing.
+    Maintenance = "maintenance", false, "this node is under maintenance (end it with `twinwall maintenance off`)";
+    /// To get: an interface is down, or the daemon has just started.
+    Unfit = "unfit", false, "this node cannot be master now (see `twinwall status`)";
+    InProgress = "in_progress", false, "a hand-over is going on already";
+    Stopping = "stopping", false, "the daemon is stopping";
+}
+
+impl fmt::Display for HandOverRefusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.words())?;
+        if self.forcible() { f.write_str(" (--force does it all the same)") } else { Ok(()) }
+    }
 }
 
 /// To the tracker.
@@ -51,7 +142,23 @@ pub enum SyncRequest {
         reply: oneshot::Sender<Vec<(Flow, bool)>>,
     },
     Role(Role),
+    /// Answer by [`ControlRequest::Health`] as soon as everything that changed until now has reached the peers.
+    Flush,
     Resync,
     /// Send what is pending, then end the loop.
     Stop,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A refusal has one name, in JSON and in metrics, and only those that force overrides say so.
+    #[test]
+    fn refusals_have_one_name() {
+        for refusal in HandOverRefusal::ALL {
+            assert_eq!(serde_json::to_string(refusal).unwrap(), format!("\"{}\"", refusal.name()));
+            assert_eq!(refusal.to_string().contains("--force"), refusal.forcible());
+        }
+    }
 }

@@ -42,6 +42,21 @@ pub struct ControlStatus {
     /// Every cause that the configuration names, demoting or not.
     #[serde(default)]
     pub tracked: Vec<String>,
+    /// Takes nothing, by an operator's word that outlives a restart.
+    pub maintenance: bool,
+    /// This process took the mastership of its predecessor over at its start.
+    pub resumed: bool,
+    /// The peer as heartbeats show it; `None` without heartbeats.
+    pub peer: Option<PeerSightStatus>,
+    pub paths: Vec<PathStatus>,
+    pub lease: LeaseStatus,
+    pub hand_over: HandOverStatus,
+    /// What this node would do, and why it waits.
+    pub waits: Vec<WaitStatus>,
+    /// The last transitions explained, newest first; at most 16.
+    pub history: Vec<BreakdownStatus>,
+    /// How long the stages of all transitions since the start took.
+    pub stage_times: Vec<StageTimes>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -73,6 +88,129 @@ pub struct HookRunStatus {
     /// How it ended, and the last line that it wrote.
     pub detail: String,
     pub seconds_ago: f64,
+}
+
+/// What heartbeats tell of the peer.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct PeerSightStatus {
+    pub node: String,
+    /// `unknown` (never answered: ucarp, no XDP, not started), `alive` or `silent`.
+    pub sight: String,
+    /// What it said last; meaningless while `unknown`.
+    pub role: String,
+    pub term: u64,
+    /// `open`, `closed` or `lapsed`.
+    pub gate: String,
+    pub demotion: u8,
+    /// `offer`, `want`, `asked`, `ready`, `restarting`, `maintenance`.
+    pub flags: Vec<String>,
+    /// Since its controller last was alive, when it said so.
+    pub beat_age_ms: f64,
+    /// What was left of its lease then.
+    pub lease_left_ms: f64,
+    pub heard_seconds_ago: Option<f64>,
+    /// Silence that would be death now.
+    pub dead_after_ms: f64,
+}
+
+/// One path of heartbeats.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct PathStatus {
+    pub interface: String,
+    /// Answers come.
+    pub up: bool,
+    /// Round trips of the recent answers; `None` before the first.
+    pub rtt_last_ms: Option<f64>,
+    pub rtt_p50_ms: Option<f64>,
+    pub rtt_p99_ms: Option<f64>,
+    /// Mean difference of consecutive round trips.
+    pub jitter_ms: Option<f64>,
+    pub heard_seconds_ago: Option<f64>,
+    /// Probes that were sent, answers that were taken, and probes that were not answered.
+    pub probes_sent: u64,
+    pub replies: u64,
+    pub lost: u64,
+    /// Probes of the peer that this node's kernel answered here.
+    pub answered: u64,
+    /// Round trips since the start.
+    pub rtt: HistogramStatus,
+}
+
+/// The right to answer for the virtual addresses.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct LeaseStatus {
+    /// The highest term known; the own one while master.
+    pub term: u64,
+    /// The gate is open: a live lease in a term that is not closed.
+    pub live: bool,
+    pub remaining_ms: f64,
+    /// For how long it is renewed at each tick now; zero while this node claims nothing.
+    pub length_ms: f64,
+    /// By interface with virtual addresses: whether XDP keeps requests out when it is over.
+    pub enforced: BTreeMap<String, bool>,
+    /// How often this node's lease ran out, and how often a newer master closed it.
+    pub lapsed: u64,
+    pub superseded: u64,
+}
+
+/// Planned changes of the master.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct HandOverStatus {
+    /// `none`, `offering`, `wanting` or `lingering`.
+    pub state: String,
+    pub since_seconds: Option<f64>,
+    /// How many ended so since the start.
+    pub done: u64,
+    pub unconfirmed: u64,
+    /// By name of the refusal.
+    pub refused: BTreeMap<String, u64>,
+}
+
+/// Something that this node would do, and does not yet.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct WaitStatus {
+    /// `preempt`, `takeover`, `hand_over` or `lease`.
+    pub what: String,
+    /// `not_in_sync`, `preempt_delay`, …
+    pub reason: String,
+    pub seconds: f64,
+}
+
+/// A transition, stage by stage.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BreakdownStatus {
+    pub from: String,
+    pub to: String,
+    pub cause: String,
+    pub seconds_ago: f64,
+    /// In the order in which they were reached.
+    pub stages: Vec<StageStatus>,
+    pub total_ms: f64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StageStatus {
+    /// Names of `control_loop::breakdown::Stage`.
+    pub stage: String,
+    /// Since the stage before.
+    pub ms: f64,
+}
+
+/// How long one stage took in all transitions of one cause.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct StageTimes {
+    pub cause: String,
+    pub stage: String,
+    pub times: HistogramStatus,
+}
+
+/// Times in classes, as Prometheus wants them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct HistogramStatus {
+    /// Upper bound in seconds, and how many were not longer; rising. The last class (all) is [`Self::count`].
+    pub buckets: Vec<(f64, u64)>,
+    pub sum_seconds: f64,
+    pub count: u64,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

@@ -16,6 +16,8 @@ use std::time::Duration;
 
 /// Where `/metrics` listens in each firewall's namespace.
 pub const METRICS: &str = "127.0.0.1:9112";
+/// Whether the daemon knows `[datapath] pin_directory`.
+const PINS: bool = false;
 
 /// What differs from the configuration of the mission's pair.
 #[derive(Clone, Debug)]
@@ -59,6 +61,11 @@ impl Settings {
         let Self { xdp, advskew: [skew1, skew2], dead_ratio, preempt, link_up_delay, password, ipv6, log, extra } =
             self;
         let secret = dir.join("secret");
+        let pins = if PINS {
+            format!("pin_directory = \"{}\"\n", crate::bpffs::directory(dir).display())
+        } else {
+            String::new()
+        };
         let (lan6, wan6) = if *ipv6 {
             (format!(", \"{LAN_VIP6}/64\""), format!(", \"{WAN_VIP6}/64\""))
         } else {
@@ -101,7 +108,7 @@ link_up_delay = "{link_up_delay}"
 
 [datapath]
 xdp = "{xdp}"
-
+{pins}
 [log]
 level = "{log}"
 
@@ -262,10 +269,10 @@ impl Files {
         Ok(command)
     }
 
-    /// The end of the log, for messages.
+    /// The end of the log, for messages, without what loading the programs says about each call in them.
     pub fn log_tail(&self) -> String {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
-        let lines: Vec<_> = log.lines().collect();
+        let lines: Vec<_> = log.lines().filter(|line| !line.contains("aya_obj")).collect();
         lines[lines.len().saturating_sub(15)..].join("\n")
     }
 }

@@ -1,5 +1,6 @@
 //! The pair with its daemons: what `cargo xtask run` and the end-to-end tests drive.
 
+use crate::bpffs::Pins;
 use crate::daemon::{Daemon, Files, Settings, Status};
 use crate::netns::wait_until;
 use crate::topology::{Naming, Node, Pair, Port};
@@ -14,11 +15,12 @@ pub const KEPT_DIR: &str = "/run/twinwall-lab";
 
 /// The pair, its configuration and its daemons.
 ///
-/// Fields are dropped in order: daemons before the namespaces that they live in.
+/// Fields are dropped in order: daemons before the namespaces that they live in and what they have pinned.
 #[derive(Debug)]
 pub struct Lab {
     daemons: [Option<Daemon>; 2],
     pub pair: Pair,
+    pins: Pins,
     dir: Directory,
 }
 
@@ -29,6 +31,15 @@ pub type Answers = [Option<Status>; 2];
 enum Directory {
     Temporary(tempfile::TempDir),
     Kept(PathBuf),
+}
+
+impl Directory {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Temporary(dir) => dir.path(),
+            Self::Kept(path) => path,
+        }
+    }
 }
 
 impl Lab {
@@ -46,7 +57,8 @@ impl Lab {
                 Directory::Kept(PathBuf::from(KEPT_DIR))
             }
         };
-        let lab = Self { daemons: [None, None], pair, dir };
+        let pins = Pins::of(dir.path())?;
+        let lab = Self { daemons: [None, None], pair, pins, dir };
         settings.write(lab.dir())?;
         Ok(lab)
     }
@@ -63,10 +75,7 @@ impl Lab {
 
     /// The directory of configuration, secret, sockets and logs.
     pub fn dir(&self) -> &Path {
-        match &self.dir {
-            Directory::Temporary(dir) => dir.path(),
-            Directory::Kept(path) => path,
-        }
+        self.dir.path()
     }
 
     /// Starts both daemons and waits until fw1 is master and both are in sync.
@@ -120,14 +129,46 @@ impl Lab {
         }
     }
 
-    /// The host dies: at one instant the switch hears nothing of it any more; then the daemon and the cables go.
+    /// The host dies: at one instant the switch hears nothing of it any more; then the daemon, the cables and what the
+    /// daemon has pinned go.
     ///
     /// # Errors
     /// When `nft` or `ip` fails.
     pub fn crash_host(&mut self, node: Node) -> Result<()> {
         self.pair.silence(node)?;
         self.kill(node);
-        self.pair.unplug_all(node)
+        self.pair.unplug_all(node)?;
+        self.pins.forget(node);
+        Ok(())
+    }
+
+    /// The daemon stands still from now on; its host's kernel goes on.
+    pub fn freeze(&self, node: Node) {
+        self.signal(node, Signal::STOP);
+    }
+
+    /// The frozen daemon goes on.
+    pub fn thaw(&self, node: Node) {
+        self.signal(node, Signal::CONT);
+    }
+
+    /// The host stands still, as a paused virtual machine does: nothing leaves it, its daemon does not run.
+    ///
+    /// # Errors
+    /// When `nft` fails.
+    pub fn pause_host(&self, node: Node) -> Result<()> {
+        self.freeze(node);
+        self.pair.silence(node)
+    }
+
+    /// The paused host goes on, as if no time had passed.
+    ///
+    /// # Errors
+    /// When `nft` fails.
+    pub fn resume_host(&self, node: Node) -> Result<()> {
+        self.pair.unsilence(node)?;
+        self.thaw(node);
+        Ok(())
     }
 
     /// The files of a node, through which it can be asked.
@@ -227,6 +268,7 @@ impl Lab {
     /// When the server's namespace cannot be entered.
     pub fn keep(&mut self) -> Result<()> {
         self.pair.keep();
+        self.pins.keep();
         for daemon in self.daemons.iter_mut().flatten() {
             daemon.process().keep();
         }

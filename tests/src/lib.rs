@@ -1,10 +1,16 @@
 //! The lab: two firewalls, a client and a server in network namespaces, the traffic between them, and what
 //! it measures. `cargo xtask run` and the tests that need root drive exactly these parts.
 
+pub mod bpffs;
 pub mod conntrack;
 pub mod daemon;
 pub mod lab;
 pub mod netns;
+pub mod observer;
+pub mod packet;
 pub mod peers;
+pub mod realtime;
 pub mod topology;
+pub mod torture;
 pub mod traffic;
+pub mod xdp_pass;

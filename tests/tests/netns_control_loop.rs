@@ -108,7 +108,7 @@ impl Node {
 
     fn stop(&mut self) -> Result<()> {
         let Some(thread) = self.thread.take() else { return Ok(()) };
-        let _ = self.control.post(ControlRequest::Stop);
+        let _ = self.control.post(ControlRequest::Stop { keep_role: false });
         thread.join().map_err(|_| anyhow::anyhow!("the loop panicked"))??;
         Ok(())
     }

@@ -142,7 +142,12 @@ impl Node {
         std::iter::from_fn(|| control.next())
             .filter_map(|request| match request {
                 ControlRequest::Health(health) => Some(health),
-                ControlRequest::Status(_) | ControlRequest::Demotions(_) | ControlRequest::Stop => None,
+                ControlRequest::Status(_)
+                | ControlRequest::Demotions(_)
+                | ControlRequest::HandOver { .. }
+                | ControlRequest::Want { .. }
+                | ControlRequest::Maintenance { .. }
+                | ControlRequest::Stop { .. } => None,
             })
             .last()
     }

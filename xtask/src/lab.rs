@@ -4,8 +4,8 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
 use ha_tests::daemon::{Files, Settings, binary};
 use ha_tests::lab::{KEPT_DIR, Lab};
-use ha_tests::netns;
 use ha_tests::topology::{KEPT_PREFIX, LAN_VIP, Naming, Node, SERVER};
+use ha_tests::{bpffs, netns};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -91,6 +91,7 @@ fn down() {
     for name in netns::names().into_iter().filter(|name| name.starts_with(KEPT_PREFIX)) {
         netns::remove(&name);
     }
+    bpffs::remove_kept();
     let _ = std::fs::remove_dir_all(KEPT_DIR);
 }
 

@@ -11,17 +11,25 @@ pub mod compare;
 pub mod timers;
 
 mod announce;
+mod cause;
 mod claim;
 mod counter;
+mod hand_over;
+mod lease;
 mod machine;
 mod prng;
 
+pub use cause::{Cause, Wait};
+pub use hand_over::{HandOver, HandOverEnd, HandOverPhase, Refusal};
+pub use lease::{Lease, LeaseEvent, LeaseOrder};
 pub use machine::Election;
 
 use crate::reason::DropReason;
 use crate::role::{NodeId, Role, SyncHealth};
+use crate::sight::Sight;
 use crate::time::Instant;
 use crate::wire::carp::Advert;
+use crate::wire::heartbeat::Standing;
 use core::time::Duration;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -53,6 +61,65 @@ pub struct Config {
     /// Repeat the announcement while master; `None` never.
     pub announce_refresh: Option<Duration>,
     pub members: Vec<Member>,
+    /// A live lease of this term was found at start: go on as its master.
+    pub resume: Option<Lease>,
+    /// Under maintenance since before this start.
+    pub maintenance: bool,
+    /// The highest term found at start, in the inherited entry and fence; 0 when there is none.
+    pub term_seen: u64,
+    /// How long a better node is BACKUP before it asks for the group.
+    pub preempt_delay: Duration,
+    pub times: PairTimes,
+    pub damping: Damping,
+}
+
+/// How long things last between two nodes that hear each other's heartbeats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PairTimes {
+    /// Length of a lease while the peer could take over by heartbeats.
+    pub lease_short: Duration,
+    /// Length of a lease otherwise; shorter than any master-down time.
+    pub lease_long: Duration,
+    /// How long the old master keeps addresses and routes after a hand-over, for packets under way to it.
+    pub linger: Duration,
+    /// How long a hand-over waits for the last changes of flows to be acknowledged.
+    pub drain: Duration,
+    /// How long an offer stands before it is withdrawn.
+    pub confirm: Duration,
+}
+
+impl Default for PairTimes {
+    fn default() -> Self {
+        Self {
+            lease_short: Duration::from_millis(30),
+            lease_long: Duration::from_millis(1500),
+            linger: Duration::from_millis(100),
+            drain: Duration::from_millis(500),
+            confirm: Duration::from_secs(1),
+        }
+    }
+}
+
+/// When a node that loses the group again and again by its own fault ranks behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Damping {
+    /// So many losses within [`Self::window`]; 0: never.
+    pub losses: u32,
+    pub window: Duration,
+    /// How long it ranks behind the first time; each time after that twice as long.
+    pub first: Duration,
+    pub longest: Duration,
+}
+
+impl Default for Damping {
+    fn default() -> Self {
+        Self {
+            losses: 3,
+            window: Duration::from_secs(60),
+            first: Duration::from_secs(30),
+            longest: Duration::from_secs(300),
+        }
+    }
 }
 
 /// One VHID on one interface.
@@ -109,16 +176,29 @@ pub enum Input<'a> {
         state: LinkState,
     },
     Sync(SyncHealth),
+    /// What is known of the peer by heartbeats. Wanted at every tick in which it was heard: whatever is decided from it
+    /// is decided from something fresh.
+    Peer(Sight),
+    Lease(LeaseEvent),
+    /// Sum of the demotions of this node (tracked interfaces, scripts, …); zero is healthy.
+    Demotion(u16),
     Command(Command),
 }
 
 /// What the operator or the process wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Say goodbye, release everything, stay silent afterwards.
+    /// Hand over to a peer that is ready, else say goodbye; release everything, stay silent afterwards. It is done when
+    /// [`Election::is_stopped`].
     Stop,
-    /// Give the mastership to whoever takes it (ucarp's SIGUSR2, but with a goodbye).
-    StepDown,
+    /// MASTER: give the group to the peer; ends with [`Action::HandOverEnded`]. `force`: also to a peer that is not
+    /// ready, and to an unknown one by a goodbye (ucarp's SIGUSR2).
+    HandOver {
+        force: bool,
+    },
+    /// BACKUP: get the group from the peer; ends with [`Action::HandOverEnded`].
+    Want,
+    Maintenance(bool),
 }
 
 /// What must be done, in this order.
@@ -132,6 +212,10 @@ pub enum Action {
     Announce { member: MemberId },
     /// The role changed; always the first action of a transition.
     Transition(Transition),
+    /// Right behind the transition, before anything that draws traffic or leaves it: the kernel must know first.
+    Lease(LeaseOrder),
+    /// What the operator asked for has come to an end.
+    HandOverEnded(HandOverEnd),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,45 +233,6 @@ pub struct Transition {
     pub cause: Cause,
     /// When the old master was last heard (takeovers only).
     pub last_heard: Option<Instant>,
-}
-
-macro_rules! causes {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
-        /// Why the role changed; the name is a metric label.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum Cause { $($(#[$doc])* $variant,)* }
-        impl Cause {
-            /// Every cause, in the order of the counters in [`Stats::transitions_by_cause`].
-            pub const ALL: &'static [Cause] = &[$(Cause::$variant,)*];
-            /// How many causes exist.
-            pub const COUNT: usize = Self::ALL.len();
-            /// The snake-case name used as metric label and in logs.
-            pub const fn name(self) -> &'static str { match self { $(Self::$variant => $name,)* } }
-        }
-    };
-}
-
-causes! {
-    /// The first decision after start.
-    Start = "start",
-    /// No advert within the master-down time.
-    MasterDown = "master_down",
-    /// The master said goodbye (advbase 255, or an interval longer than our master-down time).
-    Goodbye = "goodbye",
-    /// The live master's interval is longer than ours and `preempt` is on.
-    Preempt = "preempt",
-    /// Another master has a shorter interval.
-    BetterMaster = "better_master",
-    /// Another master with equal interval wins the tie-break.
-    TieBreak = "tie_break",
-    /// A member's interface went down or vanished.
-    LinkDown = "link_down",
-    /// All members' interfaces are back.
-    LinkUp = "link_up",
-    /// Operator's step-down.
-    StepDown = "step_down",
-    /// Clean stop.
-    Stop = "stop",
 }
 
 /// Why a member keeps the whole node out of the election.
@@ -245,4 +290,24 @@ pub struct Stats {
     /// MASTER, and advertising 0/1 to take all members from a foreign peer that holds some.
     pub claiming: bool,
     pub claims: u64,
+    /// MASTER: the lease to renew at every tick, at its length now.
+    pub lease: Option<Lease>,
+    /// The highest term known; the own one while MASTER.
+    pub term: u64,
+    /// What the peer is to know, for the node's entry; the gate is the edge's.
+    pub standing: Standing,
+    pub hand_over: Option<HandOver>,
+    /// Why this node does not take the group, or does not give it away, though it should.
+    pub wait: Option<Wait>,
+    /// BACKUP after a hand-over: addresses and routes are kept for the packets under way until then.
+    pub linger_until: Option<Instant>,
+    /// Ranks behind until then, because it lost the group too often.
+    pub damped_until: Option<Instant>,
+    pub maintenance: bool,
+    /// As last told by [`Input::Demotion`].
+    pub demotion: u16,
+    /// Hand-overs that ended, completed or not.
+    pub hand_overs: u64,
+    pub hand_overs_failed: u64,
+    pub leases_lost: u64,
 }

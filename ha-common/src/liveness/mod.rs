@@ -2,6 +2,22 @@
 //!
 //! [`Prober`] is a pure state machine with the four functions of the core contract: `new`, `handle`, `poll_at`,
 //! `stats`. It knows nothing of terms and roles: it carries them.
+//!
+//! - [`prober`](Prober): the tick, which report is the newest, and the verdict.
+//! - `path.rs`: one path: what was sent and answered, and at which pace it is probed.
+//! - `silence.rs`: how much silence is proven, and how much is death.
+//! - `worst_gap.rs`, `histogram.rs`, `stats.rs`: what is remembered and shown.
+
+mod histogram;
+mod path;
+mod prober;
+mod silence;
+mod stats;
+mod worst_gap;
+
+pub use histogram::Histogram;
+pub use prober::Prober;
+pub use stats::{PathStats, Refusal, Refused, Stats};
 
 use crate::election::InterfaceId;
 use crate::role::NodeId;

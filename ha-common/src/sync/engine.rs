@@ -24,6 +24,10 @@ const FRAME_BYTES_MIN: usize = 400;
 const FRAME_BYTES_MAX: usize = 65_000;
 /// Changes of the lag alone are reported at most this often.
 const HEALTH_GAP: Duration = Duration::from_millis(100);
+/// A flush that has not ended after this is forgotten: whoever asked has gone on without it.
+const FLUSH_MAX: Duration = Duration::from_secs(2);
+/// How often the end of a flush is looked for.
+const FLUSH_GAP: Duration = Duration::from_millis(1);
 
 /// Counters of the engine that no peer has.
 #[derive(Clone, Copy, Debug, Default)]
@@ -36,6 +40,16 @@ pub(super) struct Counters {
     pub refreshed: u64,
     pub writes_failed: u64,
     pub writes_abandoned: u64,
+}
+
+/// A flush that has not ended.
+#[derive(Clone, Copy)]
+struct Flush {
+    asked: Instant,
+    /// Everything that changed before this is waited for.
+    barrier: Instant,
+    /// [`super::outbox::Outbox::superseded`] of all peers when the barrier was set.
+    superseded: u64,
 }
 
 /// The sync engine of one node: see the module's documentation.
@@ -61,6 +75,7 @@ pub struct Engine {
     refused: [u64; DropReason::COUNT],
     health: SyncHealth,
     health_at: Instant,
+    flushing: Option<Flush>,
     /// When everything due was last done.
     ran_at: Instant,
     /// Reused memory: an opened body, the message in it, the message being built.
@@ -96,6 +111,7 @@ impl Engine {
             refused: [0; DropReason::COUNT],
             health: SyncHealth::default(),
             health_at: Instant(0),
+            flushing: None,
             ran_at: Instant(0),
             body: Vec::new(),
             incoming: proto::Data::default(),
@@ -120,6 +136,7 @@ impl Engine {
             Input::DumpEnd { complete } => self.on_dump_end(now, complete, out),
             Input::WriteFailed { key, write, errno } => self.on_write_failed(now, key, write, errno, out),
             Input::Role(role) => self.on_role(now, role),
+            Input::Flush => self.flushing = Some(Flush { asked: now, barrier: now, superseded: self.superseded() }),
             Input::Resync => self.on_resync(),
         }
         self.run(now, out);
@@ -421,12 +438,13 @@ impl Engine {
         let mut up = self.peers.iter().filter(|peer| peer.up).peekable();
         let peer_alive = up.peek().is_some();
         let in_sync = peer_alive && up.all(|peer| peer.is_in_sync(now));
-        let changed = (peer_alive, in_sync) != (self.health.peer_alive, self.health.in_sync);
+        let flushed = self.look_for_flush(now, peer_alive);
+        let changed =
+            (peer_alive, in_sync, flushed) != (self.health.peer_alive, self.health.in_sync, self.health.flushed);
         if !changed && now.since(self.health_at) < HEALTH_GAP {
             return;
         }
-        let lag = self.peers.iter().map(|peer| peer.outbox.lag(now)).max().unwrap_or_default();
-        let health = SyncHealth { peer_alive, in_sync, lag };
+        let health = SyncHealth { peer_alive, in_sync, lag: self.lag(now), flushed };
         self.health_at = now;
         if health != self.health {
             self.health = health;
@@ -434,9 +452,37 @@ impl Engine {
         }
     }
 
+    fn lag(&self, now: Instant) -> Duration {
+        self.peers.iter().map(|peer| peer.outbox.lag(now)).max().unwrap_or_default()
+    }
+
+    fn superseded(&self) -> u64 {
+        self.peers.iter().map(|peer| peer.outbox.superseded()).sum()
+    }
+
+    /// The time of the newest flush that has ended.
+    fn look_for_flush(&mut self, now: Instant, peer_alive: bool) -> Instant {
+        let superseded = self.superseded();
+        let Some(flush) = &mut self.flushing else { return self.health.flushed };
+        // A state of before was lost, and its flow waits as one that changed after: then that one is waited for, too.
+        if superseded != flush.superseded {
+            (flush.barrier, flush.superseded) = (now, superseded);
+        }
+        let Flush { asked, barrier, .. } = *flush;
+        if peer_alive && self.peers.iter().all(|peer| peer.outbox.is_younger(now, now.since(barrier))) {
+            self.flushing = None;
+            return asked;
+        }
+        if now.since(asked) > FLUSH_MAX {
+            self.flushing = None;
+        }
+        self.health.flushed
+    }
+
     /// A lag that was reported, or that may be growing, is reported again.
     fn health_due(&self) -> Option<Instant> {
         let pending = self.peers.iter().any(|peer| peer.outbox.is_pending());
-        (pending || !self.health.lag.is_zero()).then(|| self.health_at + HEALTH_GAP)
+        let lag = (pending || !self.health.lag.is_zero()).then(|| self.health_at + HEALTH_GAP);
+        earliest(lag, self.flushing.map(|_| self.ran_at + FLUSH_GAP))
     }
 }

@@ -86,6 +86,8 @@ pub enum Input<'a> {
         errno: i32,
     },
     Role(Role),
+    /// Tell by [`SyncHealth::flushed`] as soon as everything that changed before now has reached the peers.
+    Flush,
     /// Ask the peers for their whole table, and send ours.
     Resync,
 }

@@ -27,6 +27,9 @@ const REORDER_FRAMES: u64 = 3;
 /// Flows asked for that wait for a frame; more are asked for again later.
 const WANTS_MAX: usize = 1024;
 
+/// The unit of [`Stamp`].
+const STAMP_LENGTH: Duration = Duration::from_nanos(1 << 16);
+
 /// A point in time in units of 65.5 µs, wrapping after 78 hours: for ages only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp(u32);
@@ -66,6 +69,8 @@ pub(super) struct Outbox {
     pub bulk: Bulk,
     /// The bulk walk wants to go on although nothing was found in its last step.
     seeking: bool,
+    /// Lost states that had a successor by then: what the peer is owed since then waits with a later time.
+    superseded: u64,
     spare: Vec<Vec<Carried>>,
     pub counters: Counters,
 }
@@ -86,6 +91,7 @@ impl Outbox {
             rtt: Rtt::default(),
             bulk: Bulk::new(),
             seeking: false,
+            superseded: 0,
             spare: Vec::new(),
             counters: Counters::default(),
         }
@@ -215,6 +221,19 @@ impl Outbox {
         let queued = self.queue.front().map(|item| item.since.age(now));
         let in_flight = self.in_flight.iter().filter(|frame| frame.open).filter_map(|frame| frame.since);
         in_flight.map(|since| since.age(now)).chain(queued).max().unwrap_or_default()
+    }
+
+    /// True when no change made `age` ago or before waits or is not acknowledged. Reads the whole queue: for a flush.
+    pub fn is_younger(&self, now: Instant, age: Duration) -> bool {
+        let queued = self.queue.iter().map(|item| item.since);
+        let in_flight = self.in_flight.iter().filter(|frame| frame.open).filter_map(|frame| frame.since);
+        // Times are kept coarsely.
+        queued.chain(in_flight).all(|since| since.age(now) + STAMP_LENGTH < age)
+    }
+
+    /// How many lost states had a successor when the loss was found: what such a flow is owed for counts as younger.
+    pub fn superseded(&self) -> u64 {
+        self.superseded
     }
 
     /// Changes wait or are not acknowledged.
@@ -371,9 +390,9 @@ impl Outbox {
             if bulk {
                 // Also when it changed since: the announcement of the end must not overtake it.
                 self.bulk.owe(flow.slot);
-            } else if table.get(flow.slot).is_some_and(|entry| is_same(entry, flow.version))
-                && self.mark_entry(table, flow.slot)
-            {
+            } else if !table.get(flow.slot).is_some_and(|entry| is_same(entry, flow.version)) {
+                self.superseded += 1;
+            } else if self.mark_entry(table, flow.slot) {
                 self.queue.push_front(Item { slot: flow.slot, since });
             }
         }

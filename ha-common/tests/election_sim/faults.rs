@@ -29,7 +29,7 @@ fn fault(world: &mut World) {
             let up = world.link_up[index][segment];
             world.set_link(index, segment, !up);
         }
-        7 => world.command(index, Command::StepDown),
+        7 => world.command(index, Command::HandOver { force: true }),
         8 => world.loss_percent = [0, 0, 5, 30][world.rng.below(4) as usize],
         9 => world.delay_max = [Duration::from_millis(1), Duration::from_millis(80)][world.rng.below(2) as usize],
         _ => peace(world),

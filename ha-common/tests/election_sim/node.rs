@@ -1,7 +1,8 @@
 //! A twinwall node of the simulation.
 
 use ha_common::election::{
-    Action, Config, Election, Input, InterfaceId, LinkState, Member, ReceivedAdvert, Transport, VipState,
+    Action, Config, Damping, Election, Input, InterfaceId, LinkState, Member, PairTimes, ReceivedAdvert, Transport,
+    VipState,
 };
 use ha_common::role::{NodeId, Role};
 use ha_common::time::Instant;
@@ -61,6 +62,12 @@ impl Node {
             announce_burst: vec![Duration::ZERO, Duration::from_millis(100)],
             announce_refresh: Some(Duration::from_secs(60)),
             members: (0..SEGMENTS).map(member).collect(),
+            resume: None,
+            maintenance: false,
+            term_seen: 0,
+            preempt_delay: Duration::ZERO,
+            times: PairTimes::default(),
+            damping: Damping::default(),
         };
         Self { election: Election::new(config, seed), holds_vips: false, actions: Vec::new() }
     }
@@ -100,7 +107,7 @@ impl Node {
                 Action::SendAdvert { .. } => panic!("no IPv6 here: {action:?}"),
                 Action::Vips(state) => self.holds_vips = *state == VipState::Present,
                 Action::Announce { .. } => assert!(self.holds_vips, "only a holder announces"),
-                Action::Transition(_) => {}
+                Action::Transition(_) | Action::Lease(_) | Action::HandOverEnded(_) => {}
             }
         }
         assert_eq!(self.holds_vips, self.role() == Role::Master, "the master holds the addresses, nobody else");

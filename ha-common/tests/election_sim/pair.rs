@@ -129,7 +129,7 @@ fn step_down() {
     let mut world = started(&skews(&[0, 100], true), 2);
     world.run_secs(10);
     world.watch_anew();
-    world.command(0, Command::StepDown);
+    world.command(0, Command::HandOver { force: true });
     world.run_secs(60);
     assert_eq!(master(&world), 1);
     assert!(world.watch.none < Duration::from_millis(3));

@@ -264,7 +264,8 @@ impl World {
             let since = if works { Some(self.sync_since[index].unwrap_or(now)) } else { None };
             self.sync_since[index] = since;
             let age = since.map_or(Duration::ZERO, |since| now.since(since));
-            let health = SyncHealth { peer_alive: age >= SYNC_NOTICES, in_sync: age >= SYNC_BULK, lag: Duration::ZERO };
+            let health =
+                SyncHealth { peer_alive: age >= SYNC_NOTICES, in_sync: age >= SYNC_BULK, ..SyncHealth::default() };
             if let Machine::Twinwall(node) = &mut self.machines[index] {
                 let packets = node.input(now, Input::Sync(health));
                 self.transmit(index, packets);

@@ -456,3 +456,33 @@ fn lag_is_reported() {
     world.run(Duration::from_millis(300));
     assert_eq!(world.stats(0).health.lag, Duration::ZERO);
 }
+
+/// A flush ends under a constant stream of new flows and loss, and then everything older than the request is in the
+/// peer's kernel; without a peer it does not end.
+#[test]
+fn a_flush_says_that_the_peer_holds_what_was_there() {
+    for seed in 0..seeds() {
+        let mut world = World::pair(seed, STORM);
+        churn(&mut world, 0, 300, 2000, SECOND / 4);
+        let asked = world.now;
+        let known: Vec<_> = world.nodes[0].kernel.flows.keys().copied().collect();
+        world.give(0, Input::Flush);
+        let flushed = (0..2000).find(|n| {
+            world.traffic(0, &udp(100_000 + n));
+            world.run(MS / 2);
+            world.stats(0).health.flushed >= asked
+        });
+        assert!(flushed.is_some(), "seed {seed}: the flush did not end within a second");
+        let absent: Vec<_> = known
+            .iter()
+            .filter(|key| !world.nodes[1].kernel.flows.contains_key(*key))
+            .map(|key| (key, world.nodes[0].kernel.flows.get(key)))
+            .collect();
+        assert!(absent.is_empty(), "seed {seed}: {absent:?} of {}", known.len());
+    }
+    let mut alone = World::new(3, FAIR);
+    alone.start(0, Role::Master);
+    alone.give(0, Input::Flush);
+    alone.run(SECOND * 3);
+    assert_eq!(alone.stats(0).health.flushed, ha_common::time::Instant(0));
+}

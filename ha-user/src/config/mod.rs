@@ -1,6 +1,7 @@
 //! The configuration: TOML text → `schema` → checked and completed by `resolve` into [`Resolved`] for one node.
 
 mod error;
+pub mod heartbeat;
 pub mod hooks;
 mod identity;
 mod reader;
@@ -8,6 +9,7 @@ mod resolve;
 mod schema;
 pub mod secret;
 mod spelling;
+pub mod timing;
 pub mod track;
 mod values;
 mod vips;
@@ -45,6 +47,9 @@ pub struct Resolved {
     pub log: Log,
     pub track: track::Track,
     pub hooks: hooks::Hooks,
+    pub heartbeat: heartbeat::Heartbeat,
+    /// What must outlive a reboot is kept there.
+    pub state_directory: PathBuf,
 }
 
 impl Resolved {
@@ -86,6 +91,7 @@ pub struct Election {
     /// How long an interface must be back before it counts as up, and be lost before it counts as down.
     pub link_up_delay: Duration,
     pub link_down_delay: Duration,
+    pub timing: timing::Timing,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,6 +148,8 @@ pub enum LogFormat {
 pub const DEFAULT_FILE: &str = "/etc/twinwall/twinwall.toml";
 /// Home of control sockets and locks.
 pub const RUN_DIRECTORY: &str = "/run/twinwall";
+/// Home of what must outlive a reboot.
+pub const STATE_DIRECTORY: &str = "/var/lib/twinwall";
 /// A pair's file has half a kilobyte; what is larger than this is another file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 

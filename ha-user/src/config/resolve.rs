@@ -1,7 +1,10 @@
 //! Meaning: defaults, and what must hold between values. Every error is reported, not the first alone.
 
 use super::error::{At, Found, Problems};
-use super::{Election, Filter, Log, LogFormat, Node, RUN_DIRECTORY, Resolved, Sync, XdpChoice, schema, secret, vips};
+use super::{
+    Election, Filter, Log, LogFormat, Node, RUN_DIRECTORY, Resolved, STATE_DIRECTORY, Sync, XdpChoice, heartbeat,
+    schema, secret, timing, vips,
+};
 use ha_common::role::NodeId;
 use ha_common::wire::frame::DEFAULT_PORT;
 use std::collections::BTreeMap;
@@ -44,7 +47,8 @@ pub fn resolve(
 ) -> Option<Resolved> {
     let nodes = resolve_nodes(file, problems);
     let (interfaces, vips) = vips::resolve(file, problems);
-    let election = resolve_election(&file.election, problems);
+    let heartbeat = heartbeat::resolve(file, &interfaces, problems);
+    let election = resolve_election(file, heartbeat.interval, problems);
     let log = resolve_log(&file.log, problems);
     check_sync_place(file, problems);
     let secret = file.cluster.as_ref().and_then(|cluster| read_secret(cluster.secret_file.as_ref()?, problems));
@@ -67,6 +71,8 @@ pub fn resolve(
         log,
         track: file.track.clone(),
         hooks: file.hooks.clone(),
+        heartbeat,
+        state_directory: value_or(file.state_directory.as_ref(), STATE_DIRECTORY.into()),
         nodes,
     })
 }
@@ -88,7 +94,8 @@ pub fn refuse_repeated<K: Ord>(
     }
 }
 
-fn value_or<T: Clone>(found: Option<&Found<T>>, default: T) -> T {
+/// What the file says, else `default`.
+pub fn value_or<T: Clone>(found: Option<&Found<T>>, default: T) -> T {
     found.map_or(default, |found| found.value.clone())
 }
 
@@ -168,7 +175,8 @@ pub fn check_host_address(address: &Found<IpAddr>, problems: &mut Problems<'_>) 
     }
 }
 
-fn resolve_election(file: &schema::Election, problems: &mut Problems<'_>) -> Election {
+fn resolve_election(whole: &schema::File, heartbeat: Duration, problems: &mut Problems<'_>) -> Election {
+    let file = &whole.election;
     let mut announce_burst: Vec<Duration> = match &file.announce_burst_ms {
         Some(list) => list.value.iter().map(|ms| Duration::from_millis(ms.value.into())).collect(),
         None => ANNOUNCE_BURST_MS.map(Duration::from_millis).to_vec(),
@@ -184,14 +192,18 @@ fn resolve_election(file: &schema::Election, problems: &mut Problems<'_>) -> Ele
     }
     announce_burst.sort();
     announce_burst.dedup();
+    let advbase = value_or(file.advbase.as_ref(), ADVBASE);
+    let dead_ratio = value_or(file.dead_ratio.as_ref(), DEAD_RATIO);
+    let timing = timing::resolve(whole, advbase, dead_ratio, heartbeat, problems);
     Election {
-        advbase: value_or(file.advbase.as_ref(), ADVBASE),
-        dead_ratio: value_or(file.dead_ratio.as_ref(), DEAD_RATIO),
+        advbase,
+        dead_ratio,
         preempt: value_or(file.preempt.as_ref(), false),
         announce_burst,
         announce_refresh: value_or(file.announce_refresh.as_ref(), Some(ANNOUNCE_REFRESH)),
         link_up_delay: value_or(file.link_up_delay.as_ref(), LINK_UP_DELAY),
         link_down_delay: value_or(file.link_down_delay.as_ref(), Duration::ZERO),
+        timing,
     }
 }
 

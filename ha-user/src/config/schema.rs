@@ -3,7 +3,7 @@
 use super::error::{At, Found, FoundList, Problems};
 use super::reader::{Refusal, Section, found_instead};
 use super::values::{address, address_with_prefix, boolean, choice, duration, integer, interface, path, string, text};
-use super::{LogFormat, XdpChoice, hooks, track};
+use super::{LogFormat, XdpChoice, heartbeat, hooks, timing, track};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -27,6 +27,8 @@ pub struct File {
     pub log: Log,
     pub track: track::Track,
     pub hooks: hooks::Hooks,
+    pub heartbeat: heartbeat::Keys,
+    pub state_directory: Option<Found<PathBuf>>,
 }
 
 pub struct Cluster {
@@ -73,6 +75,7 @@ pub struct Election {
     pub announce_refresh: Option<Found<Option<Duration>>>,
     pub link_up_delay: Option<Found<Duration>>,
     pub link_down_delay: Option<Found<Duration>>,
+    pub timing: timing::Keys,
 }
 
 pub struct Log {
@@ -118,9 +121,27 @@ impl File {
         });
         let track = track::read(&mut root, problems);
         let hooks = hooks::read(&mut root, problems);
+        let heartbeat = heartbeat::read(&mut root, problems);
+        let state_directory =
+            optional_table(&mut root, problems, "daemon", |s, p| s.optional(p, "state_directory", path));
         root.finish(problems);
         let log = log.unwrap_or(Log { level: None, format: None });
-        File { cluster, nodes_at, nodes, sync, vips_at, vips, election, xdp, metrics_listen, log, track, hooks }
+        File {
+            cluster,
+            nodes_at,
+            nodes,
+            sync,
+            vips_at,
+            vips,
+            election,
+            xdp,
+            metrics_listen,
+            log,
+            track,
+            hooks,
+            heartbeat,
+            state_directory,
+        }
     }
 }
 
@@ -214,6 +235,7 @@ fn read_election(root: &mut Section<'_>, problems: &mut Problems<'_>) -> Electio
             announce_refresh: section.optional(problems, "announce_refresh", duration(ms(1000)..=ms(3_600_000))),
             link_up_delay: section.optional(problems, "link_up_delay", track::fixed(ms(0)..=ms(600_000))),
             link_down_delay: section.optional(problems, "link_down_delay", track::fixed(ms(0)..=ms(10_000))),
+            timing: timing::read(section, problems),
         })
     });
     election.unwrap_or(Election {
@@ -224,6 +246,7 @@ fn read_election(root: &mut Section<'_>, problems: &mut Problems<'_>) -> Electio
         announce_refresh: None,
         link_up_delay: None,
         link_down_delay: None,
+        timing: timing::Keys::default(),
     })
 }
 

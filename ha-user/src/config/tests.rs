@@ -76,6 +76,10 @@ fn packaged_file_resolves() {
     }
     assert_eq!(resolved.metrics_listen, Some("127.0.0.1:9112".parse().unwrap()));
     assert_eq!(resolved.control_socket, Path::new("/run/twinwall/fw1.sock"));
+    assert_eq!(resolved.state_directory, Path::new("/var/lib/twinwall"));
+    let paths = vec!["eth0".to_owned(), "eth1".to_owned()];
+    assert_eq!(resolved.heartbeat, heartbeat::Heartbeat { paths, ..heartbeat::Heartbeat::default() });
+    assert_eq!(resolved.election.timing, timing::Timing::default());
 }
 
 /// With the equal advskews of the mission's own files the tie-break is warned of as well.
@@ -212,6 +216,44 @@ fn ipv6_pair() {
         ["fe80::1".parse::<IpAddr>().unwrap()]
     );
     assert_eq!(resolved.sync.filter.protocols, [1, 6]);
+}
+
+/// Heartbeats, lease and state directory as the file says; a slow interval takes the lease along.
+#[test]
+fn heartbeat_and_lease_keys() {
+    let text = PACKAGED.replace("sync = { interface = \"eth0\" }", "sync = { interface = \"eth2\" }")
+        + "[heartbeat]\ninterval = \"20ms\"\nmultiplier = 10\n[election]\nadvbase = 2\nlease_alone = \"3s\"\n\
+           preempt_delay = \"0s\"\nlinger = \"0ms\"\n[daemon]\nstate_directory = \"/var/lib/other\"\n";
+    let (resolved, report) = Files::new().resolve(&text).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(report.problems, []);
+    let heartbeat = &resolved.heartbeat;
+    assert_eq!((heartbeat.interval, heartbeat.multiplier), (Duration::from_millis(20), 10));
+    assert_eq!(
+        (heartbeat.dead_after_max, heartbeat.paths.join(" ")),
+        (Duration::from_millis(200), "eth2 eth0 eth1".into())
+    );
+    let timing = resolved.election.timing;
+    assert_eq!((timing.lease, timing.lease_alone), (Duration::from_millis(100), Duration::from_secs(3)));
+    assert_eq!((timing.linger, timing.restart_grace), (Duration::ZERO, Duration::from_secs(5)));
+    assert_eq!(resolved.state_directory, Path::new("/var/lib/other"));
+}
+
+/// Heartbeat and lease keys that contradict each other, or what CARP's timers leave room for, are named.
+#[test]
+fn wrong_heartbeat_and_lease() {
+    let text = PACKAGED.to_owned()
+        + "[heartbeat]\ninterval = \"50ms\"\ndead_after_max = \"100ms\"\npaths = [\"eth0\", \"eth0\", \"eth3\"]\nmultiplier = 2\n\
+           [election]\nlease = \"60ms\"\nlease_alone = \"1600ms\"\nrestart_grace = \"31s\"\nlinger = \"off\"\n\
+           [daemon]\nstate_directory = \"lib\"\n";
+    insta::assert_snapshot!(Files::new().report(&text));
+    let text = PACKAGED.to_owned() + "[heartbeat]\npaths = [\"eth1\"]\n[election]\ndead_ratio = 1\n";
+    insta::assert_snapshot!(Files::new().report(&text));
+    let third = "nodes.fw2 = { sync_address = \"192.168.103.209\", advskew = 100 }";
+    let text = PACKAGED
+        .replace(third, &format!("{third}\nnodes.fw3 = {{ sync_address = \"192.168.103.207\", advskew = 200 }}"));
+    let (resolved, _) =
+        Files::new().resolve(&(text + "[heartbeat]\nenabled = true\n")).unwrap_or_else(|error| panic!("{error}"));
+    assert!(!resolved.heartbeat.enabled);
 }
 
 /// Unicast peers, a password file with a line end, an own label and "off" values arrive in the resolved form.

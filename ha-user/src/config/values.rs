@@ -136,6 +136,15 @@ pub fn duration(range: RangeInclusive<Duration>) -> impl Fn(&DeValue<'_>) -> Res
     }
 }
 
+/// A duration that cannot be "off".
+pub fn fixed(range: RangeInclusive<Duration>) -> impl Fn(&DeValue<'_>) -> Result<Duration, Refusal> {
+    let read = duration(range);
+    move |value| {
+        read(value)?
+            .ok_or_else(|| Refusal::new("cannot be \"off\"", "write a duration, or remove the key for the default"))
+    }
+}
+
 /// One of a few names.
 pub fn choice<T: Copy>(names: &'static [(&'static str, T)]) -> impl Fn(&DeValue<'_>) -> Result<T, Refusal> {
     move |value| {

@@ -22,7 +22,7 @@ use crate::hooks::HookPost;
 use crate::link::{LinkError, Links};
 use crate::mailbox::{Mailbox, Postman};
 use crate::poller::Poller;
-use crate::request::{ControlRequest, SyncRequest};
+use crate::request::{ControlRequest, HandOverOutcome, HandOverRefusal, MaintenanceOutcome, SyncRequest};
 use crate::vip::{VipError, Vips};
 use failure::{Failure, Failures};
 use ha_common::election::{Action, Command, Election, Input, InterfaceId, ReceivedAdvert, Transition, VipState};
@@ -265,7 +265,13 @@ impl ControlLoop {
                     self.demotions = demotions;
                     self.demotions_changed();
                 }
-                Some(ControlRequest::Stop) => {
+                Some(ControlRequest::HandOver { reply, .. } | ControlRequest::Want { reply, .. }) => {
+                    drop(reply.send(HandOverOutcome::Refused(HandOverRefusal::PeerUnknown)));
+                }
+                Some(ControlRequest::Maintenance { reply, .. }) => {
+                    drop(reply.send(MaintenanceOutcome::Refused(HandOverRefusal::PeerUnknown)));
+                }
+                Some(ControlRequest::Stop { keep_role: _ }) => {
                     self.feed(Input::Command(Command::Stop));
                     return Flow::Stop;
                 }

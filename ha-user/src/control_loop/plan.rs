@@ -1,8 +1,9 @@
 //! From the resolved configuration to the election's.
 
 use crate::config::Resolved;
-use ha_common::election::{Config, Member};
+use ha_common::election::{Config, Damping, Member, PairTimes};
 use ha_common::role::NodeId;
+use std::time::Duration;
 
 /// What the election of this node needs to know; positions of VIPs and interfaces stay what they are.
 pub fn election_config(config: &Resolved) -> Config {
@@ -24,6 +25,12 @@ pub fn election_config(config: &Resolved) -> Config {
         announce_burst: config.election.announce_burst.clone(),
         announce_refresh: config.election.announce_refresh,
         members: members.collect(),
+        resume: None,
+        maintenance: false,
+        term_seen: 0,
+        preempt_delay: Duration::ZERO,
+        times: PairTimes::default(),
+        damping: Damping::default(),
     }
 }
 

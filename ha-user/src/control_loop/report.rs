@@ -27,6 +27,7 @@ impl ControlLoop {
             vip_errors: self.errors(),
             demotions: self.demotions.iter().map(|demotion| demotion_status(demotion, now)).collect(),
             tracked: self.config.track.causes().collect(),
+            ..ControlStatus::default()
         }
     }
 

@@ -46,6 +46,8 @@ fn changes(old: &Resolved, new: &Resolved) -> Vec<&'static str> {
         ("log", old.log != new.log),
         ("track", old.track != new.track),
         ("hooks", old.hooks != new.hooks),
+        ("heartbeat", old.heartbeat != new.heartbeat),
+        ("daemon", old.state_directory != new.state_directory),
         ("control socket", old.control_socket != new.control_socket),
     ];
     differs.into_iter().filter(|(_, differs)| *differs).map(|(table, _)| table).collect()

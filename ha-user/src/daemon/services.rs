@@ -110,7 +110,7 @@ impl Services {
     /// The election first: its goodbye lets the peer take over while the last state is still being sent.
     async fn stop(&mut self) {
         let control = self.loops.control.clone();
-        post_stop(CONTROL, &control, || ControlRequest::Stop).await;
+        post_stop(CONTROL, &control, || ControlRequest::Stop { keep_role: false }).await;
         self.await_end(CONTROL, CONTROL_ENDS_WITHIN).await;
         let sync = self.loops.sync.clone();
         post_stop(SYNC, &sync, || SyncRequest::Stop).await;

@@ -31,6 +31,12 @@ pub fn page(
     if let Some(bytes) = resident_bytes {
         page.single(Kind::Gauge, "process_resident_memory_bytes", "Resident memory of the daemon.", bytes);
     }
+    page.single(
+        Kind::Counter,
+        "twinwall_log_lines_dropped_total",
+        "Log lines dropped because nobody read the daemon's stderr.",
+        crate::logging::lines_dropped(),
+    );
     let answered = [("control", status.control_answered), ("sync", status.sync_answered)];
     let mut loops = page.family(Kind::Gauge, "twinwall_loop_answered", "1 when the loop answered this scrape in time.");
     for (name, answered) in answered {

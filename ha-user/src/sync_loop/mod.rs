@@ -211,6 +211,11 @@ impl SyncLoop {
                 };
                 self.engine.handle(now, Input::Role(role), &mut self.actions);
             }
+            SyncRequest::Flush => {
+                // What the kernel has told already belongs to it.
+                self.on_events();
+                self.engine.handle(clock::now(), Input::Flush, &mut self.actions);
+            }
             SyncRequest::Resync => self.engine.handle(now, Input::Resync, &mut self.actions),
             SyncRequest::Stop => self.stop_by = Some(now + DRAIN_MAX),
         }

@@ -4,6 +4,8 @@
 
 use ha_common::election::{InterfaceId, Transport};
 use ha_common::role::NodeId;
+use ha_user::config::heartbeat::Heartbeat;
+use ha_user::config::timing::Timing;
 use ha_user::config::{Election, Filter, Node, Resolved, Sync, Vip, XdpChoice};
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -49,6 +51,7 @@ pub fn resolved(node: u8, interfaces: &[&str], vips: Vec<Vip>) -> Resolved {
             announce_refresh: None,
             link_up_delay: Duration::from_millis(100),
             link_down_delay: Duration::ZERO,
+            timing: Timing::default(),
         },
         sync: Sync {
             interface: "sync".into(),
@@ -68,5 +71,7 @@ pub fn resolved(node: u8, interfaces: &[&str], vips: Vec<Vip>) -> Resolved {
         track: ha_user::config::track::Track::default(),
         hooks: ha_user::config::hooks::Hooks::default(),
         control_socket: "/nonexistent/twinwall.sock".into(),
+        heartbeat: Heartbeat { enabled: false, ..Heartbeat::default() },
+        state_directory: "/nonexistent".into(),
     }
 }

@@ -25,6 +25,7 @@ use super::prng::Prng;
 use super::timers::{STEP_DOWN_HOLD_MIN, Timing};
 use super::{Action, Cause, Command, Config, Input, InterfaceId, LinkState, MemberId, Stats};
 use crate::role::{Role, SyncHealth};
+use crate::sight::Sight;
 use crate::time::{Instant, earliest};
 use contact::{Contact, Yielded};
 use member::Member;
@@ -43,6 +44,7 @@ pub struct Election {
     stopped: bool,
     members: Vec<Member>,
     health: SyncHealth,
+    sight: Sight,
     /// A twinwall peer was alive in the life of this process: the other node is not a foreign one.
     peer_seen: bool,
     announcer: Announcer,
@@ -68,6 +70,7 @@ impl Election {
             role: Role::Init,
             stopped: false,
             health: SyncHealth::default(),
+            sight: Sight::Unknown,
             peer_seen: false,
             announcer: Announcer::new(&config.announce_burst, config.announce_refresh),
             hold: None,
@@ -103,7 +106,16 @@ impl Election {
             Input::Link { interface, state } => self.on_link(now, interface, state, actions),
             Input::Sync(health) => self.on_sync(now, health, actions),
             Input::Command(Command::Stop) => self.stop(now, actions),
-            Input::Command(Command::StepDown) => self.step_down(now, actions),
+            Input::Peer(sight) => self.sight = sight,
+            Input::Lease(_) => self.leave(now, Role::Backup, Cause::LeaseLost, actions),
+            Input::Demotion(total) => self.stats.demotion = total,
+            Input::Command(Command::Maintenance(on)) => self.stats.maintenance = on,
+            Input::Command(Command::HandOver { force }) => {
+                if force {
+                    self.step_down(now, actions);
+                }
+            }
+            Input::Command(Command::Want) => {}
         }
         self.publish();
     }
@@ -122,6 +134,11 @@ impl Election {
         ];
         // The end of time is where additions saturate; waiting for it would be a busy loop.
         members.chain(group).fold(None, earliest).filter(|at| *at < Instant(u64::MAX))
+    }
+
+    /// After [`Command::Stop`]: everything is done, the loop may end.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped
     }
 
     /// Counters and present state, up to date after every [`Self::handle`].

@@ -71,7 +71,7 @@ fn apply(rig: &mut Rig, step: &Step) {
             rig.link(interface, LinkState { up, source_v4, source_v6: None });
         }
         Step::Sync { alive, in_sync } => rig.sync(alive, in_sync),
-        Step::Yield => rig.input(Input::Command(Command::StepDown)),
+        Step::Yield => rig.input(Input::Command(Command::HandOver { force: true })),
         Step::Stop => rig.input(Input::Command(Command::Stop)),
     }
 }
@@ -88,6 +88,7 @@ fn check_actions(before: Role, after: Role, actions: &[Action]) {
                 role = transition.to;
             }
             Action::Vips(state) => vips = Some(*state),
+            Action::Lease(_) | Action::HandOverEnded(_) => {}
             Action::Announce { .. } => {
                 assert_eq!(role, Role::Master, "only a master announces");
                 assert!(before == Role::Master || vips == Some(VipState::Present), "addresses before announcements");

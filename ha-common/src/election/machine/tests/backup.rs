@@ -101,7 +101,7 @@ fn a_goodbye_before_anything_else_counts() {
 #[test]
 fn step_down_and_nobody_takes_it() {
     let mut rig = Rig::master(config(100));
-    rig.input(Input::Command(Command::StepDown));
+    rig.input(Input::Command(Command::HandOver { force: true }));
     assert_eq!(rig.summary(), "master>backup(step_down) adv0=255/255 adv1=255/255 adv0=255/255 adv1=255/255 vips-");
     rig.run(ms(3390));
     assert_eq!(rig.role(), Role::Backup);
@@ -114,7 +114,7 @@ fn step_down_and_nobody_takes_it() {
 #[test]
 fn step_down_holds_three_seconds() {
     let mut rig = Rig::master(Config { advbase: 0, advskew: 64, ..config(0) });
-    rig.input(Input::Command(Command::StepDown));
+    rig.input(Input::Command(Command::HandOver { force: true }));
     rig.run(SECOND);
     rig.hear(LAN, 1, 0);
     rig.hear(LAN, 255, 255);
@@ -129,7 +129,7 @@ fn step_down_holds_three_seconds() {
 fn step_down_suspends_preemption() {
     let mut rig = Rig::master(config(0));
     rig.sync(true, true);
-    rig.input(Input::Command(Command::StepDown));
+    rig.input(Input::Command(Command::HandOver { force: true }));
     rig.run_hearing(SECOND * 60, &[LAN, WAN], 1, 100);
     assert_eq!(rig.role(), Role::Backup);
     assert!(rig.stats().preempt_suspended);
@@ -142,7 +142,7 @@ fn step_down_suspends_preemption() {
 #[test]
 fn step_down_of_a_backup_does_nothing() {
     let mut rig = Rig::backup(config(100));
-    rig.input(Input::Command(Command::StepDown));
+    rig.input(Input::Command(Command::HandOver { force: true }));
     assert_eq!(rig.summary(), "");
     rig.run(ms(3391));
     assert_eq!(rig.role(), Role::Master);
@@ -166,7 +166,7 @@ fn stop_is_final() {
 #[test]
 fn a_goodbye_is_the_better_cause() {
     let mut rig = Rig::master(config(100));
-    rig.input(Input::Command(Command::StepDown));
+    rig.input(Input::Command(Command::HandOver { force: true }));
     rig.hear(LAN, 255, 255);
     rig.hear(LAN, 1, 0);
     rig.run(SECOND * 5);

@@ -12,7 +12,9 @@ mod wire;
 
 use super::*;
 use crate::election::auth::Authenticator;
-use crate::election::{Fault, Member as MemberConfig, ReceivedAdvert, Transport, VipState};
+use crate::election::{
+    Damping, Fault, LeaseOrder, Member as MemberConfig, PairTimes, ReceivedAdvert, Transport, VipState,
+};
 use crate::role::NodeId;
 use crate::wire::carp::Advert;
 use core::time::Duration;
@@ -54,6 +56,12 @@ fn config(advskew: u8) -> Config {
         announce_burst: vec![Duration::ZERO, ms(100), ms(500), ms(2000)],
         announce_refresh: Some(SECOND * 60),
         members: vec![member(3, 0, [192, 168, 103, 250]), member(4, 1, [157, 159, 40, 139])],
+        resume: None,
+        maintenance: false,
+        term_seen: 0,
+        preempt_delay: Duration::ZERO,
+        times: PairTimes::default(),
+        damping: Damping::default(),
     }
 }
 
@@ -116,7 +124,7 @@ impl Rig {
     }
 
     fn sync(&mut self, peer_alive: bool, in_sync: bool) {
-        self.input(Input::Sync(SyncHealth { peer_alive, in_sync, lag: Duration::ZERO }));
+        self.input(Input::Sync(SyncHealth { peer_alive, in_sync, ..SyncHealth::default() }));
     }
 
     /// A genuine advert of `source` with a new counter.
@@ -189,6 +197,9 @@ fn short(action: &Action) -> String {
         Action::Vips(VipState::Present) => "vips+".into(),
         Action::Vips(VipState::Absent) => "vips-".into(),
         Action::Announce { member } => format!("announce{}", member.0),
+        Action::Lease(LeaseOrder::Open(lease)) => format!("lease={}", lease.term >> 8),
+        Action::Lease(LeaseOrder::Closed) => "closed".into(),
+        Action::HandOverEnded(end) => format!("{end:?}"),
         Action::Transition(t) => format!("{}>{}({})", t.from, t.to, t.cause.name()),
     }
 }

@@ -112,7 +112,12 @@ fn the_counter_is_adopted_from_valid_adverts_only() {
         rig.run(SECOND * 3);
         let sent = rig.actions.iter().filter_map(|action| match action {
             Action::SendAdvert { member: LAN, advert, .. } => Some(advert.counter),
-            Action::SendAdvert { .. } | Action::Vips(_) | Action::Announce { .. } | Action::Transition(_) => None,
+            Action::SendAdvert { .. }
+            | Action::Vips(_)
+            | Action::Announce { .. }
+            | Action::Transition(_)
+            | Action::Lease(_)
+            | Action::HandOverEnded(_) => None,
         });
         sent.collect::<Vec<_>>()
     };

@@ -39,7 +39,7 @@ const EVENTS: [(&str, Event); 13] = [
         rig.actions = first;
     }),
     ("peer alive, in sync", |rig| rig.sync(true, true)),
-    ("step down", |rig| rig.input(Input::Command(Command::StepDown))),
+    ("step down", |rig| rig.input(Input::Command(Command::HandOver { force: true }))),
     ("stop", |rig| rig.input(Input::Command(Command::Stop))),
 ];
 

@@ -6,7 +6,11 @@ use super::*;
 fn sent(rig: &Rig) -> Vec<(u8, IpAddr, IpAddr, Advert)> {
     let sent = rig.actions.iter().filter_map(|action| match action {
         Action::SendAdvert { member, source, destination, advert } => Some((member.0, *source, *destination, *advert)),
-        Action::Vips(_) | Action::Announce { .. } | Action::Transition(_) => None,
+        Action::Vips(_)
+        | Action::Announce { .. }
+        | Action::Transition(_)
+        | Action::Lease(_)
+        | Action::HandOverEnded(_) => None,
     });
     sent.collect()
 }

@@ -1,121 +1,12 @@
-//! The pair and its surroundings: client — LAN bridge — fw1, fw2 — WAN bridge — server, and a sync cable.
-//!
-//! ```text
-//!   client eth0 ── lan bridge ──┬── eth0 fw1 eth1 ──┬── wan bridge ── eth0 server (the gateway)
-//!                               └── eth0 fw2 eth1 ──┘
-//!                                    fw1 eth2 ═ eth2 fw2
-//! ```
+//! The pair of firewalls without daemons: five namespaces, their cables, addresses and rule sets.
 
+use super::{CLIENT, KEPT_PREFIX, LAN_VIP, LAN_VIP6, Naming, Node, Port, SERVER, SERVER6, WAN_VIP, WAN_VIP6, faults};
+use crate::bpffs;
 use crate::netns::{Netns, bridge, cable, require_root, sweep_stale};
+use crate::xdp_pass;
 use anyhow::{Context, Result};
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr};
-
-/// The client's address on the LAN.
-pub const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 168, 103, 10);
-/// The virtual address that the clients use as their gateway.
-pub const LAN_VIP: Ipv4Addr = Ipv4Addr::new(192, 168, 103, 210);
-/// The virtual address that the world sees: flows from the LAN leave with it.
-pub const WAN_VIP: Ipv4Addr = Ipv4Addr::new(157, 159, 40, 139);
-/// The server; to the firewalls it is the default gateway.
-pub const SERVER: Ipv4Addr = Ipv4Addr::new(157, 159, 40, 129);
-/// IPv6 twin of [`LAN_VIP`].
-pub const LAN_VIP6: &str = "fd00:103::210";
-/// IPv6 twin of [`WAN_VIP`].
-pub const WAN_VIP6: &str = "fd00:40::139";
-/// IPv6 twin of [`SERVER`].
-pub const SERVER6: &str = "fd00:40::129";
-
-/// One of the two firewalls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Node {
-    Fw1,
-    Fw2,
-}
-
-impl Node {
-    /// Both, in name order.
-    pub const BOTH: [Self; 2] = [Self::Fw1, Self::Fw2];
-
-    /// The name in the configuration and of its namespace.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Fw1 => "fw1",
-            Self::Fw2 => "fw2",
-        }
-    }
-
-    /// Position in [`Node::BOTH`].
-    pub const fn index(self) -> usize {
-        match self {
-            Self::Fw1 => 0,
-            Self::Fw2 => 1,
-        }
-    }
-
-    /// The other one.
-    pub const fn peer(self) -> Self {
-        match self {
-            Self::Fw1 => Self::Fw2,
-            Self::Fw2 => Self::Fw1,
-        }
-    }
-
-    /// Its own (not virtual) address on the LAN.
-    pub const fn lan(self) -> Ipv4Addr {
-        match self {
-            Self::Fw1 => Ipv4Addr::new(192, 168, 103, 208),
-            Self::Fw2 => Ipv4Addr::new(192, 168, 103, 209),
-        }
-    }
-
-    /// Its own address on the WAN.
-    pub const fn wan(self) -> Ipv4Addr {
-        match self {
-            Self::Fw1 => Ipv4Addr::new(157, 159, 40, 137),
-            Self::Fw2 => Ipv4Addr::new(157, 159, 40, 138),
-        }
-    }
-
-    /// Its address on the sync cable.
-    pub const fn sync(self) -> Ipv4Addr {
-        match self {
-            Self::Fw1 => Ipv4Addr::new(10, 77, 9, 1),
-            Self::Fw2 => Ipv4Addr::new(10, 77, 9, 2),
-        }
-    }
-}
-
-/// A cable of a firewall.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Port {
-    Lan,
-    Wan,
-    Sync,
-}
-
-impl Port {
-    /// The interface's name in the firewall's namespace.
-    pub const fn interface(self) -> &'static str {
-        match self {
-            Self::Lan => "eth0",
-            Self::Wan => "eth1",
-            Self::Sync => "eth2",
-        }
-    }
-}
-
-/// What the namespaces are called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Naming {
-    /// After this process; they go with it.
-    OfProcess,
-    /// `twlab-*`: one lab on the machine that outlives its maker.
-    Kept,
-}
-
-/// Prefix of the namespaces of the kept lab.
-pub const KEPT_PREFIX: &str = "twlab-";
+use std::net::IpAddr;
 
 /// The five namespaces, cabled and with a rule set on both firewalls, without any daemon.
 #[derive(Debug)]
@@ -134,6 +25,8 @@ impl Pair {
     pub fn new(naming: Naming) -> Result<Self> {
         require_root()?;
         sweep_stale();
+        // Before `ip` does it by itself, unlocked, while it loads the ports' program.
+        bpffs::mount()?;
         let make = |hint: &str| match naming {
             Naming::OfProcess => Netns::new(hint),
             Naming::Kept => Netns::named(&format!("{KEPT_PREFIX}{hint}")),
@@ -152,7 +45,7 @@ impl Pair {
             // Only now is conntrack certainly loaded. Without this a lost TCP flow would be picked up from its middle.
             pair[node].sysctl("net.netfilter.nf_conntrack_tcp_loose", "0")?;
         }
-        pair.switch.run_with_input("nft", &["-f", "-"], &switch_rules()).context("the switch's rule set")?;
+        pair.switch.run_with_input("nft", &["-f", "-"], faults::SWITCH_RULES).context("the switch's rule set")?;
         Ok(pair)
     }
 
@@ -161,39 +54,6 @@ impl Pair {
         for namespace in [&mut self.client, &mut self.switch, &mut self.server].into_iter().chain(&mut self.firewalls) {
             namespace.keep();
         }
-    }
-
-    /// Plugs a cable of a firewall in or out, at the switch (the sync cable at the firewall itself).
-    ///
-    /// # Errors
-    /// When `ip` fails.
-    pub fn plug(&self, node: Node, port: Port, up: bool) -> Result<()> {
-        let state = if up { "up" } else { "down" };
-        match port {
-            Port::Lan => self.switch.ip(&format!("link set {}-lan {state}", node.name())),
-            Port::Wan => self.switch.ip(&format!("link set {}-wan {state}", node.name())),
-            Port::Sync => self[node].ip(&format!("link set eth2 {state}")),
-        }
-    }
-
-    /// From this instant on (one transaction) the switch takes no frame from the firewall on either side.
-    ///
-    /// # Errors
-    /// When `nft` fails.
-    pub fn silence(&self, node: Node) -> Result<()> {
-        let name = node.name();
-        let rule = format!("add element netdev switch silent {{ \"{name}-lan\", \"{name}-wan\" }}");
-        self.switch.run("nft", &[&rule]).map(drop)
-    }
-
-    /// The firewall's cables all go down, as when its power is cut.
-    ///
-    /// # Errors
-    /// When `ip` fails.
-    pub fn unplug_all(&self, node: Node) -> Result<()> {
-        let name = node.name();
-        self.switch.ip(&format!("link set {name}-lan down\nlink set {name}-wan down"))?;
-        self.plug(node, Port::Sync, false)
     }
 
     /// The host comes back as after a reboot: no connection state, no virtual address, no default route, cables in.
@@ -207,32 +67,8 @@ impl Pair {
         )?;
         self.address_firewall(node)?;
         space.run("conntrack", &["-F"])?;
-        self.switch.run("nft", &["flush set netdev switch silent"])?;
-        let name = node.name();
-        self.plug(node, Port::Sync, true)?;
-        self.switch.ip(&format!("link set {name}-lan up\nlink set {name}-wan up"))
-    }
-
-    /// Drops this share of the datagrams that the firewall receives on the sync cable (after XDP saw them).
-    ///
-    /// # Errors
-    /// When `nft` fails.
-    pub fn lose_sync_datagrams(&self, node: Node, percent: u8) -> Result<()> {
-        let rules = format!(
-            "table inet loss\ndelete table inet loss\n\
-             table inet loss {{ chain in {{ type filter hook input priority -400; iifname \"eth2\" meta l4proto udp numgen random mod 100 < {percent} counter drop; }}; }}\n"
-        );
-        self[node].run_with_input("nft", &["-f", "-"], &rules).map(drop)
-    }
-
-    /// How many datagrams [`Pair::lose_sync_datagrams`] has dropped on this firewall.
-    ///
-    /// # Errors
-    /// When it is not in force.
-    pub fn sync_datagrams_lost(&self, node: Node) -> Result<u64> {
-        let listed = self[node].run("nft", &["list", "table", "inet", "loss"])?;
-        let count = listed.split_once("counter packets ").and_then(|(_, rest)| rest.split_whitespace().next());
-        count.context("no counter")?.parse().context("no number")
+        self.unsilence(node)?;
+        Port::ALL.into_iter().try_for_each(|port| self.plug(node, port, true))
     }
 
     /// Which of the lab's virtual addresses the firewall's kernel holds now: LAN, WAN.
@@ -264,20 +100,30 @@ impl Pair {
         // Where the br_netfilter module is loaded, bridged packets would pass the host's filter hooks as well.
         let _ = switch.sysctl("net.bridge.bridge-nf-call-iptables", "0");
         let _ = switch.sysctl("net.bridge.bridge-nf-call-ip6tables", "0");
-        bridge(switch, "lan")?;
-        bridge(switch, "wan")?;
+        for port in Port::ALL {
+            bridge(switch, port.name())?;
+        }
         cable((&self.client, "eth0"), (switch, "client"))?;
         cable((&self.server, "eth0"), (switch, "server"))?;
         switch.ip("link set client master lan\nlink set server master wan")?;
         for node in Node::BOTH {
-            let name = node.name();
-            for side in ["lan", "wan"] {
-                let interface = if side == "lan" { "eth0" } else { "eth1" };
-                cable((&self[node], interface), (switch, &format!("{name}-{side}")))?;
-                switch.ip(&format!("link set {name}-{side} master {side}"))?;
+            for port in Port::ALL {
+                self.lay_cable(node, port)?;
             }
         }
-        cable((&self[Node::Fw1], "eth2"), (&self[Node::Fw2], "eth2"))
+        Ok(())
+    }
+
+    /// One cable of a firewall, with the program that lets frames come back from the firewall's own.
+    pub(super) fn lay_cable(&self, node: Node, port: Port) -> Result<()> {
+        let (interface, end) = (port.interface(), port.at_switch(node));
+        let mac = node.mac(port).map(|byte| format!("{byte:02x}")).join(":");
+        self[node].ip(&format!(
+            "link add {interface} address {mac} type veth peer name {end} netns {}\nlink set {interface} up",
+            self.switch.name()
+        ))?;
+        self.switch.ip(&format!("link set {end} master {}\nlink set {end} up", port.name()))?;
+        xdp_pass::attach(&self.switch, &[&end])
     }
 
     fn address_hosts(&self) -> Result<()> {
@@ -290,7 +136,7 @@ impl Pair {
         self.server.sysctl("net.ipv4.icmp_echo_ignore_all", "1")
     }
 
-    fn address_firewall(&self, node: Node) -> Result<()> {
+    pub(super) fn address_firewall(&self, node: Node) -> Result<()> {
         let space = &self[node];
         let host = node.lan().octets()[3];
         let wan_host = node.wan().octets()[3];
@@ -357,20 +203,6 @@ table inet firewall {{
 }}
 "#
     )
-}
-
-/// A switch that can stop taking frames from a host at one instant.
-fn switch_rules() -> String {
-    r#"
-table netdev switch {
-  set silent { type ifname; }
-  chain ports {
-    type filter hook ingress devices = { "fw1-lan", "fw1-wan", "fw2-lan", "fw2-wan" } priority 0;
-    iifname @silent drop
-  }
-}
-"#
-    .to_owned()
 }
 
 /// Whether the kernel's `fib_trie` lists the address as its own.

@@ -1,0 +1,130 @@
+//! The smallest XDP program: every frame goes on to the stack.
+//!
+//! On a veth pair a frame that a program sends back (XDP_TX) arrives only if the other end has a program as well
+//! (`ebpf §11`), so the lab puts this one on the switch's side of every cable. Attached by netlink, not by a link's
+//! descriptor, it lives and goes with its interface, in a kept lab too.
+
+use crate::netns::Netns;
+use anyhow::{Context, Result};
+use std::io::Write;
+
+/// `r0 = XDP_PASS; exit`, as instructions of eBPF.
+const PROGRAM: [u8; 16] = [0xb7, 0, 0, 0, 2, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0];
+const LICENSE: &[u8] = b"GPL\0";
+/// Every name of the object; offsets into it are [`name`]'s.
+const NAMES: &[u8] = b"\0xdp\0license\0pass\0.symtab\0.strtab\0";
+const ELF_HEADER: usize = 64;
+
+/// Attaches the program to interfaces of the namespace, in their drivers' path.
+///
+/// # Errors
+/// When `ip` cannot load an ELF object (it needs an iproute2 with libbpf) or the kernel has no XDP.
+pub fn attach(namespace: &Netns, interfaces: &[&str]) -> Result<()> {
+    let mut file = tempfile::Builder::new().prefix("xdp-pass").suffix(".o").tempfile()?;
+    file.write_all(&object())?;
+    let path = file.path().display();
+    let lines: Vec<_> =
+        interfaces.iter().map(|name| format!("link set dev {name} xdpdrv obj {path} sec xdp\n")).collect();
+    namespace.ip(&lines.concat()).context("cannot attach the pass-only XDP program to the switch's ports")
+}
+
+/// One section of the object, for its header.
+struct Section<'a> {
+    name: &'a [u8],
+    kind: u32,
+    flags: u64,
+    content: &'a [u8],
+    /// `sh_link` and `sh_info`.
+    refers: [u32; 2],
+    entry: u64,
+}
+
+/// The program as a relocatable ELF object with a section `xdp`, as a compiler would write it.
+fn object() -> Vec<u8> {
+    const PROGBITS: u32 = 1;
+    const SYMTAB: u32 = 2;
+    const STRTAB: u32 = 3;
+    let symbols = symbols();
+    let section = |name, kind, flags, content| Section { name, kind, flags, content, refers: [0; 2], entry: 0 };
+    let sections = [
+        // SHF_ALLOC | SHF_EXECINSTR.
+        section(b"xdp", PROGBITS, 6, &PROGRAM),
+        section(b"license", PROGBITS, 3, LICENSE),
+        // Names are in section 4; the first global symbol is number 1.
+        Section { refers: [4, 1], entry: 24, ..section(b".symtab", SYMTAB, 0, &symbols) },
+        section(b".strtab", STRTAB, 0, NAMES),
+    ];
+    let mut contents = Vec::new();
+    let mut headers = vec![0; 64];
+    for section in &sections {
+        headers.extend(section.header(ELF_HEADER + contents.len()));
+        contents.extend_from_slice(section.content);
+        contents.resize(contents.len().next_multiple_of(8), 0);
+    }
+    [elf_header(ELF_HEADER + contents.len()), contents, headers].concat()
+}
+
+impl Section<'_> {
+    fn header(&self, offset: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(64);
+        bytes.extend(name(self.name).to_le_bytes());
+        bytes.extend(self.kind.to_le_bytes());
+        for word in [self.flags, 0, offset as u64, self.content.len() as u64] {
+            bytes.extend(word.to_le_bytes());
+        }
+        bytes.extend(self.refers.iter().flat_map(|word| word.to_le_bytes()));
+        for word in [8, self.entry] {
+            bytes.extend(word.to_le_bytes());
+        }
+        bytes
+    }
+}
+
+/// `e_type` relocatable, `e_machine` EM_BPF, five section headers of which number 4 holds the names.
+fn elf_header(section_headers: usize) -> Vec<u8> {
+    let mut bytes = b"\x7fELF\x02\x01\x01".to_vec();
+    bytes.resize(16, 0);
+    bytes.extend([1_u16, 247].iter().flat_map(|word| word.to_le_bytes()));
+    bytes.extend(1_u32.to_le_bytes());
+    bytes.extend([0, 0, section_headers as u64].iter().flat_map(|word| word.to_le_bytes()));
+    bytes.extend(0_u32.to_le_bytes());
+    bytes.extend([64_u16, 0, 0, 64, 5, 4].iter().flat_map(|word| word.to_le_bytes()));
+    bytes
+}
+
+/// The empty symbol, and the program's: a global function at the start of section 1.
+fn symbols() -> Vec<u8> {
+    let mut bytes = vec![0; 24];
+    bytes.extend(name(b"pass").to_le_bytes());
+    bytes.extend([0x12, 0, 1, 0]);
+    bytes.extend([0, PROGRAM.len() as u64].iter().flat_map(|word| word.to_le_bytes()));
+    bytes
+}
+
+/// Where a name stands in [`NAMES`]; 0, the empty name, when it is not there.
+fn name(wanted: &[u8]) -> u32 {
+    let at = NAMES.windows(wanted.len() + 2).position(|part| {
+        part.first() == Some(&0) && part.last() == Some(&0) && part.get(1..=wanted.len()) == Some(wanted)
+    });
+    at.map_or(0, |at| u32::try_from(at + 1).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The section headers are where the header says, and name the program's section and its code: read back by hand.
+    #[test]
+    fn the_object_reads_back() {
+        let object = object();
+        let word = |at: usize| u64::from_le_bytes(object[at..at + 8].try_into().unwrap()) as usize;
+        let headers = word(40);
+        assert_eq!(object.len(), headers + 5 * 64);
+        let xdp = headers + 64;
+        let (offset, length) = (word(xdp + 24), word(xdp + 32));
+        assert_eq!(object[offset..offset + length], PROGRAM);
+        let names = word(headers + 4 * 64 + 24);
+        let at = names + usize::try_from(u32::from_le_bytes(object[xdp..xdp + 4].try_into().unwrap())).unwrap();
+        assert_eq!(&object[at..at + 4], b"xdp\0");
+    }
+}
