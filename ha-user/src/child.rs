@@ -142,11 +142,11 @@ impl Run {
     fn reap(&mut self) -> Option<ExitStatus> {
         // Its number stays taken until it is reaped, so that the group is surely its own when it is killed.
         let peek = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        if !matches!(waitid(WaitId::Pid(self.pid), peek), Ok(Some(_))) {
-            return None;
-        }
-        if self.leftovers == Leftovers::Kill {
-            self.kill();
+        match waitid(WaitId::Pid(self.pid), peek) {
+            Ok(None) => return None,
+            Ok(Some(_)) if self.leftovers == Leftovers::Kill => self.kill(),
+            // An error: whoever started the daemon made it ignore SIGCHLD, and the kernel kept no status.
+            Ok(Some(_)) | Err(_) => {}
         }
         self.read();
         // A status that cannot be had counts as a failure.

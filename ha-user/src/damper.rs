@@ -1,4 +1,6 @@
-//! When a link that changes counts as changed: at once, after a delay, and ever later while it flaps.
+//! When a link that changes counts as changed: at once, after a delay, and later while it flaps.
+//!
+//! Damping is mild by intent: a node whose link has come back may be the only one left, and must not sit out for long.
 
 use ha_common::time::Instant;
 use std::time::Duration;
@@ -8,9 +10,7 @@ const STEADY_AFTER: Duration = Duration::from_secs(60);
 /// So many flaps are forgiven: a cable that is moved, a switch that restarts.
 const FLAPS_FREE: u32 = 2;
 /// Each further one doubles the up delay, at most this often.
-const DOUBLINGS_MAX: u32 = 6;
-/// And not beyond this, unless the configured delay itself is longer.
-const UP_DELAY_MAX: Duration = Duration::from_secs(30);
+const DOUBLINGS_MAX: u32 = 3;
 
 /// What the kernel says of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +87,11 @@ impl Damper {
         self.counts == Some(true)
     }
 
+    /// Has it been lost again soon after its return, more often than is forgiven, and not been steady since?
+    pub fn is_flapping(&self, now: Instant) -> bool {
+        self.flaps > FLAPS_FREE && self.up_since.is_none_or(|since| now.since(since) < STEADY_AFTER)
+    }
+
     /// When [`Self::settle`] is wanted.
     pub fn poll_at(&self) -> Option<Instant> {
         self.due
@@ -105,7 +110,7 @@ impl Damper {
     /// Losses after a steady time cost the plain delay; one flap after the other doubles it.
     fn damped_up_delay(&self) -> Duration {
         let factor = 1 << self.flaps.saturating_sub(FLAPS_FREE).min(DOUBLINGS_MAX);
-        self.up_delay.saturating_mul(factor).min(UP_DELAY_MAX.max(self.up_delay))
+        self.up_delay.saturating_mul(factor)
     }
 }
 
@@ -165,7 +170,7 @@ mod tests {
         assert_eq!((link.is_up(), link.poll_at()), (false, None));
     }
 
-    /// From the third loss within a minute of the return on, each doubles the delay up to the bound; a steady minute
+    /// From the third loss within a minute of the return on, each doubles the delay up to eightfold; a steady minute
     /// forgives all.
     #[test]
     fn flaps_double_the_delay() {
@@ -181,8 +186,10 @@ mod tests {
             assert!(link.settle(due));
             now += u64::try_from(due.since(at(now)).as_millis()).unwrap();
         }
-        assert_eq!(delays, [500, 500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000]);
+        assert_eq!(delays, [500, 500, 1000, 2000, 4000, 4000, 4000, 4000, 4000]);
+        assert!(link.is_flapping(at(now + 59_999)));
         now += 60_000;
+        assert!(!link.is_flapping(at(now)));
         link.observe(Carrier::Down, at(now));
         link.observe(Carrier::Up, at(now));
         assert_eq!(link.poll_at(), Some(at(now + 500)));

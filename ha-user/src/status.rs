@@ -244,6 +244,9 @@ pub struct InterfaceStatus {
     /// It has carrier again, and counts as up in so long.
     #[serde(default)]
     pub up_in_seconds: Option<f64>,
+    /// It comes and goes, and its return is delayed for longer because of it.
+    #[serde(default)]
+    pub flapping: bool,
     /// `native`, `generic` or `socket`.
     pub datapath: String,
     /// Why not native, when it is not.

@@ -103,6 +103,10 @@ impl ControlLoop {
         self.feed(Input::Link { interface: id, state });
     }
 
+    pub(super) fn link_flaps(&self, id: InterfaceId, now: Instant) -> bool {
+        self.interfaces.get(usize::from(id.0)).is_some_and(|watched| watched.damper.is_flapping(now))
+    }
+
     pub(super) fn link_counts_as_up(&self, id: InterfaceId) -> bool {
         self.interfaces.get(usize::from(id.0)).is_some_and(|watched| watched.damper.is_up())
     }

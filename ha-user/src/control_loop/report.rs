@@ -74,6 +74,7 @@ impl ControlLoop {
             name: self.name(id).to_owned(),
             up: self.link_counts_as_up(id),
             up_in_seconds: self.up_in(id, now),
+            flapping: self.link_flaps(id, now),
             datapath: attachment.map_or("socket", |attachment| attachment.name()).to_owned(),
             datapath_note: attachment.and_then(|attachment| attachment.note()).map(str::to_owned),
             counters,

@@ -115,7 +115,7 @@ impl HookRunner {
             tracing::warn!(
                 hook = call.occasion.name(),
                 command = command(&call),
-                "a hook was overtaken and is skipped"
+                "a hook is skipped: a newer change overtook it, or the daemon ends"
             );
             self.record.count(call.occasion, Outcome::Skipped, 1);
         }

@@ -42,6 +42,7 @@ fn full_status() -> Status {
             name: "eth0".to_owned(),
             up: true,
             up_in_seconds: None,
+            flapping: false,
             datapath: "native".to_owned(),
             datapath_note: None,
             counters: counts(&[("packets", 1000), ("adverts", 40), ("ttl_not_255", 1)]),

@@ -251,6 +251,7 @@ pub(super) mod tests {
             name: name.to_owned(),
             up: true,
             up_in_seconds: None,
+            flapping: false,
             datapath: datapath.to_owned(),
             datapath_note: note.map(str::to_owned),
             counters: BTreeMap::from([("adverts".to_owned(), 12)]),
