@@ -2,7 +2,8 @@
 
 use ha_common::election::auth::Authenticator;
 use ha_common::election::{
-    Action, Config, Election, Input, InterfaceId, LinkState, Member, MemberId, ReceivedAdvert, Transport,
+    Action, Config, Damping, Election, Input, InterfaceId, LinkState, Member, MemberId, PairTimes, ReceivedAdvert,
+    Transport,
 };
 use ha_common::reason::DropReason;
 use ha_common::role::{NodeId, Role};
@@ -59,6 +60,12 @@ fn backup(advskew: u8, start: Instant) -> Election {
             password: b"toto".to_vec().into(),
             transport: Transport::Multicast { v4: Ipv4Addr::new(224, 0, 0, 18), v6: "ff02::12".parse().unwrap() },
         }],
+        resume: None,
+        maintenance: false,
+        term_seen: 0,
+        preempt_delay: std::time::Duration::ZERO,
+        times: PairTimes::default(),
+        damping: Damping::default(),
     };
     let mut election = Election::new(config, 1);
     let state = LinkState { up: true, source_v4: Some(OWN), source_v6: None };
@@ -79,7 +86,11 @@ fn replay(election: &mut Election, adverts: &[ReceivedAdvert]) -> Vec<(f64, Role
     }
     let transitions = actions.iter().filter_map(|action| match action {
         Action::Transition(transition) => Some((transition.at.since(start).as_secs_f64(), transition.to)),
-        Action::SendAdvert { .. } | Action::Vips(_) | Action::Announce { .. } => None,
+        Action::SendAdvert { .. }
+        | Action::Vips(_)
+        | Action::Announce { .. }
+        | Action::Lease(_)
+        | Action::HandOverEnded(_) => None,
     });
     transitions.collect()
 }

@@ -61,8 +61,9 @@ pub struct Config {
     /// Repeat the announcement while master; `None` never.
     pub announce_refresh: Option<Duration>,
     pub members: Vec<Member>,
-    /// A live lease of this term was found at start: go on as its master.
-    pub resume: Option<Lease>,
+    /// The term of a live lease of this node, found at start: go on as its master. The loop renews the lease from its
+    /// first tick on, as [`Stats::lease`] says.
+    pub resume: Option<u64>,
     /// Under maintenance since before this start.
     pub maintenance: bool,
     /// The highest term found at start, in the inherited entry and fence; 0 when there is none.

@@ -28,6 +28,36 @@ pub(super) const CLAIM_FIRST: Duration = Duration::from_secs(30);
 pub(super) const CLAIM_MAX: Duration = Duration::from_secs(300);
 pub(super) const CLAIM_MEMORY: Duration = Duration::from_secs(600);
 
+/// Words of the peer that were heard longer ago than this are not acted upon.
+pub(super) const FRESH: Duration = Duration::from_millis(20);
+/// An answer to a candidacy counts for this long after the candidacy was announced.
+pub(super) const TAKE_OVER_WINDOW: Duration = Duration::from_millis(40);
+/// Who answers a candidacy takes nothing for this long. More than [`TAKE_OVER_WINDOW`], a short lease, [`FRESH`] and the
+/// longest round trip of a heartbeat together (docs/safety.md).
+pub(super) const PROMISE: Duration = Duration::from_millis(150);
+/// A node that may have forgotten a promise, or knows only old words, takes nothing on words alone for this long.
+pub(super) const CAREFUL: Duration = PROMISE;
+/// A core that was not called for longer than this was away; it asks to be called every [`ATTENTION`].
+pub(super) const AWAY: Duration = Duration::from_millis(50);
+pub(super) const ATTENTION: Duration = Duration::from_millis(20);
+/// A controller whose last beat is this old finds out that it was away when it runs again. More than [`AWAY`] and the
+/// time between two beats.
+pub(super) const CONTROLLER_GONE: Duration = Duration::from_millis(100);
+/// A worse node waits this long for the better one to take a vacant group.
+pub(super) const VACANCY_MAX: Duration = Duration::from_secs(3);
+/// Adverts of the peer may be under way for this long after it ceased to be master.
+pub(super) const STRAGGLERS: Duration = Duration::from_millis(1500);
+/// A peer that closed this node's gate, but is not heard, lives: its silence proves nothing for so long.
+pub(super) const FENCED_HOLD: Duration = Duration::from_secs(10);
+/// After a hand-over that failed, no other begins by itself for this long.
+pub(super) const HAND_OVER_RETRY: Duration = Duration::from_secs(5);
+/// The sync engine reports what is pending at least this often.
+pub(super) const HEALTH_SETTLES: Duration = Duration::from_millis(120);
+/// Flow changes that wait for the peer's acknowledgement no longer than this are as good as there.
+pub(super) const LAG_TOLERABLE: Duration = Duration::from_millis(100);
+/// An operator's wish for the group is given up this long after the master's own times are over.
+pub(super) const ASKING_MAX: Duration = Duration::from_millis(500);
+
 /// Interval of a master's adverts: `advbase + advskew / 256` seconds (carp-wire §7). The invalid 0/0 is taken as
 /// 0/1, because a timer without a period would never let the loop sleep.
 pub fn advert_interval(advbase: u8, advskew: u8) -> Duration {

@@ -157,6 +157,7 @@ impl Path {
             replies: self.replies,
             lost: self.lost.saturating_add(waiting),
             rtt: self.rtt.clone(),
+            rtt_last: self.last_rtt,
             jitter: self.jitter_scaled / 16,
             last_heard: self.last_heard,
             mac: self.mac,
@@ -167,4 +168,80 @@ impl Path {
 /// The path of a number, if it is configured.
 pub(super) fn find(paths: &mut [Path], id: PathId) -> Option<&mut Path> {
     paths.get_mut(usize::from(id.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sight::PeerReport;
+    use crate::wire::heartbeat::Standing;
+
+    const MS: Duration = Duration::from_millis(1);
+    const MAC: [u8; 6] = [2; 6];
+    const START: Instant = Instant(1_000_000_000);
+
+    fn reply(sequence: u64, replies: u64) -> PathReply {
+        let report = PeerReport {
+            session: 1,
+            term: 0,
+            standing: Standing::default(),
+            beat_age: Duration::ZERO,
+            lease_left: Duration::ZERO,
+            heard: START,
+        };
+        PathReply { path: PathId(0), sequence, received: START, rtt: MS / 10, mac: MAC, replies, report }
+    }
+
+    /// A path whose link is up, with so many probes sent.
+    fn probed(probes: u32) -> Path {
+        let mut path = Path::new(MS);
+        path.link_up = true;
+        (0..probes).for_each(|_| _ = path.probe(START, MS * 50));
+        path
+    }
+
+    /// Probes go to the learned address until a hundred are unanswered, then to the group; after a thousand they slow
+    /// down; one answer restores both at once.
+    #[test]
+    fn silence_changes_address_and_pace() {
+        let mut path = probed(1);
+        path.take(START, &reply(1, 1));
+        let sent: Vec<_> = (0..1002).map(|_| (path.probe(START, MS * 50).1, path.probe_at())).collect();
+        assert_eq!((sent[99].0, sent[100].0), (Some(MAC), None));
+        assert_eq!((sent[999].1, sent[1000].1), (Some(START), Some(START + MS * 50)));
+        path.take(START, &reply(1003, 2));
+        assert_eq!(path.probe_at(), Some(START));
+        assert_eq!(path.probe(START, MS * 50), (1004, Some(MAC)));
+        path.link_up = false;
+        assert_eq!(path.probe_at(), None);
+    }
+
+    /// Losses are the numbers that no answer came for, also when several answers came between two looks, and when the
+    /// program counts from one again; claims of more answers than probes are not believed.
+    #[test]
+    fn losses_are_estimated() {
+        let mut path = probed(100);
+        let mut after = |sequence, replies| {
+            path.take(START, &reply(sequence, replies));
+            let stats = path.stats();
+            (stats.replies, stats.lost)
+        };
+        assert_eq!(after(1, 1), (1, 0));
+        assert_eq!(after(5, 3), (3, 2));
+        assert_eq!(after(6, 1), (4, 2));
+        assert_eq!(after(8, u64::MAX), (6, 2));
+        assert!(path.stats().up);
+    }
+
+    /// Jitter follows RFC 3550: a sixteenth of the difference of two round trips, smoothed.
+    #[test]
+    fn jitter_is_smoothed() {
+        let mut path = probed(10);
+        path.take(START, &reply(1, 1));
+        assert_eq!(path.stats().jitter, Duration::ZERO);
+        path.take(START, &PathReply { rtt: MS / 10 + MS * 16, ..reply(2, 2) });
+        assert_eq!(path.stats().jitter, MS);
+        path.take(START, &PathReply { rtt: MS / 10 + MS * 16, ..reply(3, 3) });
+        assert_eq!(path.stats().jitter, MS * 15 / 16);
+    }
 }

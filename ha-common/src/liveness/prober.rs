@@ -47,7 +47,7 @@ pub struct Prober {
 
 impl Prober {
     /// `seed` decides the phase of the ticks: two nodes on one host shall not tick at the same moment.
-    pub fn new(config: &Config, seed: u64) -> Self {
+    pub fn new(config: Config, seed: u64) -> Self {
         let interval = config.interval.clamp(INTERVAL.0, INTERVAL.1);
         let nanos = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX);
         Self {

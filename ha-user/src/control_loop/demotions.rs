@@ -4,6 +4,7 @@ use super::{ControlLoop, Failure};
 use crate::clock;
 use crate::demotion::total_weight;
 use crate::hooks::{Event, priority};
+use ha_common::election::Input;
 use ha_common::time::{Instant, earliest};
 
 impl ControlLoop {
@@ -12,6 +13,7 @@ impl ControlLoop {
         let weight = total_weight(&self.demotions);
         if std::mem::replace(&mut self.demotion_weight, weight) != weight {
             tracing::info!(weight, causes = self.demotions.len(), "this node's demotion changes");
+            self.feed(Input::Demotion(weight));
         }
     }
 
@@ -20,7 +22,8 @@ impl ControlLoop {
         let Some(transition) = self.untold.take() else { return };
         let own = self.config.nodes.get(usize::from(self.config.node.0));
         let priority = priority(own.map_or(0, |node| node.advskew), self.demotion_weight);
-        let event = Event::new(transition.from, transition.to, transition.cause.name(), priority, 0);
+        let term = self.election.stats().term;
+        let event = Event::new(transition.from, transition.to, transition.cause.name(), priority, term);
         if let Some(hooks) = &mut self.hooks
             && hooks.post(event, clock::now()).is_err()
         {

@@ -16,10 +16,12 @@ pub enum Failure {
     SyncMailbox,
     /// The mailbox of the hooks was full when the role changed.
     HookMailbox,
+    /// An advert or announcement was not sent, because the lease ended while this process was stopped.
+    LeaseOver,
 }
 
 impl Failure {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::AdvertSend,
         Self::Announce,
         Self::GroupJoin,
@@ -28,6 +30,7 @@ impl Failure {
         Self::PacketSocket,
         Self::SyncMailbox,
         Self::HookMailbox,
+        Self::LeaseOver,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -40,6 +43,7 @@ impl Failure {
             Self::PacketSocket => "packet_socket",
             Self::SyncMailbox => "sync_mailbox_full",
             Self::HookMailbox => "hook_mailbox_full",
+            Self::LeaseOver => "lease_over",
         }
     }
 
@@ -88,7 +92,7 @@ mod tests {
             failures.add(failure, position);
         }
         let counted: Vec<u64> = failures.iter().map(|(_, count)| count).collect();
-        assert_eq!(counted, [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(counted, [1, 2, 3, 4, 5, 6, 7, 8, 9]);
         for failure in Failure::ALL {
             assert_eq!(Failure::ALL.iter().filter(|other| other.name() == failure.name()).count(), 1);
         }

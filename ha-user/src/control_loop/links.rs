@@ -37,9 +37,9 @@ impl ControlLoop {
         let Some(watched) = self.interfaces.get_mut(usize::from(id.0)) else { return Ok(()) };
         let is_other = std::mem::replace(&mut watched.ifindex, link.ifindex) != link.ifindex;
         let is_new = is_other && link.ifindex.is_some();
-        if is_other {
-            self.datapath.attach(id);
-        }
+        // Also for a changed hardware address: answers to heartbeats bear it.
+        self.datapath.attach(id);
+        self.path_changed(id, link.ifindex, link.state.up);
         if usize::from(id.0) >= self.config.interfaces.len() {
             // The sync link has a program, but neither adverts nor addresses.
             self.link_observed(id, clock::now());

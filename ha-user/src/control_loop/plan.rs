@@ -1,13 +1,37 @@
 //! From the resolved configuration to the election's.
 
 use crate::config::Resolved;
+use crate::datapath::Inherited;
 use ha_common::election::{Config, Damping, Member, PairTimes};
 use ha_common::role::NodeId;
-use std::time::Duration;
+use ha_common::time::Instant;
+use ha_common::wire::heartbeat::{self, FLAG_RESTARTING, Gate, Standing};
+
+/// What the process before has left.
+pub struct Heritage {
+    pub datapath: Option<Inherited>,
+    pub maintenance: bool,
+    pub now: Instant,
+}
+
+impl Heritage {
+    /// The mastership that the process before left for this one: its gate is open yet, and nobody closed its term.
+    fn resumable(&self) -> Option<u64> {
+        let Inherited { entry, fence } = self.datapath?;
+        let open = heartbeat::gate(&entry, fence.closed_term, self.now.0) == Gate::Open;
+        let left = Standing::unpack(entry.state).has(FLAG_RESTARTING);
+        (open && left).then_some(entry.term)
+    }
+
+    fn term_seen(&self) -> u64 {
+        self.datapath.map_or(0, |left| left.entry.term.max(left.fence.closed_term))
+    }
+}
 
 /// What the election of this node needs to know; positions of VIPs and interfaces stay what they are.
-pub fn election_config(config: &Resolved) -> Config {
+pub fn election_config(config: &Resolved, heritage: &Heritage) -> Config {
     let node = config.nodes.get(usize::from(config.node.0));
+    let timing = &config.election.timing;
     let members = config.vips.iter().map(|vip| Member {
         vhid: vip.vhid,
         interface: vip.interface,
@@ -25,16 +49,21 @@ pub fn election_config(config: &Resolved) -> Config {
         announce_burst: config.election.announce_burst.clone(),
         announce_refresh: config.election.announce_refresh,
         members: members.collect(),
-        resume: None,
-        maintenance: false,
-        term_seen: 0,
-        preempt_delay: Duration::ZERO,
-        times: PairTimes::default(),
+        resume: heritage.resumable(),
+        maintenance: heritage.maintenance,
+        term_seen: heritage.term_seen(),
+        preempt_delay: timing.preempt_delay,
+        times: PairTimes {
+            lease_short: timing.lease,
+            lease_long: timing.lease_alone,
+            linger: timing.linger,
+            ..PairTimes::default()
+        },
         damping: Damping::default(),
     }
 }
 
-fn only_peer(config: &Resolved) -> Option<NodeId> {
+pub fn only_peer(config: &Resolved) -> Option<NodeId> {
     match (config.nodes.len(), config.node) {
         (2, NodeId(0)) => Some(NodeId(1)),
         (2, NodeId(1)) => Some(NodeId(0)),

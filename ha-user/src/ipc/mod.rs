@@ -9,6 +9,8 @@ pub mod server;
 
 pub use flows::FlowLine;
 
+use crate::operate::HandOverReport;
+use crate::request::MaintenanceOutcome;
 use crate::status::Status;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -37,6 +39,20 @@ pub enum Request {
         weight: u8,
         seconds: Option<u64>,
     },
+    /// Another master; see [`crate::loops::Loops::fail_over`].
+    Failover {
+        to: Option<String>,
+        force: bool,
+        wait: bool,
+        timeout_ms: u64,
+    },
+    Maintenance {
+        on: bool,
+        force: bool,
+    },
+    Stop {
+        keep_role: bool,
+    },
 }
 
 impl Request {
@@ -44,7 +60,11 @@ impl Request {
     fn changes(&self) -> bool {
         match self {
             Self::Status | Self::Flows { .. } => false,
-            Self::Resync | Self::Demote { .. } => true,
+            Self::Resync
+            | Self::Demote { .. }
+            | Self::Failover { .. }
+            | Self::Maintenance { .. }
+            | Self::Stop { .. } => true,
         }
     }
 }
@@ -56,6 +76,12 @@ pub enum Reply {
     Status(Box<Status>),
     Flows(Vec<FlowLine>),
     Done,
+    HandOver(HandOverReport),
+    Maintenance(MaintenanceOutcome),
+    /// The daemon ends; it is gone when this process is.
+    Stopping {
+        pid: u32,
+    },
     /// The request was not carried out; why, and what to do.
     Error(String),
 }

@@ -2,10 +2,12 @@
 
 use super::Election;
 use super::member::Heard;
+use super::transition::Farewell;
 use crate::election::compare::{Interval, wins_tie};
 use crate::election::timers::{ANSWER_SPACING, CONTACT_QUIET_MAX, TIE_DISPUTE, advert_interval};
 use crate::election::{Action, Cause};
 use crate::role::Role;
+use crate::sight::Sight;
 use crate::time::Instant;
 
 /// One contact, from the first advert of another master until none has been heard for a while.
@@ -34,6 +36,27 @@ impl Election {
     /// The contact lost within the last master-down time.
     pub(super) fn lately_yielded(&self, now: Instant) -> Option<Yielded> {
         self.yielded.filter(|yielded| now.since(yielded.at) < self.timing.master_down)
+    }
+
+    /// A peer that is heard by heartbeats and serves as well: the newer term stays, and is known to both.
+    pub(super) fn look_for_rival(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let Sight::Alive(report) = self.pair.sight else { return };
+        let own = self.own_term.unwrap_or(0);
+        match (report.serves(), self.giving.filter(|_| self.is_offering())) {
+            (true, Some(giving)) if report.term > own => self.complete_hand_over(now, giving, actions),
+            (true, _) if report.term > own => {
+                self.leave_with(now, Role::Backup, Cause::Superseded, Farewell::Quiet, actions);
+            }
+            (true, _) => {
+                self.stats.dual_master_contacts += u64::from(!self.pair.rival);
+                self.pair.rival = true;
+            }
+            (false, _) if self.pair.rival => {
+                self.pair.rival = false;
+                self.end_contact(now, actions);
+            }
+            (false, _) => {}
+        }
     }
 
     /// Begins or prolongs the contact.

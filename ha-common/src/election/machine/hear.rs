@@ -5,8 +5,9 @@ use super::member::{Heard, Member};
 use super::silence::Hold;
 use crate::election::compare::Interval;
 use crate::election::timers::CROSSED_JITTER_MAX;
-use crate::election::{Action, Cause, ReceivedAdvert};
+use crate::election::{Action, Cause, HandOverEnd, ReceivedAdvert};
 use crate::role::Role;
+use crate::sight::Sight;
 use crate::time::Instant;
 use core::cmp::Ordering;
 use core::time::Duration;
@@ -22,7 +23,9 @@ impl Election {
             return;
         }
         self.stats.adverts_accepted += 1;
-        let heard = Member::heard(received, now);
+        let mut heard = Member::heard(received, now);
+        heard.foreign = self.is_foreign(now, heard.interval, heard.at);
+        self.confirm_step_down(heard.interval, actions);
         if let Some(last) = self.stats.heard.get_mut(index) {
             *last = Some((heard.source, heard.at));
         }
@@ -30,6 +33,13 @@ impl Election {
             Role::Init | Role::Fault => self.follow(now, index, heard),
             Role::Backup => self.hear_as_backup(now, index, heard, actions),
             Role::Master => self.hear_as_master(now, index, heard, actions),
+        }
+    }
+
+    /// After a forced step-down: somebody masters.
+    fn confirm_step_down(&mut self, interval: Interval, actions: &mut Vec<Action>) {
+        if interval != Interval::GOODBYE && self.stepped_down.take().is_some() {
+            self.end_wish(HandOverEnd::Done, actions);
         }
     }
 
@@ -52,6 +62,10 @@ impl Election {
             member.follow(heard, now, master_down);
             member.arm(heard.at, master_down);
         }
+        // Of a peer that is heard by heartbeats the words decide.
+        if self.pair.sight != Sight::Unknown {
+            return;
+        }
         self.preempt_if_better(now, actions);
         // A member that was silent before this advert may be the silent half of a foreign peer.
         if self.role == Role::Backup {
@@ -67,6 +81,10 @@ impl Election {
         }
         // The winner of a contact may so far have been heard on one member only. On the others this node still follows
         // whom it followed before, perhaps another loser, whose goodbye says nothing about the winner.
+        if self.pair.sight != Sight::Unknown {
+            self.members.get_mut(index).into_iter().for_each(Member::forget_masters);
+            return;
+        }
         let yielded = self.lately_yielded(now);
         if yielded.is_some_and(|yielded| yielded.member != index) {
             return;
@@ -92,6 +110,9 @@ impl Election {
             if self.contact.is_some() {
                 self.end_contact(now, actions);
             }
+            return;
+        }
+        if self.pair.sight != Sight::Unknown && !heard.foreign {
             return;
         }
         self.follow(now, index, heard);

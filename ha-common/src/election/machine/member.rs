@@ -20,6 +20,8 @@ pub(super) struct Heard {
     pub(super) source: IpAddr,
     pub(super) interval: Interval,
     pub(super) at: Instant,
+    /// Certainly not the peer of a pair, whose heartbeats are heard.
+    pub(super) foreign: bool,
 }
 
 /// What a member knows. The role is the group's.
@@ -36,7 +38,7 @@ pub(super) struct Member {
     /// `None` until the first word about the interface.
     pub(super) link: Option<LinkState>,
     /// The best master heard lately, by IPv4 and by IPv6: one node that sends by both is two sources.
-    followed: [Option<Heard>; 2],
+    pub(super) followed: [Option<Heard>; 2],
     /// BACKUP: when the master is given up. `None` once that happened, and in every other role.
     pub(super) deadline: Option<Instant>,
     /// BACKUP: the master was given up, and why.
@@ -177,6 +179,7 @@ impl Member {
 
     /// The sign of life in an advert, with a reception time that cannot lie in the future.
     pub(super) fn heard(advert: &ReceivedAdvert, now: Instant) -> Heard {
-        Heard { source: advert.source, interval: Interval::of(&advert.advert), at: advert.received.min(now) }
+        let (source, interval) = (advert.source, Interval::of(&advert.advert));
+        Heard { source, interval, at: advert.received.min(now), foreign: false }
     }
 }

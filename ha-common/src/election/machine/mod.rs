@@ -6,14 +6,29 @@
 //! - `preempt.rs`: when a better node takes over from a living master.
 //! - `transition.rs`: the ways into and out of MASTER, with their actions in order.
 //! - `contact.rs`: a master that hears another one.
+//!
+//! Between two nodes that hear each other's heartbeats the adverts of the peer decide nothing; docs/safety.md has the
+//! argument that their gates are never open at the same time:
+//!
+//! - `pair.rs`, `rank.rs`: the peer's words, terms and promises; who of the two should have the group.
+//! - `vacancy.rs`: when a backup takes over, and on what grounds.
+//! - `wish.rs`, `giving.rs`: hand-overs, from both sides.
+//! - `tenure.rs`, `damper.rs`: the lease and its loss; who loses the group too often.
 
 mod admission;
 mod contact;
+mod damper;
+mod giving;
 mod hear;
 mod member;
+mod pair;
 mod preempt;
+mod rank;
 mod silence;
+mod tenure;
 mod transition;
+mod vacancy;
+mod wish;
 
 #[cfg(test)]
 mod tests;
@@ -22,13 +37,16 @@ use super::announce::Announcer;
 use super::claim::{CLAIM_INTERVAL, Claim};
 use super::compare::Interval;
 use super::prng::Prng;
-use super::timers::{STEP_DOWN_HOLD_MIN, Timing};
-use super::{Action, Cause, Command, Config, Input, InterfaceId, LinkState, MemberId, Stats};
+use super::timers::{ATTENTION, STEP_DOWN_HOLD_MIN, Timing};
+use super::{Action, Cause, Command, Config, Input, InterfaceId, LinkState, MemberId, Stats, Wait};
 use crate::role::{Role, SyncHealth};
 use crate::sight::Sight;
 use crate::time::{Instant, earliest};
 use contact::{Contact, Yielded};
+use damper::Damper;
+use giving::Giving;
 use member::Member;
+use pair::Pair;
 use preempt::Preemption;
 use silence::Hold;
 
@@ -44,7 +62,32 @@ pub struct Election {
     stopped: bool,
     members: Vec<Member>,
     health: SyncHealth,
-    sight: Sight,
+    pair: Pair,
+    /// MASTER: the number of this mastership.
+    own_term: Option<u64>,
+    /// INIT: the mastership to go on with once all links are known to be up.
+    resume: Option<u64>,
+    /// This process was master.
+    mastered: bool,
+    maintenance: bool,
+    demotion: u16,
+    damper: Damper,
+    /// After [`Command::Stop`], until everything is done.
+    stopping: bool,
+    giving: Option<Giving>,
+    /// MASTER: no hand-over by itself before this, because the last one failed.
+    retry_from: Instant,
+    /// BACKUP after a hand-over: the addresses are kept until then.
+    linger_until: Option<Instant>,
+    /// The operator wants the group on this node since then.
+    asked_since: Option<Instant>,
+    /// BACKUP: why this node asks its peer for the group.
+    wanted: Option<Cause>,
+    /// An operator waits for somebody to take the group after a forced step-down.
+    stepped_down: Option<Instant>,
+    /// A peer that is ready goes first until then: the lease was lost.
+    stands_back_until: Option<Instant>,
+    wait: Option<Wait>,
     /// A twinwall peer was alive in the life of this process: the other node is not a foreign one.
     peer_seen: bool,
     announcer: Announcer,
@@ -70,7 +113,22 @@ impl Election {
             role: Role::Init,
             stopped: false,
             health: SyncHealth::default(),
-            sight: Sight::Unknown,
+            pair: Pair::new(config.term_seen.max(config.resume.unwrap_or(0))),
+            own_term: None,
+            resume: config.resume.filter(|term| *term >= config.term_seen),
+            mastered: config.resume.is_some(),
+            maintenance: config.maintenance,
+            demotion: 0,
+            damper: Damper::new(config.damping),
+            stopping: false,
+            giving: None,
+            retry_from: Instant(0),
+            linger_until: None,
+            asked_since: None,
+            wanted: None,
+            stepped_down: None,
+            stands_back_until: None,
+            wait: None,
             peer_seen: false,
             announcer: Announcer::new(&config.announce_burst, config.announce_refresh),
             hold: None,
@@ -99,25 +157,48 @@ impl Election {
             return;
         }
         let now = now.max(self.now);
+        self.note_absence(now);
         self.now = now;
+        let transitions = self.stats.transitions;
         match input {
             Input::Timer => self.on_timer(now, actions),
             Input::Advert(advert) => self.on_advert(now, advert, actions),
             Input::Link { interface, state } => self.on_link(now, interface, state, actions),
             Input::Sync(health) => self.on_sync(now, health, actions),
+            Input::Peer(sight) => self.on_peer(now, sight, actions),
+            Input::Lease(event) => self.on_lease(now, event, actions),
+            Input::Demotion(total) => self.demotion = total,
             Input::Command(Command::Stop) => self.stop(now, actions),
-            Input::Peer(sight) => self.sight = sight,
-            Input::Lease(_) => self.leave(now, Role::Backup, Cause::LeaseLost, actions),
-            Input::Demotion(total) => self.stats.demotion = total,
-            Input::Command(Command::Maintenance(on)) => self.stats.maintenance = on,
-            Input::Command(Command::HandOver { force }) => {
-                if force {
-                    self.step_down(now, actions);
+            Input::Command(Command::HandOver { force }) => self.hand_over(now, force, actions),
+            Input::Command(Command::Want) => self.ask(now, actions),
+            Input::Command(Command::Maintenance(on)) => self.maintenance = on,
+        }
+        // One transition an input: what follows from a role is decided at the next.
+        if self.stats.transitions == transitions {
+            self.decide(now, actions);
+        }
+        self.settle_wish(now, actions);
+        self.end_linger(now, actions);
+        self.settle_stop(now, actions);
+        self.publish();
+    }
+
+    /// What follows from the peer's words and from the time, whatever the input was.
+    fn decide(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        self.wait = None;
+        match self.role {
+            Role::Init | Role::Fault => self.wanted = None,
+            Role::Backup => {
+                self.wish(now);
+                self.look_for_vacancy(now, actions);
+            }
+            Role::Master => {
+                self.look_for_rival(now, actions);
+                if self.role == Role::Master {
+                    self.drive_hand_over(now, actions);
                 }
             }
-            Input::Command(Command::Want) => {}
         }
-        self.publish();
     }
 
     /// When [`Input::Timer`] is wanted next; `None`: only after another input. A time that has passed means now.
@@ -131,6 +212,11 @@ impl Election {
             self.hold.map(|hold| hold.until),
             self.claim.poll_at(),
             self.contact.map(|contact| contact.quiet_at),
+            self.linger_until,
+            self.giving_poll_at(),
+            self.asked_since.map(|since| since + self.asking_max()),
+            // A controller that is looked at this often can tell when it was away.
+            (self.pair.sight != Sight::Unknown).then(|| self.now + ATTENTION),
         ];
         // The end of time is where additions saturate; waiting for it would be a busy loop.
         members.chain(group).fold(None, earliest).filter(|at| *at < Instant(u64::MAX))
@@ -179,7 +265,11 @@ impl Election {
         let known = self.members.iter().all(|member| member.link.is_some());
         let healthy = self.members.iter().all(|member| member.fault().is_none());
         match (self.role, healthy) {
-            (Role::Init, true) => self.leave(now, Role::Backup, Cause::Start, actions),
+            _ if self.stopping => {}
+            (Role::Init, true) => match self.resume {
+                Some(term) => self.resume_mastering(now, term, actions),
+                None => self.leave(now, Role::Backup, Cause::Start, actions),
+            },
             (Role::Init, false) if known => self.leave(now, Role::Fault, Cause::LinkDown, actions),
             (Role::Backup | Role::Master, false) => self.leave(now, Role::Fault, Cause::LinkDown, actions),
             (Role::Fault, true) => self.leave(now, Role::Backup, Cause::LinkUp, actions),
@@ -190,16 +280,12 @@ impl Election {
     fn on_sync(&mut self, now: Instant, health: SyncHealth, actions: &mut Vec<Action>) {
         self.health = health;
         self.peer_seen |= health.peer_alive;
+        self.note_drained();
         match self.role {
             // Whether a partly silent peer is a twinwall node decides whether to take over from it.
             Role::Backup => self.take_over_if_silent(now, actions),
             Role::Init | Role::Master | Role::Fault => {}
         }
-    }
-
-    fn stop(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        self.leave(now, Role::Init, Cause::Stop, actions);
-        self.stopped = true;
     }
 
     /// Gives the mastership away and stays out for long enough that the peer has it; if nobody takes it, this node
@@ -208,6 +294,7 @@ impl Election {
         match self.role {
             Role::Master => {
                 self.leave(now, Role::Backup, Cause::StepDown, actions);
+                self.stepped_down = Some(now);
                 self.hold = Some(Hold { until: now + self.timing.master_down.max(STEP_DOWN_HOLD_MIN) });
                 self.preemption.suspend();
             }
@@ -221,7 +308,8 @@ impl Election {
     }
 
     fn configured_interval(&self) -> Interval {
-        Interval { advbase: u16::from(self.config.advbase), advskew: self.config.advskew }
+        let advskew = rank::advertised_skew(&self.config, self.demotion);
+        Interval { advbase: u16::from(self.config.advbase), advskew }
     }
 
     /// Sends the advert of one member and plans the next.
@@ -242,6 +330,15 @@ impl Election {
     fn publish(&mut self) {
         self.stats.role = self.role;
         self.stats.claiming = self.claim.is_active();
+        self.stats.lease = self.lease();
+        self.stats.term = self.own_term.or(self.resume).unwrap_or(self.pair.term);
+        self.stats.standing = self.standing(self.now);
+        self.stats.hand_over = self.hand_over_in_progress();
+        self.stats.wait = self.wait;
+        self.stats.linger_until = self.linger_until;
+        self.stats.damped_until = self.damper.until(self.now);
+        self.stats.maintenance = self.maintenance;
+        self.stats.demotion = self.demotion;
         self.preemption.publish(&mut self.stats);
         let mut silent_members = 0;
         for (member, (fault, silent)) in

@@ -28,6 +28,27 @@ impl Preemption {
         self.suspended = true;
     }
 
+    /// Begins or goes on waiting for the flows; since when.
+    pub(super) fn wait(&mut self, now: Instant) -> Instant {
+        *self.waiting_since.get_or_insert(now)
+    }
+
+    pub(super) fn stop_waiting(&mut self) {
+        self.waiting_since = None;
+    }
+
+    pub(super) fn waits_since(&self) -> Option<Instant> {
+        self.waiting_since
+    }
+
+    pub(super) fn is_suspended(&self) -> bool {
+        self.suspended
+    }
+
+    pub(super) fn backup_since(&self) -> Instant {
+        self.backup_since
+    }
+
     pub(super) fn publish(&self, stats: &mut Stats) {
         stats.preempt_waiting_since = self.waiting_since;
         stats.preempt_suspended = self.suspended;
@@ -45,7 +66,7 @@ impl Election {
             self.become_master(now, Cause::Preempt, actions);
             return;
         }
-        let since = *self.preemption.waiting_since.get_or_insert(now);
+        let since = self.preemption.wait(now);
         if now.since(since) >= PREEMPT_WAIT_MAX {
             self.become_master(now, Cause::Preempt, actions);
         }
@@ -53,8 +74,9 @@ impl Election {
 
     /// Equality does not preempt (carp-wire §8). Every member must either hear a master that is worse or nobody at
     /// all: with a better one on another member, the group would only be taken to be given back.
-    fn would_preempt(&self, now: Instant) -> bool {
-        if !self.config.preempt || self.preemption.suspended {
+    pub(super) fn would_preempt(&self, now: Instant) -> bool {
+        let delayed = now < self.preemption.backup_since + self.config.preempt_delay;
+        if !self.config.preempt || self.preemption.suspended || self.maintenance || self.is_stopping() || delayed {
             return false;
         }
         let own = self.configured_interval();
@@ -65,7 +87,7 @@ impl Election {
 
     /// Whether there is nothing (more) to learn from the master before taking its place. A foreign master has no state
     /// for us; but right after a start a twinwall master is not known to be one yet.
-    fn holds_state(&self, now: Instant) -> bool {
+    pub(super) fn holds_state(&self, now: Instant) -> bool {
         if self.health.peer_alive {
             self.health.in_sync
         } else {

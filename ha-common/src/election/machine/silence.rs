@@ -4,6 +4,7 @@ use super::Election;
 use crate::election::claim::CLAIM_INTERVAL;
 use crate::election::timers::SILENCE_SLACK;
 use crate::election::{Action, Cause};
+use crate::sight::Sight;
 use crate::time::Instant;
 
 /// A backup that stays out of the election for a while.
@@ -50,10 +51,14 @@ impl Election {
     }
 
     fn judge_silence(&self, now: Instant) -> Verdict {
+        // Heartbeats decide, as long as there are any.
+        if self.pair.sight != Sight::Unknown {
+            return Verdict::Patience;
+        }
         // A goodbye explains a takeover better than the silence that followed it.
         let silent = self.members.iter().filter_map(|member| member.silence);
         let Some(cause) = silent.min_by_key(|cause| *cause != Cause::Goodbye) else { return Verdict::Patience };
-        if self.hold.is_some() {
+        if self.hold.is_some() || self.maintenance || self.is_stopping() {
             return Verdict::Patience;
         }
         let audible = || self.members.iter().filter(|member| member.silence.is_none());

@@ -1,5 +1,7 @@
 //! The page that `twinwall status` prints for people.
 
+mod pair;
+
 use super::track::{demotions, hooks};
 use crate::status::{ControlStatus, InterfaceStatus, MemberStatus, PeerStatus, Status, SyncStatus};
 use std::collections::BTreeMap;
@@ -14,7 +16,9 @@ pub fn render(status: &Status, colour: bool) -> String {
     let ink = Ink { colour };
     let mut page = header(status, &ink);
     if status.control_answered {
+        page += &pair::notices(&status.election, &ink);
         page += &members(&status.election, &ink);
+        page += &pair::section(&status.election, &ink);
         page += &interfaces(&status.election.interfaces, &ink);
         page += &demotions(&status.election.demotions, &ink);
     }
@@ -65,6 +69,9 @@ fn header(status: &Status, ink: &Ink) -> String {
             text += &format!(", takeover in {}", milliseconds(takeover_ms));
         }
         text += &format!("; {} in all\n", election.transitions);
+        if let Some(last) = election.history.first() {
+            text += &pair::explanation(last);
+        }
     }
     if election.dual_master_contacts > 0 {
         let contacts = format!("  another master was heard {} times while master", election.dual_master_contacts);

@@ -53,7 +53,7 @@ fn a_goodbye_takes_the_group_at_once() {
     rig.hear(WAN, 255, 255);
     insta::assert_snapshot!(
         rig.summary(),
-        @"backup>master(goodbye) vips+ announce0 announce1 adv0=1/100 adv1=1/100"
+        @"backup>master(goodbye) lease=1 vips+ announce0 announce1 adv0=1/100 adv1=1/100"
     );
     assert_eq!(rig.stats().last_transition.unwrap().last_heard, Some(rig.now));
 }
@@ -102,11 +102,14 @@ fn a_goodbye_before_anything_else_counts() {
 fn step_down_and_nobody_takes_it() {
     let mut rig = Rig::master(config(100));
     rig.input(Input::Command(Command::HandOver { force: true }));
-    assert_eq!(rig.summary(), "master>backup(step_down) adv0=255/255 adv1=255/255 adv0=255/255 adv1=255/255 vips-");
+    assert_eq!(
+        rig.summary(),
+        "master>backup(step_down) closed adv0=255/255 adv1=255/255 adv0=255/255 adv1=255/255 vips-"
+    );
     rig.run(ms(3390));
     assert_eq!(rig.role(), Role::Backup);
     rig.run(ms(1));
-    assert_eq!(rig.role(), Role::Master);
+    assert_eq!((rig.role(), rig.count("TimedOut")), (Role::Master, 1), "the operator is told that nobody took it");
 }
 
 /// With a short master-down time the hold is three seconds all the same, even if the peer that took over says goodbye
@@ -131,19 +134,19 @@ fn step_down_suspends_preemption() {
     rig.sync(true, true);
     rig.input(Input::Command(Command::HandOver { force: true }));
     rig.run_hearing(SECOND * 60, &[LAN, WAN], 1, 100);
-    assert_eq!(rig.role(), Role::Backup);
+    assert_eq!((rig.role(), rig.count("Done")), (Role::Backup, 1));
     assert!(rig.stats().preempt_suspended);
     rig.hear(LAN, 255, 255);
     assert_eq!(rig.role(), Role::Master);
     assert!(!rig.stats().preempt_suspended);
 }
 
-/// Only a master can step down.
+/// Only a master can step down; the operator is told so.
 #[test]
 fn step_down_of_a_backup_does_nothing() {
     let mut rig = Rig::backup(config(100));
     rig.input(Input::Command(Command::HandOver { force: true }));
-    assert_eq!(rig.summary(), "");
+    assert_eq!(rig.summary(), "Refused(NotMaster)");
     rig.run(ms(3391));
     assert_eq!(rig.role(), Role::Master);
 }
@@ -153,7 +156,7 @@ fn step_down_of_a_backup_does_nothing() {
 fn stop_is_final() {
     let mut rig = Rig::master(config(100));
     rig.input(Input::Command(Command::Stop));
-    assert_eq!(rig.summary(), "master>init(stop) adv0=255/255 adv1=255/255 adv0=255/255 adv1=255/255 vips-");
+    assert_eq!(rig.summary(), "master>init(stop) closed adv0=255/255 adv1=255/255 adv0=255/255 adv1=255/255 vips-");
     assert_eq!(rig.election.poll_at(), None);
     rig.hear(LAN, 255, 255);
     rig.link(0, LinkState::default());

@@ -32,7 +32,7 @@ fn start_with_a_dead_link() {
 fn one_dead_link_is_the_fault_of_all() {
     let mut rig = Rig::master(config(100));
     rig.link(0, LinkState { up: false, ..link(0) });
-    assert_eq!(rig.summary(), "master>fault(link_down) adv1=255/255 adv1=255/255 vips-");
+    assert_eq!(rig.summary(), "master>fault(link_down) closed adv1=255/255 adv1=255/255 vips-");
     assert_eq!(rig.stats().faults, [Some(Fault::LinkDown), None]);
     rig.hear(WAN, 255, 255);
     rig.run(SECOND * 60);

@@ -69,7 +69,7 @@ fn init() {
     a link down: init
     both links up: backup init>backup(start) vips-
     peer alive, in sync: init
-    step down: init
+    step down: init Refused(NotMaster)
     stop: init init>init(stop) vips-
     ");
 }
@@ -82,14 +82,14 @@ fn backup() {
     equal, lower address: backup
     equal, higher address: backup
     worse advert: backup
-    much longer interval: master backup>master(goodbye) vips+ announce0 announce1 adv0=1/100 adv1=1/100
-    goodbye: master backup>master(goodbye) vips+ announce0 announce1 adv0=1/100 adv1=1/100
+    much longer interval: master backup>master(goodbye) lease=1 vips+ announce0 announce1 adv0=1/100 adv1=1/100
+    goodbye: master backup>master(goodbye) lease=1 vips+ announce0 announce1 adv0=1/100 adv1=1/100
     timer, nothing due: backup
-    next timer due: master backup>master(master_down) vips+ announce0 announce1 adv0=1/100 adv1=1/100
+    next timer due: master backup>master(master_down) lease=1 vips+ announce0 announce1 adv0=1/100 adv1=1/100
     a link down: fault backup>fault(link_down)
     both links up: backup
     peer alive, in sync: backup
-    step down: backup
+    step down: backup Refused(NotMaster)
     stop: init backup>init(stop) vips-
     ");
 }
@@ -98,19 +98,19 @@ fn backup() {
 #[test]
 fn master() {
     insta::assert_snapshot!(table(Role::Master), @r"
-    better advert: backup master>backup(better_master) adv0=255/255 adv1=255/255 adv0=255/255 adv1=255/255 vips-
-    equal, lower address: backup master>backup(tie_break) adv0=255/255 adv1=255/255 adv0=255/255 adv1=255/255 vips-
+    better advert: backup master>backup(better_master) closed adv0=255/255 adv1=255/255 adv0=255/255 adv1=255/255 vips-
+    equal, lower address: backup master>backup(tie_break) closed adv0=255/255 adv1=255/255 adv0=255/255 adv1=255/255 vips-
     equal, higher address: master adv0=1/100 announce0
     worse advert: master adv0=1/100 announce0
     much longer interval: master adv0=1/100 announce0
     goodbye: master
     timer, nothing due: master
     next timer due: master announce0 announce1
-    a link down: fault master>fault(link_down) adv1=255/255 adv1=255/255 vips-
+    a link down: fault master>fault(link_down) closed adv1=255/255 adv1=255/255 vips-
     both links up: master
     peer alive, in sync: master
-    step down: backup master>backup(step_down) adv0=255/255 adv1=255/255 adv0=255/255 adv1=255/255 vips-
-    stop: init master>init(stop) adv0=255/255 adv1=255/255 adv0=255/255 adv1=255/255 vips-
+    step down: backup master>backup(step_down) closed adv0=255/255 adv1=255/255 adv0=255/255 adv1=255/255 vips-
+    stop: init master>init(stop) closed adv0=255/255 adv1=255/255 adv0=255/255 adv1=255/255 vips-
     ");
 }
 
@@ -129,7 +129,7 @@ fn fault() {
     a link down: fault
     both links up: backup fault>backup(link_up)
     peer alive, in sync: fault
-    step down: fault
+    step down: fault Refused(NotMaster)
     stop: init fault>init(stop) vips-
     ");
 }

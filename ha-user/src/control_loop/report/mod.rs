@@ -1,5 +1,7 @@
 //! The answer to `status`: plain values from the election, the links, the datapath and the counters.
 
+mod pair;
+
 use super::ControlLoop;
 use crate::datapath::Snapshot;
 use crate::demotion::Demotion;
@@ -27,7 +29,15 @@ impl ControlLoop {
             vip_errors: self.errors(),
             demotions: self.demotions.iter().map(|demotion| demotion_status(demotion, now)).collect(),
             tracked: self.config.track.causes().collect(),
-            ..ControlStatus::default()
+            maintenance: stats.maintenance,
+            resumed: self.resumed,
+            peer: self.peer_sight(now),
+            paths: self.path_statuses(&snapshot, now),
+            lease: self.lease_status(now),
+            hand_over: self.hand_over_status(now),
+            waits: self.waits(now),
+            history: Vec::new(),
+            stage_times: Vec::new(),
         }
     }
 
@@ -65,6 +75,10 @@ impl ControlLoop {
 
     fn interface(&self, id: InterfaceId, snapshot: &Snapshot, now: Instant) -> InterfaceStatus {
         let attachment = self.datapath.attachment(id);
+        let is_loose =
+            self.config.pin_directory.is_some() && self.datapath.is_enforced(id) && !self.datapath.is_pinned(id);
+        let note = attachment.and_then(|attachment| attachment.note());
+        let note = note.or(is_loose.then_some("not pinned: its program ends with the daemon"));
         let rows = || snapshot.interfaces.iter().filter(|row| row.interface == id);
         let mut counters = refusals(rows().map(|row| &row.refused));
         counters.insert("packets".to_owned(), rows().map(|row| row.packets).sum());
@@ -76,7 +90,7 @@ impl ControlLoop {
             up_in_seconds: self.up_in(id, now),
             flapping: self.link_flaps(id, now),
             datapath: attachment.map_or("socket", |attachment| attachment.name()).to_owned(),
-            datapath_note: attachment.and_then(|attachment| attachment.note()).map(str::to_owned),
+            datapath_note: note.map(str::to_owned),
             counters,
         }
     }

@@ -1,0 +1,154 @@
+//! What a node knows of its only peer by heartbeats: words, terms, promises, and which adverts are the peer's.
+
+use super::Election;
+use super::member::Heard;
+use crate::election::Action;
+use crate::election::claim::CLAIM_INTERVAL;
+use crate::election::compare::Interval;
+use crate::election::lease::{next_term, owner};
+use crate::election::timers::{AWAY, CAREFUL, PROMISE, STRAGGLERS, TAKE_OVER_WINDOW};
+use crate::role::Role;
+use crate::sight::{PeerReport, Sight};
+use crate::time::Instant;
+use crate::wire::heartbeat::{ROLE_MASTER, Standing};
+use core::time::Duration;
+
+/// The two nodes' dealings with each other.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Pair {
+    pub(super) sight: Sight,
+    /// The highest term known, own or the peer's, of a mastership or of a candidacy.
+    pub(super) term: u64,
+    /// Until then this node takes nothing on the peer's words alone: it may have promised something that it does not
+    /// remember, or have read the words long ago. `None` before the first input.
+    pub(super) careful_until: Option<Instant>,
+    /// The peer's silence counts from then on.
+    pub(super) silent_from: Instant,
+    /// The peer's candidacy that this node has answered.
+    pub(super) promised_until: Option<Instant>,
+    pub(super) candidacy: Option<Candidacy>,
+    /// Nobody masters since then, as far as can be heard.
+    pub(super) vacant_since: Option<Instant>,
+    /// When the peer last said that it is MASTER, and its words.
+    served: Option<(Instant, Standing)>,
+    /// MASTER: the peer serves as well.
+    pub(super) rival: bool,
+}
+
+/// This node's announcement that it takes over, which the peer must answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Candidacy {
+    pub(super) term: u64,
+    pub(super) since: Instant,
+}
+
+impl Candidacy {
+    /// An answer that comes later may be older than what the peer does now.
+    pub(super) fn is_valid(self, now: Instant) -> bool {
+        now.since(self.since) <= TAKE_OVER_WINDOW
+    }
+}
+
+impl Pair {
+    /// Nothing is known but a term.
+    pub(super) fn new(term: u64) -> Self {
+        Self { term, ..Self::default() }
+    }
+
+    /// This node's memory or view may be old.
+    pub(super) fn be_careful(&mut self, now: Instant) {
+        self.careful_until = Some(self.careful_until.unwrap_or(now).max(now + CAREFUL));
+        if matches!(self.sight, Sight::Silent { .. }) {
+            self.distrust_silence(now, CAREFUL);
+        }
+    }
+
+    /// The silence so far proves nothing.
+    pub(super) fn distrust_silence(&mut self, now: Instant, hold: Duration) {
+        self.silent_from = self.silent_from.max(now + hold);
+    }
+
+    pub(super) fn is_careful(&self, now: Instant) -> bool {
+        self.careful_until.is_none_or(|until| now < until)
+    }
+
+    pub(super) fn has_promised(&self, now: Instant) -> bool {
+        self.promised_until.is_some_and(|until| now < until)
+    }
+}
+
+impl Election {
+    /// Called before every input: a controller that did not run for a while knows only old words.
+    pub(super) fn note_absence(&mut self, now: Instant) {
+        let was_away = now.since(self.now) > AWAY && self.pair.sight != Sight::Unknown;
+        if was_away || self.pair.careful_until.is_none() {
+            self.pair.be_careful(now);
+        }
+    }
+
+    pub(super) fn on_peer(&mut self, now: Instant, sight: Sight, actions: &mut Vec<Action>) {
+        if self.config.peer_node.is_none() {
+            return;
+        }
+        let before = core::mem::replace(&mut self.pair.sight, sight);
+        match sight {
+            Sight::Alive(report) => self.hear_words(now, &report),
+            Sight::Silent { .. } => {}
+            // Adverts decide again, and from now on: their silence so far was not listened to.
+            Sight::Unknown if before != Sight::Unknown && self.role == Role::Backup => {
+                for member in &mut self.members {
+                    member.arm(now, self.timing.master_down);
+                }
+            }
+            Sight::Unknown => {}
+        }
+        self.drop_stale_resume(now, actions);
+    }
+
+    fn hear_words(&mut self, now: Instant, report: &PeerReport) {
+        self.peer_seen = true;
+        self.pair.silent_from = Instant(0);
+        let masters = report.standing.role == ROLE_MASTER;
+        if masters {
+            self.pair.served = Some((now, report.standing));
+        }
+        if report.term > self.pair.term {
+            self.pair.term = report.term;
+            self.pair.candidacy = None;
+            // Publishing this term from now on is the answer to the candidacy, and a promise not to take over.
+            if !masters && owner(report.term) == self.config.peer_node {
+                self.pair.promised_until = Some(now + PROMISE);
+            }
+        }
+    }
+
+    /// A term above all that is known.
+    pub(super) fn new_term(&mut self) -> u64 {
+        self.pair.term = next_term(self.pair.term, self.config.node);
+        self.pair.term
+    }
+
+    /// Whether an advert comes from a master that is not the peer. Only a peer that is heard can be told apart.
+    ///
+    /// The peer's own words say whether it masters and what it advertises; a demotion may just have changed its skew.
+    pub(super) fn is_foreign(&self, now: Instant, interval: Interval, received: Instant) -> bool {
+        let fits = |standing: Standing| {
+            let is_regular = interval.advbase == u16::from(standing.advbase) && interval.advskew >= standing.advskew;
+            is_regular || interval == CLAIM_INTERVAL || interval == Interval::GOODBYE
+        };
+        let of_peer = self.pair.served.is_some_and(|(at, standing)| now.since(at) < STRAGGLERS && fits(standing));
+        match self.pair.sight {
+            Sight::Unknown => false,
+            Sight::Alive(_) => !of_peer,
+            // The last advert may have been under way for longer than the last heartbeat.
+            Sight::Silent { last } => !(of_peer && received.since(last.heard) < CAREFUL),
+        }
+    }
+
+    /// A foreign master is heard on some member, and is not one that this node would preempt.
+    pub(super) fn follows_foreign(&self, now: Instant) -> bool {
+        let alive = |heard: &Heard| heard.foreign && heard.at + self.timing.master_down > now;
+        let any = self.members.iter().flat_map(|member| member.followed.iter().flatten()).any(alive);
+        any && !(self.would_preempt(now) && self.holds_state(now))
+    }
+}
