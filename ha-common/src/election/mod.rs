@@ -178,7 +178,8 @@ pub enum Input<'a> {
     },
     Sync(SyncHealth),
     /// What is known of the peer by heartbeats. Wanted at every tick in which it was heard: whatever is decided from it
-    /// is decided from something fresh.
+    /// What is known of the peer by heartbeats, with the newest ages: wanted at every tick, because words that were heard
+    /// long ago are not acted upon.
     Peer(Sight),
     Lease(LeaseEvent),
     /// Sum of the demotions of this node (tracked interfaces, scripts, …); zero is healthy.
@@ -215,6 +216,8 @@ pub enum Action {
     Transition(Transition),
     /// Right behind the transition, before anything that draws traffic or leaves it: the kernel must know first.
     Lease(LeaseOrder),
+    /// A hand-over begins: ask the sync engine to tell when everything until now has reached the peer.
+    Flush,
     /// What the operator asked for has come to an end.
     HandOverEnded(HandOverEnd),
 }

@@ -51,10 +51,6 @@ pub(super) const STRAGGLERS: Duration = Duration::from_millis(1500);
 pub(super) const FENCED_HOLD: Duration = Duration::from_secs(10);
 /// After a hand-over that failed, no other begins by itself for this long.
 pub(super) const HAND_OVER_RETRY: Duration = Duration::from_secs(5);
-/// The sync engine reports what is pending at least this often.
-pub(super) const HEALTH_SETTLES: Duration = Duration::from_millis(120);
-/// Flow changes that wait for the peer's acknowledgement no longer than this are as good as there.
-pub(super) const LAG_TOLERABLE: Duration = Duration::from_millis(100);
 /// An operator's wish for the group is given up this long after the master's own times are over.
 pub(super) const ASKING_MAX: Duration = Duration::from_millis(500);
 

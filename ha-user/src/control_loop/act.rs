@@ -20,7 +20,7 @@ impl ControlLoop {
             Action::Vips(state) => self.move_vips(state),
             Action::Announce { member } => self.announce(member),
             Action::Transition(transition) => self.note_transition(transition),
-            Action::Lease(_) | Action::HandOverEnded(_) => {}
+            Action::Lease(_) | Action::Flush | Action::HandOverEnded(_) => {}
         }
     }
 

@@ -35,7 +35,7 @@ impl Election {
         if self.follows_foreign(now) {
             return Verdict::Served;
         }
-        if now < self.pair.silent_from {
+        if !self.pair.trusts_silence(now) {
             return Verdict::Wait(Some(Wait::Quarantine));
         }
         let mastered = last.standing.role == ROLE_MASTER;

@@ -88,7 +88,7 @@ fn check_actions(before: Role, after: Role, actions: &[Action]) {
                 role = transition.to;
             }
             Action::Vips(state) => vips = Some(*state),
-            Action::Lease(_) | Action::HandOverEnded(_) => {}
+            Action::Lease(_) | Action::Flush | Action::HandOverEnded(_) => {}
             Action::Announce { .. } => {
                 assert_eq!(role, Role::Master, "only a master announces");
                 assert!(before == Role::Master || vips == Some(VipState::Present), "addresses before announcements");

@@ -102,7 +102,10 @@ fn a_goodbye_before_anything_else_counts() {
 fn step_down_and_nobody_takes_it() {
     let mut rig = Rig::master(config(100));
     rig.input(Input::Command(Command::HandOver { force: true }));
-    assert_eq!(rig.summary(), "master>backup(step_down) closed adv0=255/255 adv1=255/255 adv0=255/255 adv1=255/255 vips-");
+    assert_eq!(
+        rig.summary(),
+        "master>backup(step_down) closed adv0=255/255 adv1=255/255 adv0=255/255 adv1=255/255 vips-"
+    );
     rig.run(ms(3390));
     assert_eq!(rig.role(), Role::Backup);
     rig.run(ms(1));

@@ -7,7 +7,10 @@ use super::*;
 fn retires_as_a_group() {
     let mut rig = Rig::master(config(100));
     rig.hear(WAN, 1, 0);
-    assert_eq!(rig.summary(), "master>backup(better_master) closed adv0=255/255 adv1=255/255 adv0=255/255 adv1=255/255 vips-");
+    assert_eq!(
+        rig.summary(),
+        "master>backup(better_master) closed adv0=255/255 adv1=255/255 adv0=255/255 adv1=255/255 vips-"
+    );
     assert_eq!(rig.stats().dual_master_contacts, 1);
     rig.run(ms(3000));
     assert_eq!(rig.role(), Role::Backup, "the timers are armed");

@@ -10,6 +10,7 @@ fn sent(rig: &Rig) -> Vec<(u8, IpAddr, IpAddr, Advert)> {
         | Action::Announce { .. }
         | Action::Transition(_)
         | Action::Lease(_)
+        | Action::Flush
         | Action::HandOverEnded(_) => None,
     });
     sent.collect()
