@@ -48,7 +48,7 @@ pub(super) const VACANCY_MAX: Duration = Duration::from_secs(3);
 /// Adverts of the peer may be under way for this long after it ceased to be master.
 pub(super) const STRAGGLERS: Duration = Duration::from_millis(1500);
 /// A peer that closed this node's gate, but is not heard, lives: its silence proves nothing for so long.
-pub(super) const FENCED_HOLD: Duration = Duration::from_secs(10);
+pub(super) const FENCED_HOLD: Duration = Duration::from_secs(3);
 /// After a hand-over that failed, no other begins by itself for this long.
 pub(super) const HAND_OVER_RETRY: Duration = Duration::from_secs(5);
 /// An operator's wish for the group is given up this long after the master's own times are over.

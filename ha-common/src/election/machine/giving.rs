@@ -51,7 +51,9 @@ impl Election {
 
     /// The operator's wish on the master.
     pub(super) fn hand_over(&mut self, now: Instant, force: bool, actions: &mut Vec<Action>) {
-        let giving = Giving { operator: true, force, ..Giving::new(now, Cause::HandOver) };
+        let new = Giving::new(now, Cause::HandOver);
+        // One that is under way already goes on, for the operator.
+        let giving = Giving { cause: Cause::HandOver, operator: true, force, ..self.giving.unwrap_or(new) };
         let busy = self.giving.is_some_and(|giving| giving.operator) || self.stopping;
         let refusal = match (self.role, self.sight_now(now)) {
             (Role::Init | Role::Backup | Role::Fault, _) => Some(Refusal::NotMaster),

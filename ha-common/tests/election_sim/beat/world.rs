@@ -16,6 +16,8 @@ use std::time::Duration;
 pub const SYNC: usize = 2;
 /// Both gates may be open for so long when the new master has taken an offer and the old one has not heard yet.
 const OVERLAP_MAX: Duration = Duration::from_millis(4);
+/// An offer that was withdrawn may still be taken by words that are so old.
+const WITHDRAWN: Duration = Duration::from_millis(30);
 /// After a cut of every path is healed, or when nothing ran, one gate closes within this.
 pub const HEALED: Duration = Duration::from_millis(60);
 const SYNC_TICK: Duration = Duration::from_millis(10);
@@ -75,6 +77,8 @@ pub struct World {
     connected_since: Option<Instant>,
     none_since: Option<Instant>,
     two_since: Option<Instant>,
+    /// When an offer last stood.
+    offered_at: Option<Instant>,
     open_before: [bool; 2],
     /// Who used a term; the mastership under way of each host.
     terms: BTreeMap<u64, usize>,
@@ -114,6 +118,7 @@ impl World {
             connected_since: None,
             none_since: None,
             two_since: None,
+            offered_at: None,
             open_before: [false; 2],
             terms: BTreeMap::new(),
             current: [0; 2],
@@ -419,6 +424,12 @@ impl World {
     fn observe(&mut self) {
         let now = self.now;
         self.connected_since = self.connected().then(|| self.connected_since.unwrap_or(now));
+        let offers = |host: &Host| {
+            host.kernel.as_ref().is_some_and(|kernel| Standing::unpack(kernel.entry.state).has(FLAG_OFFER))
+        };
+        if self.hosts.iter().any(offers) {
+            self.offered_at = Some(now);
+        }
         let open = [self.is_open(0), self.is_open(1)];
         for (index, is_open) in open.into_iter().enumerate() {
             self.watch.changes += u64::from(self.open_before[index] != is_open);
@@ -440,10 +451,8 @@ impl World {
 
     /// Never two open gates, but for the moment of a hand-over, and when no heartbeat can tell one of the other.
     fn check_two(&mut self, now: Instant, lasted: Duration) {
-        let offers = |host: &Host| {
-            host.kernel.as_ref().is_some_and(|kernel| Standing::unpack(kernel.entry.state).has(FLAG_OFFER))
-        };
-        let handed_over = self.hosts.iter().any(offers) && lasted < OVERLAP_MAX;
+        let offered = self.offered_at.is_some_and(|at| now.since(at) < WITHDRAWN);
+        let handed_over = offered && lasted < OVERLAP_MAX;
         let apart = self.connected_since.is_none_or(|since| now.since(since) < HEALED);
         if handed_over {
             self.watch.overlap = self.watch.overlap.max(lasted);
