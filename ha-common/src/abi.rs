@@ -31,7 +31,7 @@ pub const ROLE_CARP: u16 = 1;
 pub const ROLE_SYNC: u16 = 2;
 /// Heartbeats of the peer are answered on this interface, and its answers are taken.
 pub const ROLE_HEARTBEAT: u16 = 4;
-/// Most paths that heartbeats may take; a path's number is the slot of its interface.
+/// Most paths that heartbeats may take: interfaces, numbered in the order of the configuration.
 pub const PATHS_MAX: u32 = 16;
 /// Most virtual addresses that the gate can guard.
 pub const VIPS_MAX: u32 = 4096;
@@ -48,9 +48,19 @@ pub struct InterfaceEntry {
     pub roles: u16,
     /// The interface's own address: source of the answers to heartbeats.
     pub mac: [u8; 6],
-    pub reserved: u16,
+    /// Number of the path that it is for heartbeats, with [`ROLE_HEARTBEAT`].
+    pub path: u16,
 }
 const _: () = assert!(size_of::<InterfaceEntry>() == 12);
+
+impl InterfaceEntry {
+    /// [`Self::mac`] as words in memory order.
+    #[inline(always)]
+    pub const fn mac_words(&self) -> [u16; 3] {
+        let [a, b, c, d, e, f] = self.mac;
+        [u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]), u16::from_ne_bytes([e, f])]
+    }
+}
 
 /// Which member of the group a VHID on an interface is. All zero: unknown.
 #[repr(C)]
@@ -118,6 +128,21 @@ pub struct AdvertRecord {
     pub reserved: u8,
 }
 const _: () = assert!(size_of::<AdvertRecord>() == 80);
+
+/// Key of the map of virtual addresses: the address, IPv4 as an IPv4-mapped IPv6 address.
+pub type VipKey = AddressWords;
+
+/// The key of an IPv4 address given as words in memory order.
+#[inline(always)]
+pub const fn vip_key_v4(words: [u16; 2]) -> VipKey {
+    [0, 0, 0, 0, 0, 0xffff, words[0], words[1]]
+}
+
+/// The key of an address.
+pub fn vip_key(address: IpAddr) -> VipKey {
+    let words = ip::address_words(address);
+    if address.is_ipv4() { vip_key_v4([words[0], words[1]]) } else { words }
+}
 
 /// What this node is, as its controller last said: the one entry of the map `SELF`, which outlives the process.
 ///
@@ -307,6 +332,14 @@ mod tests {
         assert_eq!((stream.frames, stream.next), (1, 0));
         observe(&mut stream, 7, &[1, u64::MAX, 1]);
         assert_eq!(stream.next, 2);
+    }
+
+    /// The key of an IPv4 address is that of its mapped form, and no other address's.
+    #[test]
+    fn keys_of_virtual_addresses() {
+        let v4: IpAddr = [10, 77, 0, 1].into();
+        assert_eq!(vip_key(v4), vip_key("::ffff:10.77.0.1".parse().unwrap()));
+        assert_ne!(vip_key(v4), vip_key("a4d:1::".parse().unwrap()));
     }
 
     /// Every reason has its own place behind the named counters.

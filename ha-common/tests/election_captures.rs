@@ -90,7 +90,6 @@ fn replay(election: &mut Election, adverts: &[ReceivedAdvert]) -> Vec<(f64, Role
         | Action::Vips(_)
         | Action::Announce { .. }
         | Action::Lease(_)
-        | Action::Flush
         | Action::HandOverEnded(_) => None,
     });
     transitions.collect()

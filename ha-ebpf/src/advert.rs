@@ -1,9 +1,9 @@
 //! CARP on the LAN and WAN: judge, count, and hand well-formed adverts for known VHIDs to the daemon.
 
+use crate::clock::now;
 use crate::cursor::Cursor;
 use crate::maps::{self, Row};
 use crate::verdict::Verdict;
-use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::debug;
 use ha_common::abi::{AdvertRecord, COUNT_ADVERTS, InterfaceEntry};
@@ -67,11 +67,4 @@ fn refuse(ctx: &XdpContext, refusal: Refusal, interface: InterfaceEntry, row: Ro
     }
     debug!(ctx, "advert refused: interface {} vhid {} reason {}", interface.slot, vhid, refusal.reason as u32);
     if refusal.reason.is_passed_on() { Verdict::Pass } else { Verdict::Drop }
-}
-
-#[inline(always)]
-#[expect(unsafe_code, reason = "a kernel helper")]
-fn now() -> u64 {
-    // SAFETY: the helper has no arguments and no preconditions.
-    unsafe { bpf_ktime_get_boot_ns() }
 }

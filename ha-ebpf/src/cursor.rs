@@ -63,6 +63,37 @@ impl<const N: usize> Window for View<N> {
     }
 }
 
+impl<const N: usize> View<N> {
+    /// Writes words in memory order from the even offset `at`; what does not fit is left out.
+    #[inline(always)]
+    pub fn set_words<const WORDS: usize>(self, at: usize, words: [u16; WORDS]) {
+        for (i, word) in words.into_iter().enumerate() {
+            self.set_word(at + 2 * i, word);
+        }
+    }
+
+    /// Writes numbers in big-endian order from the start of the window.
+    #[inline(always)]
+    pub fn set_be64s<const NUMBERS: usize>(self, numbers: [u64; NUMBERS]) {
+        for (i, number) in numbers.into_iter().enumerate() {
+            // Four words, as they lie in memory: the window is aligned to two bytes only.
+            let bytes = number.to_be_bytes();
+            for word in 0..4 {
+                self.set_word(8 * i + 2 * word, u16::from_ne_bytes([bytes[2 * word], bytes[2 * word + 1]]));
+            }
+        }
+    }
+
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "the packet is only reachable by pointer")]
+    fn set_word(self, at: usize, word: u16) {
+        if at + 2 <= N {
+            // SAFETY: in bounds and aligned as in `Window::word`; the program is the frame's only user while it runs.
+            unsafe { *self.0.cast_mut().add(at).cast::<u16>() = word };
+        }
+    }
+}
+
 /// Makes LLVM compute a packet address once: compared and read through different registers, the verifier
 /// would not see that the comparison covers the reads.
 #[inline(always)]

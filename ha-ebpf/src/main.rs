@@ -8,7 +8,11 @@
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 mod advert;
+mod clock;
 mod cursor;
+mod fence;
+mod gate;
+mod heartbeat;
 mod maps;
 mod sync;
 mod verdict;
@@ -16,12 +20,12 @@ mod verdict;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use cursor::Cursor;
-use ha_common::abi::{ROLE_CARP, ROLE_SYNC};
-use ha_common::wire::{carp, ip, udp};
+use ha_common::abi::{InterfaceEntry, ROLE_CARP, ROLE_HEARTBEAT, ROLE_SYNC};
+use ha_common::wire::{arp, carp, ethernet, heartbeat as beat, ip, ndisc, udp};
 use maps::Row;
 use verdict::Verdict;
 
-/// Counts every packet of a configured interface, and judges adverts and sync frames.
+/// Counts every packet of a configured interface, judges adverts and sync frames, answers heartbeats, and keeps the gate.
 #[xdp]
 pub fn twinwall_edge(ctx: XdpContext) -> u32 {
     edge(&ctx).unwrap_or(Verdict::Pass).action()
@@ -40,12 +44,35 @@ fn edge(ctx: &XdpContext) -> Option<Verdict> {
     let row = Row::of_interface(interface.slot)?;
     row.count_packet();
     let packet = Cursor::of(ctx);
-    let header = ip::Header::of_frame(packet)?;
-    match header.protocol() {
-        carp::PROTOCOL if interface.roles & ROLE_CARP != 0 => {
+    let payload = ethernet::payload(packet)?;
+    match payload.ether_type {
+        ethernet::TYPE_IPV4 | ethernet::TYPE_IPV6 => {
+            internet(ctx, packet, ip::Header::behind(packet, payload)?, interface, row)
+        }
+        arp::TYPE_ARP if interface.roles & ROLE_CARP != 0 => gate::admit_arp(packet, payload.offset, row),
+        beat::TYPE_HEARTBEAT if interface.roles & ROLE_HEARTBEAT != 0 => {
+            Some(heartbeat::receive(ctx, packet, interface, row))
+        }
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn internet(
+    ctx: &XdpContext,
+    packet: Cursor,
+    header: ip::Header<Cursor>,
+    interface: InterfaceEntry,
+    row: Row,
+) -> Option<Verdict> {
+    match (header.protocol(), &header) {
+        (carp::PROTOCOL, _) if interface.roles & ROLE_CARP != 0 => {
             Some(advert::receive(ctx, packet, header, interface, row))
         }
-        udp::PROTOCOL if interface.roles & ROLE_SYNC != 0 => Some(sync::receive(ctx, packet, header, row)),
+        (udp::PROTOCOL, _) if interface.roles & ROLE_SYNC != 0 => Some(sync::receive(ctx, packet, header, row)),
+        (ndisc::NEXT_HEADER_ICMPV6, ip::Header::V6(header)) if interface.roles & ROLE_CARP != 0 => {
+            gate::admit_solicitation(packet, header, row)
+        }
         _ => None,
     }
 }

@@ -2,14 +2,18 @@
 //!
 //! Legacy map definitions are enough: nothing here needs BTF, so the daemon need not parse the kernel's.
 
+use crate::fence::Fence;
 use aya_ebpf::Global;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
 use ha_common::abi::{
-    self, AdvertRecord, COUNT_PACKETS, CounterRow, InterfaceEntry, MemberEntry, PeerEntry, Stream, refusal_index,
+    self, AdvertRecord, COUNT_PACKETS, CounterRow, FenceEntry, InterfaceEntry, MemberEntry, PathEntry, PeerEntry,
+    SelfEntry, Stream, VipKey, refusal_index,
 };
 use ha_common::reason::DropReason;
+use ha_common::wire::heartbeat::Heartbeat;
 use ha_common::wire::ip::AddressWords;
+use ha_common::wire::siphash::Key;
 
 /// UDP port of the sync socket; set at load time.
 #[expect(unsafe_code, reason = "the loader finds globals by their symbol")]
@@ -23,6 +27,28 @@ pub static SYNC_ADDRESS: Global<AddressWords> = Global::new([0; 8]);
 #[expect(unsafe_code, reason = "the loader finds globals by their symbol")]
 #[unsafe(no_mangle)]
 pub static SYNC_FAMILY: Global<u8> = Global::new(0);
+
+/// 1 when heartbeats are answered and taken; set at load time, as the others of this name.
+#[expect(unsafe_code, reason = "the loader finds globals by their symbol")]
+#[unsafe(no_mangle)]
+pub static HEARTBEAT_ON: Global<u8> = Global::new(0);
+/// This node's number, and the peer's.
+#[expect(unsafe_code, reason = "the loader finds globals by their symbol")]
+#[unsafe(no_mangle)]
+pub static HEARTBEAT_NODE: Global<u8> = Global::new(0);
+#[expect(unsafe_code, reason = "the loader finds globals by their symbol")]
+#[unsafe(no_mangle)]
+pub static HEARTBEAT_PEER: Global<u8> = Global::new(0);
+#[expect(unsafe_code, reason = "the loader finds globals by their symbol")]
+#[unsafe(no_mangle)]
+pub static HEARTBEAT_KEY: Global<Key> = Global::new([0; 2]);
+#[expect(unsafe_code, reason = "the loader finds globals by their symbol")]
+#[unsafe(no_mangle)]
+pub static HEARTBEAT_EPOCH: Global<u8> = Global::new(0);
+/// 1 when requests for virtual addresses need a lease; set at load time.
+#[expect(unsafe_code, reason = "the loader finds globals by their symbol")]
+#[unsafe(no_mangle)]
+pub static GATE_ON: Global<u8> = Global::new(0);
 
 /// By interface index, below [`abi::IFINDEX_DIRECT_MAX`].
 #[map]
@@ -45,6 +71,18 @@ static INTERFACE_COUNTERS: PerCpuArray<CounterRow> = PerCpuArray::with_max_entri
 /// By member; the daemon shrinks it.
 #[map]
 static MEMBER_COUNTERS: PerCpuArray<CounterRow> = PerCpuArray::with_max_entries(abi::MEMBERS_MAX, 0);
+/// The one entry that the controller replaces. Outlives the process, as does [`FENCE`].
+#[map]
+static SELF: Array<SelfEntry> = Array::with_max_entries(1, 0);
+/// The one entry that only the programs change.
+#[map]
+static FENCE: Array<FenceEntry> = Array::with_max_entries(1, 0);
+/// By path.
+#[map]
+static PATHS: Array<PathEntry> = Array::with_max_entries(abi::PATHS_MAX, 0);
+/// The virtual addresses; the value says nothing.
+#[map]
+static VIPS: HashMap<VipKey, u8> = HashMap::with_max_entries(abi::VIPS_MAX, 0);
 #[map]
 static ADVERTS: RingBuf = RingBuf::with_byte_size(abi::RING_BYTES, 0);
 
@@ -120,6 +158,73 @@ impl Row {
             // SAFETY: the row has COUNTERS entries and belongs to this CPU; XDP programs do not interrupt one another.
             unsafe { *self.0.cast::<u64>().add(at) += 1 };
         }
+    }
+}
+
+/// What this node is. Read against the order in which the controller writes: who sees a new state sees its lease.
+#[inline(always)]
+#[expect(unsafe_code, reason = "map values are only reachable by pointer")]
+pub fn own() -> Option<SelfEntry> {
+    let own = SELF.get_ptr(0)?;
+    // SAFETY, for the five reads: a map value lives as long as the program and is aligned to 8 bytes. The controller may
+    // replace it meanwhile, word by word, which is why each is read once and in this order.
+    let state = unsafe { (&raw const (*own).state).read_volatile() };
+    let beat_ns = unsafe { (&raw const (*own).beat_ns).read_volatile() };
+    let session = unsafe { (&raw const (*own).session).read_volatile() };
+    let term = unsafe { (&raw const (*own).term).read_volatile() };
+    let lease_until_ns = unsafe { (&raw const (*own).lease_until_ns).read_volatile() };
+    Some(SelfEntry { lease_until_ns, term, session, beat_ns, state })
+}
+
+/// True for a virtual address of the group.
+#[inline(always)]
+#[expect(unsafe_code, reason = "aya: the entry may be removed while it is read")]
+pub fn is_vip(key: &VipKey) -> bool {
+    // SAFETY: nothing of the entry is read.
+    unsafe { VIPS.get(key) }.is_some()
+}
+
+/// What is closed for good.
+#[inline(always)]
+pub fn fence() -> Option<Fence> {
+    FENCE.get_ptr_mut(0).map(Fence::at)
+}
+
+/// The entry of a path.
+#[inline(always)]
+pub fn path(number: u8) -> Option<Path> {
+    PATHS.get_ptr_mut(u32::from(number)).map(Path)
+}
+
+/// An entry of [`PATHS`].
+#[derive(Clone, Copy)]
+pub struct Path(*mut PathEntry);
+
+impl Path {
+    /// Takes an answer down; false when it is not newer than the last.
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "map values are only reachable by pointer")]
+    pub fn take(self, reply: &Heartbeat, now_ns: u64, mac: u64) -> bool {
+        // SAFETY: map values live as long as the program and are aligned to 8 bytes. Two queues that take answers of
+        // one path at the same time may mix them: then the entry does not add up, and the controller waits for the next.
+        let entry = unsafe { &mut *self.0 };
+        if reply.sequence <= entry.sequence {
+            return false;
+        }
+        let taken = PathEntry {
+            sequence: reply.sequence,
+            received_ns: now_ns,
+            rtt_ns: now_ns.saturating_sub(reply.sent_ns),
+            session: reply.other_session,
+            term: reply.term,
+            state: reply.standing.pack(),
+            ages: u64::from(reply.beat_age_us) << 32 | u64::from(reply.lease_left_us),
+            mac,
+            replies: entry.replies.wrapping_add(1),
+            check: 0,
+        };
+        *entry = PathEntry { check: taken.sum(), ..taken };
+        true
     }
 }
 

@@ -2,12 +2,14 @@
 
 use aya_ebpf::bindings::xdp_action;
 
-/// The two answers that the programs give.
+/// What the programs decide.
 #[derive(Clone, Copy)]
 pub enum Verdict {
     /// On to the network stack, and to whoever else listens there.
     Pass,
     Drop,
+    /// Back out of the interface it came in at.
+    Answer,
 }
 
 impl Verdict {
@@ -16,6 +18,7 @@ impl Verdict {
         match self {
             Self::Pass => xdp_action::XDP_PASS,
             Self::Drop => xdp_action::XDP_DROP,
+            Self::Answer => xdp_action::XDP_TX,
         }
     }
 }

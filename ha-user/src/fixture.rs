@@ -53,6 +53,7 @@ pub fn config() -> Resolved {
             peer_timeout: Duration::from_secs(1),
         },
         xdp: XdpChoice::Off,
+        pin_directory: None,
         metrics_listen: None,
         log: crate::config::Log { filter: "info".into(), format: crate::config::LogFormat::Text },
         control_socket: "/nonexistent/twinwall.sock".into(),

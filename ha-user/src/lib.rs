@@ -13,12 +13,16 @@ pub mod daemon;
 pub mod datapath;
 #[cfg(test)]
 mod fixture;
+pub mod forwarded;
+pub mod heartbeat_socket;
 pub mod ipc;
 pub mod link;
 pub mod logging;
 pub mod loops;
 pub mod mailbox;
+pub mod maintenance;
 pub mod metrics;
+pub mod operate;
 pub mod packet_socket;
 pub mod peer;
 pub mod poller;

@@ -2,6 +2,8 @@
 
 use crate::clock;
 use crate::mailbox::{PostError, Postman};
+use crate::maintenance::MaintenanceFile;
+use crate::operate::StopKind;
 use crate::request::{ControlRequest, SyncRequest};
 use crate::status::{DatapathStatus, Status};
 use ha_common::sync::flow::Flow;
@@ -9,7 +11,7 @@ use ha_common::time::Instant;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex, mpsc, oneshot};
 
 /// A loop that takes longer to answer is busy or hangs, and whoever asked is told so.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(1);
@@ -20,12 +22,17 @@ pub struct Loops {
     pub control: Postman<ControlRequest>,
     pub sync: Postman<SyncRequest>,
     pub node: String,
+    /// Names of all nodes.
+    pub nodes: Vec<String>,
     pub cluster: String,
     pub started: Instant,
     /// Seconds since 1970, for Prometheus.
     pub started_unix_seconds: f64,
     /// Reads the datapath's counters: a few microseconds a row, from any thread.
     pub datapath: Arc<dyn Fn() -> DatapathStatus + Send + Sync>,
+    pub maintenance: Arc<Mutex<MaintenanceFile>>,
+    /// Ends the daemon.
+    pub stop: mpsc::Sender<StopKind>,
 }
 
 /// A loop that did not answer.
@@ -77,15 +84,25 @@ impl Loops {
     }
 }
 
-fn ask<T>(
+/// Asks a loop a question that it answers at once.
+pub(crate) fn ask<T>(
     name: &'static str,
+    post: impl FnOnce(oneshot::Sender<T>) -> Result<(), PostError>,
+) -> impl Future<Output = Result<T, Silent>> {
+    ask_within(name, ANSWER_WITHIN, post)
+}
+
+/// Asks a loop for something that takes its time.
+pub(crate) fn ask_within<T>(
+    name: &'static str,
+    within: Duration,
     post: impl FnOnce(oneshot::Sender<T>) -> Result<(), PostError>,
 ) -> impl Future<Output = Result<T, Silent>> {
     let (sender, receiver) = oneshot::channel();
     let posted = post(sender);
     async move {
         posted.map_err(|error| Silent::Refused(name, error))?;
-        match tokio::time::timeout(ANSWER_WITHIN, receiver).await {
+        match tokio::time::timeout(within, receiver).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(_)) => Err(Silent::Ended(name)),
             Err(_) => Err(Silent::Late(name)),
@@ -107,10 +124,14 @@ pub(crate) mod tests {
             control,
             sync,
             node: "fw1".to_owned(),
+            nodes: vec!["fw1".to_owned(), "fw2".to_owned()],
             cluster: "edge".to_owned(),
             started: clock::now(),
             started_unix_seconds: 0.0,
             datapath: Arc::new(DatapathStatus::default),
+            maintenance: Arc::new(Mutex::new(MaintenanceFile::new("/dev/null".as_ref(), "fw1"))),
+            // Its other end is gone: no test ends a daemon.
+            stop: mpsc::channel(1).0,
         };
         (loops, control_mailbox, sync_mailbox)
     }

@@ -9,6 +9,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 /// Longer than any advert frame with VLAN tag; a longer frame is cut and then refused by its length.
 const FRAME_BYTES_MAX: usize = 2048;
 
+/// `TC_PRIO_INTERACTIVE` of linux/pkt_sched.h: the highest that needs no privilege.
+const PRIORITY_INTERACTIVE: u32 = 6;
+
 /// Sends frames through any interface, and receives nothing.
 pub struct FrameSender {
     socket: Socket,
@@ -21,6 +24,8 @@ impl FrameSender {
         // Protocol zero: the socket is never put on any receive path.
         let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
         socket.set_nonblocking(true)?;
+        // What this daemon says must not wait behind what it forwards (the first band of pfifo_fast).
+        socket.set_priority(PRIORITY_INTERACTIVE)?;
         Ok(Self { socket })
     }
 

@@ -81,21 +81,12 @@ refusals! {
     NotMaster = "not_master", false, "this node is not master";
     /// To get: it is here.
     AlreadyMaster = "already_master", false, "this node is master already";
-    /// No heartbeat was ever answered: ucarp, no XDP there, or never started.
+    /// Not heard by heartbeats: dead, ucarp, without XDP, or never started.
     PeerUnknown = "peer_unknown", true, "the peer does not answer heartbeats, so nobody can confirm";
-    PeerSilent = "peer_silent", false, "the peer is silent: nobody could take over";
-    PeerMaintenance = "peer_maintenance", false, "the peer is under maintenance (end it there with `twinwall maintenance off`)";
-    /// An interface of it is down, or it has just started.
-    PeerUnfit = "peer_unfit", false, "the peer cannot be master now (see `twinwall status` there)";
-    PeerNotInSync = "peer_not_in_sync", true, "the peer does not have all sessions yet, some would be lost";
-    /// To get: this node does not have all sessions.
-    NotInSync = "not_in_sync", true, "this node does not have all sessions yet, some would be lost";
-    /// To get: this node takes nothing.
-    Maintenance = "maintenance", false, "this node is under maintenance (end it with `twinwall maintenance off`)";
-    /// To get: an interface is down, or the daemon has just started.
-    Unfit = "unfit", false, "this node cannot be master now (see `twinwall status`)";
-    InProgress = "in_progress", false, "a hand-over is going on already";
-    Stopping = "stopping", false, "the daemon is stopping";
+    PeerUnfit = "peer_unfit", true, "the peer is in fault, under maintenance, worse, or lacks sessions: see its `twinwall status`";
+    /// To get: this node must not have it.
+    Unfit = "unfit", false, "this node is in fault, under maintenance, or lacks sessions: see `twinwall status`";
+    InProgress = "in_progress", false, "a hand-over is going on already, or the daemon is stopping";
 }
 
 impl fmt::Display for HandOverRefusal {

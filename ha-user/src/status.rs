@@ -117,7 +117,8 @@ pub struct LeaseStatus {
 /// Planned changes of the master.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct HandOverStatus {
-    /// `none`, `offering`, `wanting` or `lingering`.
+    /// `draining` or `offered` (a master gives), `asked` (a backup is to get), `lingering` (given; stragglers are
+    /// forwarded), or `none`.
     pub state: String,
     pub since_seconds: Option<f64>,
     /// How many ended so since the start.
@@ -130,9 +131,9 @@ pub struct HandOverStatus {
 /// Something that this node would do, and does not yet.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct WaitStatus {
-    /// `preempt`, `takeover`, `hand_over` or `lease`.
+    /// `takeover` (of a node that is not master) or `hand_over` (of the master).
     pub what: String,
-    /// `not_in_sync`, `preempt_delay`, …
+    /// A name of [`ha_common::election::Wait`].
     pub reason: String,
     pub seconds: f64,
 }

@@ -1,5 +1,6 @@
 //! A twinwall node of the lab: started, asked, stopped and killed as an administrator or an accident would.
 
+use crate::extra_vips::extra_vips;
 use crate::netns::{Netns, Process, wait_until};
 use crate::topology::{LAN_VIP, LAN_VIP6, Node, SERVER, WAN_VIP, WAN_VIP6};
 use anyhow::{Context, Result, bail, ensure};
@@ -16,8 +17,8 @@ use std::time::Duration;
 
 /// Where `/metrics` listens in each firewall's namespace.
 pub const METRICS: &str = "127.0.0.1:9112";
-/// Whether the daemon knows `[datapath] pin_directory`.
-const PINS: bool = false;
+/// The state directory of both nodes, in the lab's; each has files of its own there.
+pub const STATE: &str = "state";
 
 /// What differs from the configuration of the mission's pair.
 #[derive(Clone, Debug)]
@@ -31,6 +32,8 @@ pub struct Settings {
     pub password: &'static str,
     /// Adds the IPv6 twins to both groups. ucarp knows a single IPv4 address.
     pub ipv6: bool,
+    /// Further addresses in the LAN's group.
+    pub more_vips: u16,
     /// `[log] level`.
     pub log: &'static str,
 }
@@ -44,6 +47,7 @@ impl Default for Settings {
             preempt: false,
             password: "toto",
             ipv6: false,
+            more_vips: 0,
             log: "debug",
         }
     }
@@ -52,18 +56,15 @@ impl Default for Settings {
 impl Settings {
     /// The configuration file, the same for both nodes; the secret is expected in `dir`.
     pub fn to_toml(&self, dir: &Path) -> String {
-        let Self { xdp, advskew: [skew1, skew2], dead_ratio, preempt, password, ipv6, log } = self;
+        let Self { xdp, advskew: [skew1, skew2], dead_ratio, preempt, password, ipv6, more_vips, log } = self;
         let secret = dir.join("secret");
-        let pins = if PINS {
-            format!("pin_directory = \"{}\"\n", crate::bpffs::directory(dir).display())
-        } else {
-            String::new()
-        };
+        let pins = crate::bpffs::directory(dir);
         let (lan6, wan6) = if *ipv6 {
             (format!(", \"{LAN_VIP6}/64\""), format!(", \"{WAN_VIP6}/64\""))
         } else {
             (String::new(), String::new())
         };
+        let more: String = extra_vips(*more_vips).map(|vip| format!(", \"{vip}/32\"")).collect();
         format!(
             r#"[cluster]
 name = "edge"
@@ -85,7 +86,7 @@ protocols = ["tcp", "udp", "icmp"]
 [[vip]]
 vhid = 3
 interface = "eth0"
-addresses = ["{LAN_VIP}/24"{lan6}]
+addresses = ["{LAN_VIP}/24"{lan6}{more}]
 password = "{password}"
 [[vip]]
 vhid = 4
@@ -100,13 +101,19 @@ preempt = {preempt}
 
 [datapath]
 xdp = "{xdp}"
-{pins}
+pin_directory = "{}"
+
 [log]
 level = "{log}"
+
+[daemon]
+state_directory = "{}"
 "#,
             secret.display(),
             Node::Fw1.sync(),
             Node::Fw2.sync(),
+            pins.display(),
+            dir.join(STATE).display(),
         )
     }
 

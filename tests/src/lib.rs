@@ -1,10 +1,13 @@
 //! The lab: two firewalls, a client and a server in network namespaces, the traffic between them, and what
 //! it measures. `cargo xtask run` and the tests that need root drive exactly these parts.
 
+pub mod bench;
 pub mod bpffs;
 pub mod conntrack;
 pub mod daemon;
+pub mod extra_vips;
 pub mod lab;
+pub mod load;
 pub mod netns;
 pub mod observer;
 pub mod packet;
@@ -13,4 +16,4 @@ pub mod realtime;
 pub mod topology;
 pub mod torture;
 pub mod traffic;
-pub mod xdp_pass;
+pub mod xdp_verdict;

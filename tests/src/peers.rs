@@ -1,4 +1,6 @@
-//! The tools that twinwall lives beside or replaces, started as their packages start them: ucarp and conntrackd.
+//! The tools that twinwall lives beside or replaces, started as their packages start them: ucarp, conntrackd, keepalived.
+
+pub mod keepalived;
 
 use crate::netns::{Netns, Process, wait_until};
 use crate::topology::{LAN_VIP, Node, Pair, Port, WAN_VIP};
@@ -29,6 +31,12 @@ pub struct UcarpOptions {
     pub advskew: u8,
     /// `ucarp-master yes`: `-P`.
     pub preempt: bool,
+    /// `-n`: the down script is not run at the start.
+    pub is_neutral: bool,
+    /// Shell lines after the address is there.
+    pub more_up: Vec<String>,
+    /// Shell lines after it is gone.
+    pub more_down: Vec<String>,
 }
 
 impl UcarpOptions {
@@ -47,6 +55,9 @@ impl UcarpOptions {
             password: "toto".to_owned(),
             advskew: 0,
             preempt: false,
+            is_neutral: false,
+            more_up: Vec::new(),
+            more_down: Vec::new(),
         }
     }
 }
@@ -59,8 +70,10 @@ impl Ucarp {
     pub fn start(namespace: &Netns, options: &UcarpOptions, dir: &Path) -> Result<Self> {
         let UcarpOptions { interface, vip, prefix, vhid, .. } = options;
         let stem = format!("{}-{vhid}", namespace.name());
-        let up = script(dir, &format!("{stem}-up"), &format!("ip addr add {vip}/{prefix} dev {interface}"))?;
-        let down = script(dir, &format!("{stem}-down"), &format!("ip addr del {vip}/{prefix} dev {interface}"))?;
+        let lines =
+            |verb: &str, more: &[String]| format!("ip addr {verb} {vip}/{prefix} dev {interface}\n{}", more.join("\n"));
+        let up = script(dir, &format!("{stem}-up"), &lines("add", &options.more_up))?;
+        let down = script(dir, &format!("{stem}-down"), &lines("del", &options.more_down))?;
         let log = dir.join(format!("{stem}.log"));
         let mut command = Command::new("ucarp");
         command.arg("-i").arg(interface).args(["-s", &options.address.to_string()]);
@@ -68,6 +81,9 @@ impl Ucarp {
         command.args(["-b", "1", "-k", &options.advskew.to_string(), "-z", "-u"]).arg(up).arg("-d").arg(down);
         if options.preempt {
             command.arg("-P");
+        }
+        if options.is_neutral {
+            command.arg("-n");
         }
         let output = fs::File::create(&log)?;
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
@@ -85,41 +101,88 @@ impl Ucarp {
     }
 }
 
-/// conntrackd in FT-FW mode that writes straight into the kernel, between the two firewalls.
+/// conntrackd in FT-FW mode, between the two firewalls.
 #[derive(Debug)]
 pub struct Conntrackd {
     _process: Process,
+    config: String,
+}
+
+/// How conntrackd keeps what the other one tells.
+#[derive(Clone, Copy, Debug)]
+pub struct Replication {
+    /// In its own cache until it is told to commit, as shipped; else straight in the kernel.
+    pub is_cached: bool,
+    /// Buckets of each of its tables; a commit walks all of them.
+    pub hash_size: u32,
+    /// Flows at most.
+    pub hash_limit: u32,
 }
 
 impl Conntrackd {
-    /// Starts it on one firewall and waits until it answers.
+    /// Starts it on one firewall, writing straight into the kernel, and waits until it answers.
     ///
     /// # Errors
     /// When conntrackd is not installed (Debian package `conntrackd`) or does not answer within 10 s.
     pub fn start(pair: &Pair, node: Node, dir: &Path) -> Result<Self> {
+        Self::start_with(pair, node, dir, Replication { is_cached: false, hash_size: 8192, hash_limit: 65_536 })
+    }
+
+    /// As [`Conntrackd::start`], with other tables.
+    ///
+    /// # Errors
+    /// As [`Conntrackd::start`].
+    pub fn start_with(pair: &Pair, node: Node, dir: &Path, replication: Replication) -> Result<Self> {
         let stem = dir.join(format!("conntrackd-{}", node.name()));
         let file = |suffix: &str| stem.with_extension(suffix);
         let config = file("conf");
-        fs::write(&config, conntrackd_config(node, &file("lock"), &file("ctl"), &file("log")))?;
+        fs::write(&config, conntrackd_config(node, replication, &file("lock"), &file("ctl"), &file("log")))?;
         let mut command = Command::new("conntrackd");
         command.arg("-C").arg(&config).stdout(fs::File::create(file("out"))?).stderr(fs::File::create(file("err"))?);
         let process = pair[node].spawn(command)?;
-        let path = config.to_str().context("the directory's name is not UTF-8")?;
+        let config = config.into_os_string().into_string().ok().context("the directory's name is not UTF-8")?;
         wait_until("conntrackd answers", Duration::from_secs(10), || {
-            pair[node].run("conntrackd", &["-C", path, "-s"]).is_ok()
+            pair[node].run("conntrackd", &["-C", &config, "-s"]).is_ok()
         })?;
-        Ok(Self { _process: process })
+        Ok(Self { _process: process, config })
+    }
+
+    /// The steps of `primary-backup.sh` for a node that becomes primary: commit, flush, resync with the kernel, tell all.
+    pub fn primary_script(&self) -> String {
+        self.steps(&["-c", "-f", "-R", "-B"])
+    }
+
+    /// Its steps for a node that becomes backup (or is in fault): shorten the kernel's timers, ask for everything.
+    pub fn backup_script(&self) -> String {
+        self.steps(&["-t", "-n"])
+    }
+
+    /// How many flows of the other node it has in its cache.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn cached_from_peer(&self, namespace: &Netns) -> Result<u64> {
+        let said = namespace.run("conntrackd", &["-C", &self.config, "-s"])?;
+        let mut lines = said.lines().skip_while(|line| !line.starts_with("cache external:"));
+        let count = lines.find(|line| line.contains("current active connections")).context("no external cache")?;
+        count.split_whitespace().next_back().context("no number")?.parse().context("no number")
+    }
+
+    fn steps(&self, steps: &[&str]) -> String {
+        steps.iter().map(|step| format!("conntrackd -C {} {step}\n", self.config)).collect()
     }
 }
 
-fn script(dir: &Path, name: &str, line: &str) -> Result<PathBuf> {
+fn script(dir: &Path, name: &str, lines: &str) -> Result<PathBuf> {
     let path = dir.join(name);
-    fs::write(&path, format!("#!/bin/sh\nexec {line}\n"))?;
+    fs::write(&path, format!("#!/bin/sh\n{lines}\n"))?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
     Ok(path)
 }
 
-fn conntrackd_config(node: Node, lock: &Path, control: &Path, log: &Path) -> String {
+fn conntrackd_config(node: Node, replication: Replication, lock: &Path, control: &Path, log: &Path) -> String {
+    let Replication { is_cached, hash_size, hash_limit } = replication;
+    let uncached = if is_cached { "No" } else { "Yes" };
     let (own, peer) = (node.sync(), node.peer().sync());
     let (lock, control, log) = (lock.display(), control.display(), log.display());
     let ignored: String = Node::BOTH
@@ -129,9 +192,9 @@ fn conntrackd_config(node: Node, lock: &Path, control: &Path, log: &Path) -> Str
         .map(|address| format!("   IPv4_address {address}\n"))
         .collect();
     format!(
-        "Sync {{\n Mode FTFW {{\n  DisableExternalCache Yes\n }}\n UDP {{\n  IPv4_address {own}\n  \
-         IPv4_Destination_Address {peer}\n  Port 3780\n  Interface eth2\n  Checksum on\n }}\n}}\n\
-         General {{\n HashSize 8192\n HashLimit 65536\n LogFile {log}\n LockFile {lock}\n UNIX {{\n  Path {control}\n }}\n \
+        "Sync {{\n Mode FTFW {{\n  DisableExternalCache {uncached}\n }}\n UDP {{\n  IPv4_address {own}\n  \
+         IPv4_Destination_Address {peer}\n  Port 3780\n  Interface eth2\n  SndSocketBuffer 1249280\n  RcvSocketBuffer 1249280\n  Checksum on\n }}\n}}\n\
+         General {{\n HashSize {hash_size}\n HashLimit {hash_limit}\n LogFile {log}\n LockFile {lock}\n UNIX {{\n  Path {control}\n }}\n \
          NetlinkBufferSize 2097152\n NetlinkBufferSizeMaxGrowth 8388608\n Filter From Userspace {{\n  \
          Protocol Accept {{\n   TCP\n   UDP\n   ICMP\n  }}\n  Address Ignore {{\n{ignored}  }}\n }}\n}}\n"
     )

@@ -88,7 +88,7 @@ impl Node {
             )
             .expect("root may enter it");
             let datapath = Datapath::start(&Plan::from_config(&config));
-            ControlLoop::new(Arc::new(config), datapath, sync)?.realtime(Realtime::Skip).run(requests)
+            ControlLoop::new(Arc::new(config), datapath, sync, false)?.realtime(Realtime::Skip).run(requests)
         });
         Ok(Self { control, roles, thread: Some(thread) })
     }

@@ -1,8 +1,10 @@
 //! The lab's faults do what they say, and nothing else: shown between two firewalls without any daemon.
 
 use ha_tests::bpffs::{self, Pins};
+use ha_tests::packet;
 use ha_tests::topology::{CLIENT, Naming, Node, Pair, Port, SERVER};
 use ha_tests::traffic::icmp::{self, ECHO_REQUEST, Echo};
+use ha_tests::xdp_verdict::{self, Verdict};
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -66,6 +68,36 @@ fn netns_switch_ports_let_frames_of_xdp_through() {
         introduce(&pair);
         assert_eq!(arriving(&pair, Node::Fw1, port, 1), 1);
         assert_eq!(arriving(&pair, Node::Fw2, port, 1), 1);
+    }
+}
+
+/// A frame that one firewall's program sends back in the driver's path (XDP_TX) arrives at the other firewall, on every
+/// path: shown by a program that sends everything back, and a broadcast frame that its sender hears again.
+#[test]
+fn netns_frames_sent_back_by_xdp_arrive() {
+    const ETHERTYPE: u16 = 0x88b5;
+    let pair = Pair::new(Naming::OfProcess).unwrap();
+    for port in Port::ALL {
+        let open = || packet::open(port.interface(), ETHERTYPE);
+        let mut socket = pair[Node::Fw2].enter(open).unwrap().unwrap();
+        let mut frame = [0xff; 60];
+        frame[6..12].copy_from_slice(&Node::Fw2.mac(port));
+        frame[12..14].copy_from_slice(&ETHERTYPE.to_be_bytes());
+        let mut comes_back = || {
+            socket.send(&frame).unwrap();
+            let mut buffer = [0; 128];
+            let deadline = Instant::now() + Duration::from_millis(100);
+            while Instant::now() < deadline {
+                if let Ok(length) = socket.read(&mut buffer) {
+                    return buffer[..length] == frame;
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            false
+        };
+        assert!(!comes_back(), "{port:?}");
+        xdp_verdict::attach(&pair[Node::Fw1], port.interface(), Verdict::Bounce).unwrap();
+        assert!(comes_back(), "{port:?}");
     }
 }
 

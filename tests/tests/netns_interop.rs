@@ -118,7 +118,9 @@ fn netns_equal_skew_tie_is_broken_as_ucarp_does() {
         lab.pair.silence(Node::Fw1).unwrap();
         let ucarps = ucarps(&lab, 0, false);
         wait_until("both are masters", UCARP, || lab.holds(Node::Fw1) && lab.holds(Node::Fw2)).unwrap();
-        lab.pair.switch.run("nft", &["flush set netdev switch silent"]).unwrap();
+        for node in Node::BOTH {
+            lab.pair.unsilence(node).unwrap();
+        }
         expect_holder(&lab, Node::Fw1, Duration::from_secs(5));
         expect_steady(&lab, Node::Fw1, Duration::from_secs(3));
         assert_eq!(lab.status(Node::Fw1).unwrap().role(), "master");
@@ -140,7 +142,9 @@ fn netns_the_higher_address_yields_to_ucarp() {
         let _ucarps = [Port::Lan, Port::Wan]
             .map(|port| Ucarp::start(&lab.pair[Node::Fw1], &UcarpOptions::of(Node::Fw1, port), lab.dir()).unwrap());
         wait_until("both are masters", UCARP, || lab.holds(Node::Fw1) && lab.holds(Node::Fw2)).unwrap();
-        lab.pair.switch.run("nft", &["flush set netdev switch silent"]).unwrap();
+        for node in Node::BOTH {
+            lab.pair.unsilence(node).unwrap();
+        }
         expect_holder(&lab, Node::Fw1, Duration::from_secs(5));
         assert_eq!(lab.status(Node::Fw2).unwrap().role(), "backup");
     });

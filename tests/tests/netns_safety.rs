@@ -90,6 +90,24 @@ fn netns_a_frozen_master_never_answers_again() {
     }
 }
 
+/// The IPv6 addresses of a frozen master fall silent as well, for good, before the other one answers for them.
+#[test]
+fn netns_a_frozen_masters_ipv6_addresses_fall_silent() {
+    let lab = Lab::running(&Settings { ipv6: true, ..Settings::default() }).unwrap();
+    let observer = Observer::start_ipv6(&lab.pair).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(observer.timeline(0).unwrap().answered_since(Node::Fw1, 0));
+    let begin = observer.now();
+    lab.freeze(Node::Fw1);
+    std::thread::sleep(TAKEOVER);
+    let resumed = observer.now();
+    lab.thaw(Node::Fw1);
+    std::thread::sleep(Duration::from_secs(1));
+    let seen = observer.timeline(0).unwrap();
+    assert!(seen.answered_since(Node::Fw2, begin) && !seen.answered_since(Node::Fw1, resumed));
+    assert_eq!((seen.violations(), seen.longest_double()), (vec![], 0));
+}
+
 /// A killed daemon leaves its addresses and programs in a living kernel; the lease in it ends, the other one takes over,
 /// and the addresses answer nobody, neither before nor after the daemon's next start.
 #[test]

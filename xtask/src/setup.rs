@@ -23,14 +23,31 @@ pub struct Args {
 }
 
 /// How much of it all a verb needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// The BPF toolchain.
     Build,
     /// And what the lab's namespaces, firewalls and probes are made of.
     Lab,
-    /// And the daemons that twinwall is tested with.
+    /// And the other CARP and the other state replication.
+    Peers,
+    /// And all else that twinwall is tested with.
     Test,
+    /// [`Scope::Peers`] and what twinwall is only compared with.
+    Bench,
+}
+
+impl Scope {
+    /// Whether a verb that needs `self` needs what belongs to `part`.
+    const fn includes(self, part: Self) -> bool {
+        match part {
+            Self::Build => true,
+            Self::Lab => !matches!(self, Self::Build),
+            Self::Peers => matches!(self, Self::Peers | Self::Test | Self::Bench),
+            Self::Test => matches!(self, Self::Test),
+            Self::Bench => matches!(self, Self::Bench),
+        }
+    }
 }
 
 /// A Debian package that is there when this program is.
@@ -51,9 +68,9 @@ const PACKAGES: [Package; 11] = [
     package(Scope::Lab, "conntrack", "conntrack", "shows the connection tables"),
     package(Scope::Lab, "iputils-ping", "ping", "pings through the pair"),
     package(Scope::Lab, "procps", "sysctl", "kernel parameters of the lab"),
-    package(Scope::Test, "ucarp", "ucarp", "the CARP peer of the interoperability tests"),
-    package(Scope::Test, "conntrackd", "conntrackd", "the peer of the comparisons"),
-    package(Scope::Test, "keepalived", "keepalived", "the peer of the comparisons"),
+    package(Scope::Peers, "ucarp", "ucarp", "the CARP peer of the interoperability tests"),
+    package(Scope::Peers, "conntrackd", "conntrackd", "the peer of the comparisons"),
+    package(Scope::Bench, "keepalived", "keepalived", "another tool of the failover bench"),
     package(Scope::Test, "prometheus", "promtool", "checks the metrics' form"),
     package(Scope::Test, "tcpdump", "tcpdump", "captures beside the XDP program"),
     package(Scope::Test, "ethtool", "ethtool", "switches offloads of the lab's interfaces"),
@@ -130,7 +147,7 @@ fn missing(scope: Scope) -> Vec<Missing> {
             missing.push(Missing::Linker);
         }
     }
-    let wanted = PACKAGES.iter().enumerate().filter(|(_, package)| package.scope <= scope);
+    let wanted = PACKAGES.iter().enumerate().filter(|(_, package)| scope.includes(package.scope));
     missing.extend(wanted.filter(|(_, p)| !shell::has_program(p.program)).map(|(at, _)| Missing::Package(at)));
     missing
 }
@@ -240,10 +257,19 @@ mod tests {
         }
     }
 
-    /// Every wider scope contains the narrower ones.
+    /// Every wider scope contains the narrower ones, and only the bench wants what is only compared with.
     #[test]
     fn scopes_grow() {
-        let count = |scope| PACKAGES.iter().filter(|package| package.scope <= scope).count();
-        assert!(count(Scope::Build) < count(Scope::Lab) && count(Scope::Lab) < count(Scope::Test));
+        let wanted = |scope: Scope| {
+            let packages = PACKAGES.iter().filter(move |package| scope.includes(package.scope));
+            packages.map(|package| package.name).collect::<Vec<_>>()
+        };
+        let narrow = [Scope::Build, Scope::Lab, Scope::Peers, Scope::Test].map(wanted);
+        for pair in narrow.windows(2) {
+            assert!(pair[0].len() < pair[1].len() && pair[0].iter().all(|name| pair[1].contains(name)), "{pair:?}");
+        }
+        assert!(!wanted(Scope::Test).contains(&"keepalived"));
+        let bench = wanted(Scope::Bench);
+        assert!(wanted(Scope::Peers).iter().chain(&["keepalived"]).all(|name| bench.contains(name)), "{bench:?}");
     }
 }

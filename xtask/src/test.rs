@@ -7,6 +7,10 @@ use std::time::{Duration, Instant};
 
 /// Tests that make namespaces run this many at a time: more would disturb each other's timers.
 const ROOT_TESTS_AT_ONCE: &str = "2";
+/// Tests with this prefix want the machine for themselves.
+const ALONE: &str = "netns_alone_";
+/// Tests with this prefix take ten minutes or more each.
+const LONG: &str = "netns_long_";
 
 /// Format, lints, unit tests, tests in namespaces, and a short run.
 #[derive(Args, Debug)]
@@ -15,6 +19,9 @@ pub struct TestArgs {
     /// Stop at the first step that fails.
     #[arg(long)]
     fail_fast: bool,
+    /// The long tests as well (about an hour): ten minutes of load, 500 faults.
+    #[arg(long)]
+    long: bool,
 }
 
 struct Step {
@@ -30,7 +37,7 @@ pub fn test(args: &TestArgs) -> Result<ExitCode> {
     ha_tests::netns::require_root()?;
     crate::build::daemon(crate::setup::Scope::Test)?;
     let mut results = Vec::new();
-    for mut step in steps()? {
+    for mut step in steps(args.long)? {
         println!("\n== {} ==", step.name);
         let begin = Instant::now();
         let passed = step.command.status().is_ok_and(|status| status.success());
@@ -40,6 +47,9 @@ pub fn test(args: &TestArgs) -> Result<ExitCode> {
         }
     }
     sum_up(&results);
+    if !args.long {
+        say_what_is_left_out();
+    }
     if results.iter().all(|(_, passed, _)| *passed) {
         return Ok(ExitCode::SUCCESS);
     }
@@ -47,28 +57,48 @@ pub fn test(args: &TestArgs) -> Result<ExitCode> {
     bail!("failed: {}", failed.join(", "))
 }
 
-fn steps() -> Result<Vec<Step>> {
+fn steps(long: bool) -> Result<Vec<Step>> {
     let cargo = |name, line: &str| {
         let mut command = Command::new(env!("CARGO"));
         command.args(line.split_whitespace()).current_dir(crate::shell::root());
         Step { name, command }
     };
     let mut netns = cargo("tests in namespaces", "test --package ha-tests --no-fail-fast -- --test-threads");
-    netns.command.arg(ROOT_TESTS_AT_ONCE);
+    netns.command.args([ROOT_TESTS_AT_ONCE, "--skip", ALONE, "--skip", LONG]);
+    let alone = |name, prefix| {
+        let mut step = cargo(name, "test --package ha-tests --no-fail-fast --tests -- --nocapture --test-threads 1");
+        step.command.arg(prefix);
+        step
+    };
     let mut smoke = Command::new(std::env::current_exe()?);
     smoke.args(["run", "--scenario", "stop", "--sessions", "40"]);
     let mut tidy = Command::new(std::env::current_exe()?);
     tidy.arg("tidy");
     let mut bpf_lints = cargo("lints of the XDP programs", "clippy --quiet -- -D warnings");
     bpf_lints.command.current_dir(crate::shell::root().join("ha-ebpf"));
-    Ok(vec![
+    let mut steps = vec![
         Step { name: "tidy", command: tidy },
         bpf_lints,
         cargo("lints", "clippy --workspace --all-targets --quiet -- -D warnings"),
         cargo("unit tests", "test --quiet"),
         netns,
+        alone("load and torture, one test at a time", ALONE),
         Step { name: "a short run", command: smoke },
-    ])
+    ];
+    steps.extend(long.then(|| alone("long tests", LONG)));
+    Ok(steps)
+}
+
+/// A pass without the long tests must not look like one with them.
+fn say_what_is_left_out() {
+    let mut list = Command::new(env!("CARGO"));
+    list.args(["test", "--quiet", "--package", "ha-tests", "--tests", "--", "--list", LONG]);
+    let Ok(output) = list.current_dir(crate::shell::root()).output() else { return };
+    let listed = String::from_utf8_lossy(&output.stdout);
+    println!("\nleft out (`cargo xtask test --long` runs them as well):");
+    for name in listed.lines().filter_map(|line| line.strip_suffix(": test")) {
+        println!("        {name}");
+    }
 }
 
 fn sum_up(results: &[(&str, bool, Duration)]) {

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 const LINES_USUAL: usize = 400;
 
 /// Where `unsafe` may stand, each time argued.
-const UNSAFE_FILES: [&str; 10] = [
-    "ha-ebpf/src/advert.rs",
+const UNSAFE_FILES: [&str; 11] = [
+    "ha-ebpf/src/clock.rs",
     "ha-ebpf/src/cursor.rs",
+    "ha-ebpf/src/fence.rs",
     "ha-ebpf/src/maps.rs",
     "ha-user/src/control_loop/realtime.rs",
     "ha-user/src/datapath/pod.rs",
@@ -23,7 +24,7 @@ const UNSAFE_FILES: [&str; 10] = [
 ];
 
 /// The edges of ha-user: none may import another, and none a loop.
-const EDGES: [&str; 6] = ["advert_socket", "conntrack", "datapath", "link", "peer", "vip"];
+const EDGES: [&str; 7] = ["advert_socket", "conntrack", "datapath", "heartbeat_socket", "link", "peer", "vip"];
 const LOOPS: [&str; 2] = ["control_loop", "sync_loop"];
 
 /// What the pure core must not reach for: clocks, sockets, files, threads, randomness.
@@ -38,6 +39,31 @@ const IMPURE: [&str; 10] = [
     "std::thread",
     "std::process",
     "getrandom",
+];
+
+/// Clocks that somebody can set, or that stand still while the machine sleeps: no decision of the daemon may go by them.
+const WALL_CLOCKS: [&str; 5] = ["SystemTime", "ClockId::Realtime", "time::Instant", "Instant::now", "unix_seconds"];
+/// Where they are read, or shown to people and to Prometheus.
+const CLOCK_PLACES: [&str; 5] = [
+    "ha-user/src/clock.rs",
+    "ha-user/src/daemon/mod.rs",
+    "ha-user/src/logging.rs",
+    "ha-user/src/loops.rs",
+    "ha-user/src/metrics/",
+];
+/// The services' time-outs are tokio's; the election's and the sync engine's loops have their own deadlines.
+const TOKIO_TIME: &str = "tokio::time";
+const TOKIO_TIME_PLACES: [&str; 10] = [
+    "ha-user/src/child.rs",
+    "ha-user/src/cli/",
+    "ha-user/src/daemon/services.rs",
+    "ha-user/src/hooks.rs",
+    "ha-user/src/hooks/",
+    "ha-user/src/ipc/",
+    "ha-user/src/loops.rs",
+    "ha-user/src/metrics/",
+    "ha-user/src/operate.rs",
+    "ha-user/src/track/",
 ];
 
 #[derive(clap::Args)]
@@ -83,6 +109,9 @@ fn check(source: &Source) -> Vec<String> {
         if let Some(import) = forbidden_import(&source.path, line) {
             report(format!("an edge imports {import}: edges know neither each other nor a loop"));
         }
+        if let Some(word) = wall_clock(&source.path, line) {
+            report(format!("{word}: decisions go by ha_user::clock::now() alone (CLOCK_BOOTTIME)"));
+        }
         if let Some(word) = impurity(&source.path, line) {
             report(format!("{word} in the pure core: time, input and randomness are arguments"));
         }
@@ -107,6 +136,21 @@ fn impurity(path: &str, line: &str) -> Option<&'static str> {
         return None;
     }
     IMPURE.iter().find(|word| line.contains(**word)).copied()
+}
+
+fn wall_clock(path: &str, line: &str) -> Option<&'static str> {
+    let in_places = |places: &[&str]| places.iter().any(|place| path.starts_with(place));
+    if !path.starts_with("ha-user/src/") {
+        return None;
+    }
+    // `ha_common::time::Instant` is ours, a point on the boot clock.
+    let line = line.replace("ha_common::time::Instant", "");
+    if !in_places(&CLOCK_PLACES)
+        && let Some(word) = WALL_CLOCKS.iter().find(|word| line.contains(**word))
+    {
+        return Some(word);
+    }
+    (line.contains(TOKIO_TIME) && !in_places(&TOKIO_TIME_PLACES)).then_some(TOKIO_TIME)
 }
 
 fn has_word(line: &str, word: &str) -> bool {
@@ -169,6 +213,15 @@ mod tests {
         assert_eq!(problems("ha-user/src/control_loop.rs", "use crate::vip::Batch;"), 0);
         assert_eq!(problems("ha-common/src/role.rs", "use std::time::SystemTime;"), 1);
         assert_eq!(problems("ha-user/src/clock.rs", "use std::time::SystemTime;"), 0);
+        assert_eq!(problems("ha-user/src/control_loop/act.rs", "let now = std::time::SystemTime::now();"), 1);
+        assert_eq!(problems("ha-user/src/control_loop/act.rs", "use std::time::Instant;"), 1);
+        assert_eq!(problems("ha-user/src/control_loop/act.rs", "let now = Instant::now();"), 1);
+        assert_eq!(problems("ha-user/src/vip/mod.rs", "clock_gettime(ClockId::Realtime)"), 1);
+        assert_eq!(problems("ha-user/src/sync_loop/mod.rs", "let at = clock::unix_seconds();"), 1);
+        assert_eq!(problems("ha-user/src/sync_loop/mod.rs", "tokio::time::sleep(PACE).await;"), 1);
+        assert_eq!(problems("ha-user/src/ipc/server.rs", "tokio::time::sleep(PACE).await;"), 0);
+        assert_eq!(problems("ha-user/src/metrics/mod.rs", "started_unix_seconds: f64,"), 0);
+        assert_eq!(problems("ha-user/src/control_loop/act.rs", "use ha_common::time::Instant;"), 0);
         assert_eq!(problems("ha-user/src/clock.rs", "unsafe { read() }"), 1);
         assert_eq!(problems("ha-user/src/clock.rs", "// unsafe is a word here"), 0);
         assert_eq!(problems("ha-user/src/recv_batch.rs", "unsafe { read() }"), 0);

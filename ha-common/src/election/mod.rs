@@ -216,8 +216,6 @@ pub enum Action {
     Transition(Transition),
     /// Right behind the transition, before anything that draws traffic or leaves it: the kernel must know first.
     Lease(LeaseOrder),
-    /// A hand-over begins: ask the sync engine to tell when everything until now has reached the peer.
-    Flush,
     /// What the operator asked for has come to an end.
     HandOverEnded(HandOverEnd),
 }

@@ -47,6 +47,9 @@ pub(super) const CONTROLLER_GONE: Duration = Duration::from_millis(100);
 pub(super) const VACANCY_MAX: Duration = Duration::from_secs(3);
 /// Adverts of the peer may be under way for this long after it ceased to be master.
 pub(super) const STRAGGLERS: Duration = Duration::from_millis(1500);
+/// What was silent before this node was away is proven to be so after this: longer than the longest time after which the
+/// prober finds a peer silent.
+pub(super) const SILENCE_PROVEN: Duration = Duration::from_millis(250);
 /// A peer that closed this node's gate, but is not heard, lives: its silence proves nothing for so long.
 pub(super) const FENCED_HOLD: Duration = Duration::from_secs(3);
 /// After a hand-over that failed, no other begins by itself for this long.

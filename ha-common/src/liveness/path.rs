@@ -157,6 +157,7 @@ impl Path {
             replies: self.replies,
             lost: self.lost.saturating_add(waiting),
             rtt: self.rtt.clone(),
+            rtt_last: self.last_rtt,
             jitter: self.jitter_scaled / 16,
             last_heard: self.last_heard,
             mac: self.mac,

@@ -77,6 +77,8 @@ pub struct PathStats {
     pub lost: u64,
     /// Of the newest answer of each tick.
     pub rtt: Histogram,
+    /// The newest of them.
+    pub rtt_last: Option<Duration>,
     /// Smoothed difference of successive round trips (RFC 3550 section 6.4.1).
     pub jitter: Duration,
     pub last_heard: Option<Instant>,

@@ -22,6 +22,7 @@ mod session;
 mod table;
 
 pub use engine::Engine;
+pub use seal::heartbeat_key;
 
 use crate::reason::DropReason;
 use crate::role::{NodeId, Role, SyncHealth};

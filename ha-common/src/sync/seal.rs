@@ -10,6 +10,7 @@ use crate::reason::DropReason;
 use crate::role::NodeId;
 use crate::secret::Secret;
 use crate::wire::frame::{HEADER_LEN, Header, Kind, TAG_LEN};
+use crate::wire::siphash::Key;
 use chacha20poly1305::aead::AeadInOut;
 use chacha20poly1305::{ChaCha20Poly1305, KeyInit, Nonce, Tag};
 use hkdf::Hkdf;
@@ -130,6 +131,14 @@ impl SessionKeys {
     }
 }
 
+/// The key of the heartbeats of a cluster: of their own, because the XDP programs hold it.
+pub fn heartbeat_key(secret: &Secret, cluster: &str, epoch: u8) -> Key {
+    let name = Sha256::digest(cluster.as_bytes());
+    let bytes: Zeroizing<[u8; 16]> = derive(secret, &[b"twinwall heartbeat v1", &[epoch], &name]);
+    let half = |from: usize| bytes.iter().skip(from).take(8).fold(0, |value, &byte| value << 8 | u64::from(byte));
+    [half(0), half(8)]
+}
+
 /// 96 bits: the kind, zeros, the sequence.
 fn nonce(header: &Header) -> Nonce {
     let mut nonce = [0; 12];
@@ -209,6 +218,17 @@ mod tests {
         assert_eq!(open(&ring, identity(1, 10), a), Err(DropReason::FrameAuth));
         let other_cluster = Keyring::new(b"secret".to_vec().into(), "core", 1);
         assert_eq!(open(&other_cluster, b, a), Err(DropReason::FrameAuth));
+    }
+
+    /// Secret, epoch and cluster each make another key of heartbeats.
+    #[test]
+    fn heartbeat_keys_differ() {
+        let key = |secret: &[u8], cluster, epoch| heartbeat_key(&secret.to_vec().into(), cluster, epoch);
+        let plain = key(b"secret", "edge", 1);
+        assert_eq!(plain, key(b"secret", "edge", 1));
+        for other in [key(b"other", "edge", 1), key(b"secret", "core", 1), key(b"secret", "edge", 2)] {
+            assert!(other[0] != plain[0] && other[1] != plain[1]);
+        }
     }
 
     /// A hello's tag covers header and body: each altered bit is refused.

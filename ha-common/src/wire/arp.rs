@@ -1,9 +1,14 @@
-//! Gratuitous ARP for a virtual address (`carp-wire` section 9): 42 bytes, never padded.
+//! ARP: gratuitous for a virtual address (`carp-wire` section 9), and whom a request asks for.
 
+use super::bytes::{Packet, Window};
 use super::ethernet;
 use core::net::Ipv4Addr;
 
-const TYPE_ARP: u16 = 0x0806;
+/// EtherType of ARP.
+pub const TYPE_ARP: u16 = 0x0806;
+/// Length of an ARP packet for IPv4 over Ethernet.
+const PACKET_LEN: usize = 28;
+const REQUEST: u16 = 1;
 const BROADCAST: [u8; 6] = [0xff; 6];
 /// Length of the whole Ethernet frame in bytes.
 pub const GRATUITOUS_LEN: usize = 42;
@@ -44,6 +49,18 @@ pub fn gratuitous(form: Form, mac: [u8; 6], address: Ipv4Addr) -> [u8; GRATUITOU
     frame
 }
 
+/// The address that somebody else asks for in the ARP packet at `offset`, as words in memory order; `None` when it is no
+/// request, or a gratuitous one, by which the sender tells of itself.
+///
+/// Hardware and protocol type are not looked at: Linux answers more than one of them (`arp_process`), and a packet
+/// that it does not answer is of no use to its sender.
+#[inline(always)]
+pub fn asked<P: Packet>(frame: P, offset: usize) -> Option<[u16; 2]> {
+    let packet = frame.window::<PACKET_LEN>(offset)?;
+    let (sender, target): ([u16; 2], [u16; 2]) = (packet.words(14), packet.words(24));
+    if packet.be16(6) == REQUEST && sender != target { Some(target) } else { None }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,6 +75,20 @@ mod tests {
                        02000000000a0a4d00d202000000000a0a4d00d2";
         let hex: String = gratuitous(Form::Request, MAC, VIP).iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, capture);
+    }
+
+    /// A request tells whom it asks for; replies and both gratuitous forms ask for nobody, nor does a cut packet.
+    #[test]
+    fn who_is_asked_for() {
+        let mut request = gratuitous(Form::Request, MAC, VIP);
+        assert_eq!(asked(&request[..], 14), None);
+        assert_eq!(asked(&gratuitous(Form::Reply, MAC, VIP)[..], 14), None);
+        request[31] += 1;
+        let words = [u16::from_ne_bytes([10, 77]), u16::from_ne_bytes([0, 210])];
+        assert_eq!(asked(&request[..], 14), Some(words));
+        assert_eq!(asked(&request[..GRATUITOUS_LEN - 1], 14), None);
+        request[21] = 2;
+        assert_eq!(asked(&request[..], 14), None);
     }
 
     /// The reply differs in the opcode and nowhere else, so that both teach the same pair.

@@ -230,6 +230,18 @@ impl Heartbeat {
         })
     }
 
+    /// True when this node, a MASTER by `own`, learns from this probe that the peer has taken the group in a later term.
+    ///
+    /// Only what was said to this very process counts: a recorded frame cannot close the gate of a later one.
+    #[inline(always)]
+    pub const fn supersedes(&self, own: &SelfEntry) -> bool {
+        self.standing.serves()
+            && self.term > own.term
+            && own.session != 0
+            && self.other_session == own.session
+            && Standing::unpack(own.state).role == ROLE_MASTER
+    }
+
     /// The answer to this probe by the node that `own` describes, whose gate is `gate` at `now_ns`.
     #[inline(always)]
     pub fn answer(&self, own: &SelfEntry, gate: Gate, now_ns: u64) -> Heartbeat {
@@ -328,6 +340,20 @@ mod tests {
         }
         assert_eq!(Heartbeat::read(&frame()[..], [1, 3], 7), Some(Err(DropReason::HeartbeatTag)));
         assert_eq!(Heartbeat::read(&frame()[..], KEY, 8), Some(Err(DropReason::HeartbeatKeyEpoch)));
+    }
+
+    /// Only a serving peer with a later term, talking to this very session, supersedes a MASTER.
+    #[test]
+    fn who_supersedes() {
+        let master = Standing { role: ROLE_MASTER, ..Standing::default() };
+        let own = SelfEntry { session: 9, term: 0x4ff, state: master.pack(), ..SelfEntry::default() };
+        assert!(PROBE.supersedes(&own));
+        assert!(!PROBE.supersedes(&SelfEntry { term: PROBE.term, ..own }));
+        assert!(!PROBE.supersedes(&SelfEntry { session: 8, ..own }));
+        assert!(!Heartbeat { other_session: 0, ..PROBE }.supersedes(&SelfEntry { session: 0, ..own }));
+        assert!(!PROBE.supersedes(&SelfEntry { state: Standing::default().pack(), ..own }));
+        let closed = Standing { gate: Gate::Closed, ..PROBE.standing };
+        assert!(!Heartbeat { standing: closed, ..PROBE }.supersedes(&own));
     }
 
     /// The gate is open exactly in a live lease of a term that is not closed, and MASTER without one has lapsed.

@@ -20,7 +20,12 @@ impl<P: Packet> Header<P> {
     /// The IP header of an Ethernet frame, behind VLAN tags if there are any; `None` when it has none.
     #[inline(always)]
     pub fn of_frame(frame: P) -> Option<Self> {
-        let payload = ethernet::payload(frame)?;
+        Self::behind(frame, ethernet::payload(frame)?)
+    }
+
+    /// The same for who has found the network header already.
+    #[inline(always)]
+    pub fn behind(frame: P, payload: ethernet::Payload) -> Option<Self> {
         match payload.ether_type {
             ethernet::TYPE_IPV4 => Some(Self::V4(ipv4::Header::at(frame, payload.offset)?)),
             ethernet::TYPE_IPV6 => Some(Self::V6(ipv6::Header::at(frame, payload.offset)?)),

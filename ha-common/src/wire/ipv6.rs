@@ -48,6 +48,12 @@ impl<P: Packet> Header<P> {
         self.fixed.words(24)
     }
 
+    /// Where the payload starts, in bytes from the start of the packet.
+    #[inline(always)]
+    pub fn payload_offset(&self) -> usize {
+        self.offset + HEADER_LEN
+    }
+
     /// The payload by the header's own length.
     ///
     /// # Errors
@@ -55,7 +61,7 @@ impl<P: Packet> Header<P> {
     #[inline(always)]
     pub fn payload(&self, packet: P) -> Result<Payload, DropReason> {
         let len = usize::from(self.fixed.be16(4));
-        let offset = self.offset + HEADER_LEN;
+        let offset = self.payload_offset();
         if offset + len > packet.bytes() {
             return Err(DropReason::Truncated);
         }

@@ -1,5 +1,8 @@
-//! Unsolicited neighbour advertisement for a virtual IPv6 address (RFC 4861 sections 4.4 and 7.2.6).
+//! Neighbour discovery: the unsolicited advertisement for a virtual IPv6 address (RFC 4861 sections 4.4 and 7.2.6), and
+//! whom a solicitation asks for (section 4.3).
 
+use super::bytes::{Packet, Window};
+use super::ip::AddressWords;
 use super::{checksum, ethernet, ipv6};
 use core::net::Ipv6Addr;
 
@@ -10,7 +13,11 @@ const ICMP_AT: usize = ethernet::HEADER_LEN + ipv6::HEADER_LEN;
 const ICMP_LEN: usize = 32;
 /// The pseudo header: both addresses, length and next header in four bytes each (RFC 8200 section 8.1).
 const PSEUDO_LEN: usize = 40;
-const NEXT_HEADER_ICMPV6: u8 = 58;
+/// Next header of ICMPv6.
+pub const NEXT_HEADER_ICMPV6: u8 = 58;
+const TYPE_NEIGHBOUR_SOLICITATION: u8 = 135;
+/// Type, code, checksum, reserved (4), target (16).
+const SOLICITATION_LEN: usize = 24;
 const TYPE_NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 const OPTION_TARGET_LINK_LAYER: u8 = 2;
 const FLAG_ROUTER: u8 = 0x80;
@@ -40,6 +47,18 @@ pub fn unsolicited(mac: [u8; 6], address: Ipv6Addr) -> [u8; UNSOLICITED_LEN] {
     frame[ethernet::HEADER_LEN..ICMP_AT].copy_from_slice(&header.emit());
     frame[ICMP_AT..].copy_from_slice(&advertisement(mac, address));
     frame
+}
+
+/// The address that the ICMPv6 message behind `header` asks for; `None` when it is no valid neighbour solicitation.
+///
+/// The checksum is not looked at: a wrong one is refused further up, as is a solicitation behind an extension header.
+#[inline(always)]
+pub fn asked<P: Packet>(frame: P, header: &ipv6::Header<P>) -> Option<AddressWords> {
+    if header.hop_limit() != HOP_LIMIT {
+        return None;
+    }
+    let message = frame.window::<SOLICITATION_LEN>(header.payload_offset())?;
+    if message.byte(0) == TYPE_NEIGHBOUR_SOLICITATION { Some(message.words(8)) } else { None }
 }
 
 fn advertisement(mac: [u8; 6], address: Ipv6Addr) -> [u8; ICMP_LEN] {
@@ -84,6 +103,19 @@ mod tests {
         assert_eq!(frame[58..62], [0xa0, 0, 0, 0]);
         assert_eq!(frame[62..78], VIP.octets());
         assert_eq!(frame[78..86], [2, 1, 2, 0, 0, 0, 0, 0x0a]);
+    }
+
+    /// A solicitation tells whom it asks for; another hop limit, another type and a cut message ask for nobody.
+    #[test]
+    fn who_is_asked_for() {
+        let mut frame = unsolicited(MAC, VIP);
+        let asked_in = |frame: &[u8]| asked(frame, &ipv6::Header::at(frame, ethernet::HEADER_LEN)?);
+        assert_eq!(asked_in(&frame), None);
+        frame[ICMP_AT] = 135;
+        assert_eq!(asked_in(&frame), Some(super::super::ip::address_words(VIP.into())));
+        assert_eq!(asked_in(&frame[..ICMP_AT + 23]), None);
+        frame[21] = 254;
+        assert_eq!(asked_in(&frame), None);
     }
 
     /// The checksum of this very frame was computed independently (in Python, after RFC 1071 and RFC 8200).

@@ -107,7 +107,7 @@ impl Node {
                 Action::SendAdvert { .. } => panic!("no IPv6 here: {action:?}"),
                 Action::Vips(state) => self.holds_vips = *state == VipState::Present,
                 Action::Announce { .. } => assert!(self.holds_vips, "only a holder announces"),
-                Action::Transition(_) | Action::Lease(_) | Action::Flush | Action::HandOverEnded(_) => {}
+                Action::Transition(_) | Action::Lease(_) | Action::HandOverEnded(_) => {}
             }
         }
         assert_eq!(self.holds_vips, self.role() == Role::Master, "the master holds the addresses, nobody else");

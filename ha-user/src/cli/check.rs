@@ -2,6 +2,7 @@
 
 use super::{ConfigArguments, exit, fail, print, print_json};
 use crate::config::{self, Choice, ConfigError, Report, Resolved};
+use crate::maintenance::{MaintenanceError, MaintenanceFile};
 use clap::Args;
 use std::process::ExitCode;
 
@@ -27,6 +28,8 @@ pub struct Arguments {
 struct Outcome<'a> {
     usable: bool,
     node: Option<&'a str>,
+    /// Absent where it cannot be told.
+    maintenance: Option<bool>,
     #[serde(flatten)]
     report: &'a Report,
 }
@@ -43,11 +46,17 @@ pub fn main(arguments: Arguments) -> ExitCode {
     let usable = resolved.is_some() && !(arguments.strict && report.warnings() > 0);
     let printed = if arguments.json {
         let node = resolved.as_ref().map(Resolved::own_name);
-        print_json(&Outcome { usable, node, report: &report })
+        let maintenance = resolved.as_ref().and_then(|resolved| maintenance(resolved).ok());
+        print_json(&Outcome { usable, node, maintenance, report: &report })
     } else {
         print(&describe(&report, resolved.as_ref()))
     };
     if usable { printed } else { ExitCode::from(exit::FAILED) }
+}
+
+/// What is remembered on this machine for the node.
+fn maintenance(resolved: &Resolved) -> Result<bool, MaintenanceError> {
+    MaintenanceFile::new(&resolved.state_directory, resolved.own_name()).is_on()
 }
 
 fn describe(report: &Report, resolved: Option<&Resolved>) -> String {
@@ -69,6 +78,11 @@ fn describe(report: &Report, resolved: Option<&Resolved>) -> String {
             resolved.interfaces.join(", "),
             resolved.own_name(),
         );
+        match maintenance(resolved) {
+            Ok(false) => {}
+            Ok(true) => text += "\nmaintenance is on: the node takes nothing (end it with `twinwall maintenance off`)",
+            Err(error) => text += &format!("\nmaintenance: {error}"),
+        }
     }
     text + "\n"
 }

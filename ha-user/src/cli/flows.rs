@@ -1,6 +1,6 @@
 //! `twinwall flows`.
 
-use super::{SocketArguments, exit, fail, fail_asking, print, print_json};
+use super::{SocketArguments, fail_asking, other_answer, print, print_json};
 use crate::ipc::{FLOWS_MAX, Reply, Request};
 use clap::Args;
 use std::fmt::Write;
@@ -24,21 +24,20 @@ pub struct Arguments {
 }
 
 pub fn main(arguments: Arguments) -> ExitCode {
-    match arguments.socket.ask(&Request::Flows { limit: arguments.limit }) {
-        Ok(Reply::Flows(flows)) if arguments.json => print_json(&flows),
-        Ok(Reply::Flows(flows)) => {
-            let mut text = String::new();
-            for flow in &flows {
-                // Writing to a String cannot fail.
-                let _ = writeln!(text, "{flow}");
-            }
-            print(&text)
-        }
-        Ok(Reply::Status(_) | Reply::Done | Reply::Error(_)) => {
-            fail("the daemon answered another question", exit::FAILED)
-        }
-        Err(error) => fail_asking(&error),
+    let reply = match arguments.socket.ask(&Request::Flows { limit: arguments.limit }) {
+        Ok(reply) => reply,
+        Err(error) => return fail_asking(&error),
+    };
+    let Reply::Flows(flows) = reply else { return other_answer() };
+    if arguments.json {
+        return print_json(&flows);
     }
+    let mut text = String::new();
+    for flow in &flows {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{flow}");
+    }
+    print(&text)
 }
 
 fn limit(text: &str) -> Result<usize, String> {

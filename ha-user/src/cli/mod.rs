@@ -1,19 +1,23 @@
 //! The command line: a file per command.
 
 mod check;
+mod failover;
 mod flows;
 mod keygen;
+mod maintenance;
 mod resync;
 mod run;
 mod status;
+mod stop;
 
-use crate::config::{DEFAULT_FILE, RUN_DIRECTORY};
+use crate::config::{self, DEFAULT_FILE, RUN_DIRECTORY};
 use crate::ipc::client::{Client, ClientError};
 use crate::ipc::{Reply, Request};
 use clap::{Args, Parser, Subcommand};
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Two Linux firewalls that fail over without losing sessions.
 #[derive(Parser)]
@@ -43,6 +47,12 @@ enum Command {
     Flows(flows::Arguments),
     /// Exchange the whole flow tables with the peers again.
     Resync(resync::Arguments),
+    /// Make another node master, without loss.
+    Failover(failover::Arguments),
+    /// Keep this node from becoming master, over restarts and reboots.
+    Maintenance(maintenance::Arguments),
+    /// Stop the running daemon, clean or for a restart.
+    Stop(stop::Arguments),
 }
 
 /// Which configuration, and which of its nodes.
@@ -69,6 +79,11 @@ impl SocketArguments {
     fn ask(self, request: &Request) -> Result<Reply, ClientError> {
         Client::find(self.socket, Path::new(RUN_DIRECTORY))?.ask(request)
     }
+
+    /// Asks for something that takes the daemon up to `within`.
+    fn ask_within(self, request: &Request, within: Duration) -> Result<Reply, ClientError> {
+        Client::find(self.socket, Path::new(RUN_DIRECTORY))?.ask_within(request, within)
+    }
 }
 
 /// Exit codes that scripts may rely on; 0 is success, and clap ends with 2 on wrong usage.
@@ -79,6 +94,10 @@ mod exit {
     pub const NOT_RUNNING: u8 = 3;
     /// Of `status --role`.
     pub const NOT_MASTER: u8 = 4;
+    /// The daemon says no, and why.
+    pub const REFUSED: u8 = 5;
+    /// A hand-over was begun and not confirmed.
+    pub const UNCONFIRMED: u8 = 6;
 }
 
 /// Parses the command line and does what it says.
@@ -90,6 +109,9 @@ pub fn main() -> ExitCode {
         Command::Status(arguments) => status::main(arguments),
         Command::Flows(arguments) => flows::main(arguments),
         Command::Resync(arguments) => resync::main(arguments),
+        Command::Failover(arguments) => failover::main(arguments),
+        Command::Maintenance(arguments) => maintenance::main(arguments),
+        Command::Stop(arguments) => stop::main(arguments),
     }
 }
 
@@ -109,6 +131,16 @@ fn fail_asking(error: &ClientError) -> ExitCode {
         | ClientError::Refused(_) => exit::FAILED,
     };
     fail(error, code)
+}
+
+/// An answer of another kind than the question asks for: two versions speak to each other.
+fn other_answer() -> ExitCode {
+    fail("the daemon answered another question (is it of another version?)", exit::FAILED)
+}
+
+/// Reads a time as the configuration has it.
+fn duration(text: &str) -> Result<Duration, String> {
+    config::parse_duration(text).ok_or_else(|| format!("{text:?} is no duration (write it like 250ms, 5s or 2min)"))
 }
 
 /// Writes to stdout; a reader that went away (`| head`) is no error.

@@ -1,6 +1,6 @@
 //! `twinwall status`.
 
-use super::{SocketArguments, exit, fail, fail_asking, print, print_json};
+use super::{SocketArguments, exit, fail, fail_asking, other_answer, print, print_json};
 use crate::ipc::{Reply, Request};
 use crate::status::Status;
 use clap::Args;
@@ -29,13 +29,11 @@ pub struct Arguments {
 }
 
 pub fn main(arguments: Arguments) -> ExitCode {
-    let status = match arguments.socket.ask(&Request::Status) {
-        Ok(Reply::Status(status)) => status,
-        Ok(Reply::Flows(_) | Reply::Done | Reply::Error(_)) => {
-            return fail("the daemon answered another question", exit::FAILED);
-        }
+    let reply = match arguments.socket.ask(&Request::Status) {
+        Ok(reply) => reply,
         Err(error) => return fail_asking(&error),
     };
+    let Reply::Status(status) = reply else { return other_answer() };
     if arguments.role {
         return print_role(&status);
     }

@@ -13,6 +13,7 @@ mod values;
 mod vips;
 
 pub use error::{ConfigError, Problem, Report, Severity};
+pub(crate) use values::parse_duration;
 
 use error::Problems;
 use ha_common::election::{InterfaceId, Transport};
@@ -40,6 +41,8 @@ pub struct Resolved {
     pub election: Election,
     pub sync: Sync,
     pub xdp: XdpChoice,
+    /// Where links and lease outlive the process; `None`: nowhere.
+    pub pin_directory: Option<PathBuf>,
     pub metrics_listen: Option<SocketAddr>,
     pub control_socket: PathBuf,
     pub log: Log,
@@ -141,6 +144,8 @@ pub enum LogFormat {
 pub const DEFAULT_FILE: &str = "/etc/twinwall/twinwall.toml";
 /// Home of control sockets and locks.
 pub const RUN_DIRECTORY: &str = "/run/twinwall";
+/// Home of what outlives the process, on a BPF file system.
+pub const PIN_DIRECTORY: &str = "/sys/fs/bpf/twinwall";
 /// Home of what must outlive a reboot.
 pub const STATE_DIRECTORY: &str = "/var/lib/twinwall";
 /// A pair's file has half a kilobyte; what is larger than this is another file.

@@ -2,8 +2,8 @@
 
 use super::error::{At, Found, Problems};
 use super::{
-    Election, Filter, Log, LogFormat, Node, RUN_DIRECTORY, Resolved, STATE_DIRECTORY, Sync, XdpChoice, heartbeat,
-    schema, secret, timing, vips,
+    Election, Filter, Log, LogFormat, Node, PIN_DIRECTORY, RUN_DIRECTORY, Resolved, STATE_DIRECTORY, Sync, XdpChoice,
+    heartbeat, schema, secret, timing, vips,
 };
 use ha_common::role::NodeId;
 use ha_common::wire::frame::DEFAULT_PORT;
@@ -64,6 +64,7 @@ pub fn resolve(
         election,
         sync,
         xdp: value_or(file.xdp.as_ref(), XdpChoice::Auto),
+        pin_directory: value_or(file.pin_directory.as_ref(), Some(PIN_DIRECTORY.into())),
         metrics_listen: value_or(file.metrics_listen.as_ref(), Some(METRICS_LISTEN)),
         control_socket,
         log,

@@ -23,6 +23,8 @@ pub struct File {
     pub election: Election,
     pub xdp: Option<Found<XdpChoice>>,
     /// Inner `None`: "off".
+    pub pin_directory: Option<Found<Option<PathBuf>>>,
+    /// Inner `None`: "off".
     pub metrics_listen: Option<Found<Option<SocketAddr>>>,
     pub log: Log,
     pub heartbeat: heartbeat::Keys,
@@ -107,7 +109,11 @@ impl File {
         root.require_one_of(problems, &["vip"], "add a [[vip]] with vhid, interface, addresses and password");
         let vips = root.tables(problems, "vip").into_iter().map(|section| read_vip(section, problems)).collect();
         let election = read_election(&mut root, problems);
-        let xdp = optional_table(&mut root, problems, "datapath", |s, p| s.optional(p, "xdp", choice(XDP_CHOICES)));
+        let datapath = optional_table(&mut root, problems, "datapath", |section, problems| {
+            let xdp = section.optional(problems, "xdp", choice(XDP_CHOICES));
+            Some((xdp, section.optional(problems, "pin_directory", path_or_off)))
+        });
+        let (xdp, pin_directory) = datapath.unwrap_or_default();
         let metrics_listen = optional_table(&mut root, problems, "metrics", |s, p| s.optional(p, "listen", listen));
         let log = optional_table(&mut root, problems, "log", |section, problems| {
             Some(Log {
@@ -129,6 +135,7 @@ impl File {
             vips,
             election,
             xdp,
+            pin_directory,
             metrics_listen,
             log,
             heartbeat,
@@ -281,6 +288,11 @@ fn protocol(value: &DeValue<'_>) -> Result<u8, Refusal> {
             Err(Refusal::new(found_instead(value, "a protocol's name"), all()))
         }
     }
+}
+
+/// An absolute path, or "off".
+fn path_or_off(value: &DeValue<'_>) -> Result<Option<PathBuf>, Refusal> {
+    if string(value)? == "off" { Ok(None) } else { path(value).map(Some) }
 }
 
 /// Address and port, or "off".

@@ -267,7 +267,7 @@ fn optional_keys() {
         "password = \"toto\"",
         &format!("password_file = {password:?}\npeers = [\"192.168.103.209\"]\nlabel = \"\""),
         1,
-    ) + "[metrics]\nlisten = \"off\"\n[election]\nannounce_refresh = \"off\"\nannounce_burst_ms = [0, 50]\n[datapath]\nxdp = \"off\"\n[log]\nformat = \"json\"\n";
+    ) + "[metrics]\nlisten = \"off\"\n[election]\nannounce_refresh = \"off\"\nannounce_burst_ms = [0, 50]\n[datapath]\nxdp = \"off\"\npin_directory = \"off\"\n[log]\nformat = \"json\"\n";
     let (resolved, report) = files.resolve(&text).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(report.errors(), 0);
     let lan = &resolved.vips[0];
@@ -278,6 +278,7 @@ fn optional_keys() {
     assert_eq!(resolved.election.announce_refresh, None);
     assert_eq!(resolved.election.announce_burst, [Duration::ZERO, Duration::from_millis(50)]);
     assert_eq!((resolved.xdp, resolved.log.format), (XdpChoice::Off, LogFormat::Json));
+    assert_eq!(resolved.pin_directory, None);
 }
 
 /// A password file that others may read is refused.

@@ -173,7 +173,8 @@ fn parse_address(text: &str) -> Option<IpAddr> {
     })
 }
 
-fn parse_duration(text: &str) -> Option<Duration> {
+/// `250ms`, `5s`, `2min`.
+pub fn parse_duration(text: &str) -> Option<Duration> {
     let unit_at = text.find(|c: char| !c.is_ascii_digit())?;
     let (digits, unit) = text.split_at(unit_at);
     let number: u64 = digits.parse().ok()?;

@@ -5,6 +5,7 @@ use crate::clock;
 use crate::vip::announce;
 use ha_common::election::{Action, InterfaceId, MemberId, Transition, VipState};
 use ha_common::role::Role;
+use ha_common::time::Instant;
 use ha_common::wire::carp::Advert;
 use std::net::IpAddr;
 
@@ -12,7 +13,8 @@ use std::net::IpAddr;
 const ERRORS_LOGGED_MAX: usize = 8;
 
 impl ControlLoop {
-    pub(super) fn act(&mut self, action: Action) {
+    /// `decided`: when the election decided it.
+    pub(super) fn act(&mut self, decided: Instant, action: Action) {
         match action {
             Action::SendAdvert { member, source, destination, advert } => {
                 self.send_advert(member, source, destination, &advert);
@@ -20,7 +22,8 @@ impl ControlLoop {
             Action::Vips(state) => self.move_vips(state),
             Action::Announce { member } => self.announce(member),
             Action::Transition(transition) => self.note_transition(transition),
-            Action::Lease(_) | Action::Flush | Action::HandOverEnded(_) => {}
+            Action::Lease(order) => self.obey_lease(decided, order),
+            Action::HandOverEnded(end) => self.hand_over_ended(end),
         }
     }
 
@@ -49,7 +52,7 @@ impl ControlLoop {
         }
     }
 
-    fn move_vips(&mut self, state: VipState) {
+    pub(super) fn move_vips(&mut self, state: VipState) {
         self.wanted = state;
         let changed = self.apply_vips(state);
         match (state, self.taking_over.take()) {
@@ -83,6 +86,10 @@ impl ControlLoop {
 
     fn send_advert(&mut self, member: MemberId, source: IpAddr, destination: IpAddr, advert: &Advert) {
         let Some(vip) = self.config.vips.get(usize::from(member.0)) else { return };
+        if !self.pulse.may_speak(clock::now()) {
+            self.failures.count(Failure::LeaseOver);
+            return;
+        }
         let interface = vip.interface;
         let sent = self.adverts.send(interface, source, destination, advert);
         let Some(watched) = self.interfaces.get_mut(usize::from(interface.0)) else { return };
@@ -99,6 +106,10 @@ impl ControlLoop {
 
     fn announce(&mut self, member: MemberId) {
         let Some(vip) = self.config.vips.get(usize::from(member.0)) else { return };
+        if !self.pulse.may_speak(clock::now()) {
+            self.failures.count(Failure::LeaseOver);
+            return;
+        }
         let interface = vip.interface;
         let mac = self.links.interface(interface).mac;
         let addresses = vip.addresses.iter().map(|(address, _)| *address);

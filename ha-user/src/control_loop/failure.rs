@@ -14,10 +14,12 @@ pub enum Failure {
     PacketSocket,
     /// The sync loop's mailbox was full when the role changed.
     SyncMailbox,
+    /// An advert or announcement was not sent, because the lease ended while this process was stopped.
+    LeaseOver,
 }
 
 impl Failure {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::AdvertSend,
         Self::Announce,
         Self::GroupJoin,
@@ -25,6 +27,7 @@ impl Failure {
         Self::UnicastSocket,
         Self::PacketSocket,
         Self::SyncMailbox,
+        Self::LeaseOver,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -36,6 +39,7 @@ impl Failure {
             Self::UnicastSocket => "unicast_socket",
             Self::PacketSocket => "packet_socket",
             Self::SyncMailbox => "sync_mailbox_full",
+            Self::LeaseOver => "lease_over",
         }
     }
 
@@ -84,7 +88,7 @@ mod tests {
             failures.add(failure, position);
         }
         let counted: Vec<u64> = failures.iter().map(|(_, count)| count).collect();
-        assert_eq!(counted, [1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(counted, [1, 2, 3, 4, 5, 6, 7, 8]);
         for failure in Failure::ALL {
             assert_eq!(Failure::ALL.iter().filter(|other| other.name() == failure.name()).count(), 1);
         }

@@ -4,8 +4,11 @@
 //! come in; what [`Election::handle`] wants done is done strictly in its order.
 
 mod act;
+pub mod breakdown;
 mod failure;
+mod operate;
 pub mod plan;
+mod pulse;
 pub mod realtime;
 mod report;
 mod roles;
@@ -17,12 +20,17 @@ use crate::datapath::{self, Datapath, SocketCounters};
 use crate::link::{Change, LinkError, Links};
 use crate::mailbox::{Mailbox, Postman};
 use crate::poller::Poller;
-use crate::request::{ControlRequest, HandOverOutcome, HandOverRefusal, MaintenanceOutcome, SyncRequest};
+use crate::request::{ControlRequest, SyncRequest};
 use crate::vip::{VipError, Vips};
 use failure::{Failure, Failures};
-use ha_common::election::{Action, Command, Election, Input, InterfaceId, ReceivedAdvert, Transition, VipState};
+use ha_common::election::{
+    Action, Command, Election, Input, InterfaceId, LeaseOrder, ReceivedAdvert, Transition, VipState, Wait,
+};
 use ha_common::reason::DropReason;
 use ha_common::time::{Instant, earliest};
+use operate::Operators;
+use plan::Heritage;
+use pulse::Pulse;
 use realtime::Realtime;
 use roles::RolePost;
 use std::io;
@@ -37,6 +45,11 @@ const ADVERTS_MAX: usize = 4096;
 const FRAMES_MAX: usize = 1024;
 /// Requests answered at one wake-up.
 const REQUESTS_MAX: usize = 64;
+
+/// Between two looks while the poller is broken.
+const LET_GO_TICK: Duration = Duration::from_millis(1);
+/// A hand-over at a stop is confirmed or given up within 1.6 s by the election; this is for an election that errs.
+const STOP_MAX: Duration = Duration::from_secs(2);
 
 const MAILBOX: u64 = 0;
 const LINKS: u64 = 1;
@@ -72,6 +85,17 @@ pub struct ControlLoop {
     adverts: AdvertSockets,
     poller: Poller,
     roles: RolePost,
+    sync: Postman<SyncRequest>,
+    pulse: Pulse,
+    operators: Operators,
+    /// The hand-over that the sync loop was last asked to drain for.
+    draining: Option<Instant>,
+    /// What the election waits for, and since when.
+    waiting: Option<(Wait, Instant)>,
+    /// The mastership of the process before was taken over at the start.
+    resumed: bool,
+    /// Told to stop: when to end at the latest, whatever the election still waits for.
+    stop_by: Option<Instant>,
     failures: Failures,
     realtime: Realtime,
     /// Carrying virtual addresses, sync link included; position is the [`InterfaceId`].
@@ -99,19 +123,35 @@ impl ControlLoop {
     ///
     /// # Errors
     /// When the kernel refuses a socket that nothing works without. Missing interfaces are no error.
-    pub fn new(config: Arc<Resolved>, datapath: Datapath, sync: Postman<SyncRequest>) -> Result<Self, ControlError> {
-        let names: Vec<String> =
-            datapath::Plan::from_config(&config).interfaces.into_iter().map(|interface| interface.name).collect();
+    ///
+    /// `maintenance`: under maintenance since before this start.
+    pub fn new(
+        config: Arc<Resolved>,
+        datapath: Datapath,
+        sync: Postman<SyncRequest>,
+        maintenance: bool,
+    ) -> Result<Self, ControlError> {
+        let plan = datapath::Plan::from_config(&config);
+        let names: Vec<String> = plan.interfaces.iter().map(|interface| interface.name.clone()).collect();
         let virtual_addresses = config.vips.iter().flat_map(|vip| vip.addresses.iter().map(|(address, _)| *address));
         let seed = getrandom::u64().map_err(ControlError::Seed)?;
+        let session = getrandom::u64().map_err(ControlError::Seed)?;
+        let heritage = Heritage { datapath: datapath.inherited(), maintenance, now: clock::now() };
+        let election_config = plan::election_config(&config, &heritage);
         Ok(Self {
-            election: Election::new(plan::election_config(&config), seed),
             counters: datapath.counters().socket(),
             links: Links::open(&names, virtual_addresses.collect())?,
             vips: Vips::open(&config)?,
             adverts: AdvertSockets::open(&config)?,
             poller: Poller::new().map_err(ControlError::Poll)?,
-            roles: RolePost::new(sync),
+            pulse: Pulse::new(&plan, &config, session, seed),
+            roles: RolePost::new(sync.clone()),
+            sync,
+            operators: Operators::default(),
+            draining: None,
+            waiting: None,
+            resumed: election_config.resume.is_some(),
+            stop_by: None,
             failures: Failures::default(),
             realtime: Realtime::Wanted,
             interfaces: names.into_iter().map(|name| Watched { name, ifindex: None, mute: false }).collect(),
@@ -120,6 +160,7 @@ impl ControlLoop {
             takeover: None,
             started: clock::now(),
             actions: Vec::new(),
+            election: Election::new(election_config, seed),
             datapath,
             config,
         })
@@ -142,9 +183,39 @@ impl ControlLoop {
         let result = self.serve(&mailbox);
         if let Err(error) = &result {
             tracing::error!(%error, "the control loop fails and gives the mastership away");
-            self.feed(Input::Command(Command::Stop));
+            self.let_go();
         }
         result
+    }
+
+    /// Stops as on request, but without descriptors: what the kernel refuses to report cannot be waited for.
+    fn let_go(&mut self) {
+        self.begin_stop();
+        while !self.is_stopped() {
+            std::thread::sleep(LET_GO_TICK);
+            self.tick(clock::now());
+        }
+        self.datapath.unpin();
+    }
+
+    fn begin_stop(&mut self) {
+        self.stop_by = Some(clock::now() + STOP_MAX);
+        self.feed(Input::Command(Command::Stop));
+    }
+
+    /// Whether a stop has come to its end. One that takes too long ends here, with the same result: no address stays.
+    fn is_stopped(&mut self) -> bool {
+        let Some(stop_by) = self.stop_by else { return false };
+        if self.election.is_stopped() {
+            return true;
+        }
+        let overdue = stop_by <= clock::now();
+        if overdue {
+            tracing::error!("the stop takes too long: the addresses are released without a goodbye");
+            self.obey_lease(clock::now(), LeaseOrder::Closed);
+            self.move_vips(VipState::Absent);
+        }
+        overdue
     }
 
     fn serve(&mut self, mailbox: &Mailbox<ControlRequest>) -> Result<(), ControlError> {
@@ -161,17 +232,27 @@ impl ControlLoop {
         let mut ready = Vec::new();
         loop {
             self.roles.retry(clock::now());
-            let deadline = earliest(self.election.poll_at(), self.roles.retry_at());
+            let pulse = self.pulse.poll_at(self.election.stats());
+            let deadlines = [self.roles.retry_at(), pulse, self.stop_by];
+            let deadline = deadlines.into_iter().fold(self.election.poll_at(), earliest);
             self.poller.wait(deadline, &mut ready).map_err(ControlError::Poll)?;
-            if self.wake(&ready, mailbox)? == Flow::Stop {
+            match self.wake(&ready, mailbox)? {
+                Flow::Continue => {}
+                Flow::Leave => return Ok(()),
+            }
+            if self.is_stopped() {
+                self.datapath.unpin();
                 return Ok(());
             }
         }
     }
 
-    /// Links first, because they decide who may speak; adverts before the deadline, because a late wake-up of this
-    /// node must not be taken for the master's silence.
+    /// The lease first: a process that was stopped must not do one thing more as master. Then links, because they
+    /// decide who may speak; adverts and heartbeats before the deadline, because a late wake-up of this node must not
+    /// be taken for the master's silence.
     fn wake(&mut self, ready: &[u64], mailbox: &Mailbox<ControlRequest>) -> Result<Flow, ControlError> {
+        let now = clock::now();
+        self.check_lease(now);
         if ready.contains(&LINKS) {
             self.read_links()?;
         }
@@ -181,21 +262,44 @@ impl ControlLoop {
                 self.read_listener(InterfaceId(id));
             }
         }
-        if self.election.poll_at().is_some_and(|at| at <= clock::now()) {
-            self.feed(Input::Timer);
+        let flow = if ready.contains(&MAILBOX) { self.answer(mailbox) } else { Flow::Continue };
+        if flow == Flow::Leave {
+            return Ok(flow);
         }
+        self.tick(now);
         if ready.contains(&LOG) {
             self.datapath.flush_log();
         }
-        if ready.contains(&MAILBOX) { Ok(self.answer(mailbox)) } else { Ok(Flow::Continue) }
+        Ok(flow)
+    }
+
+    /// What is done at every wake-up: heartbeats, the election's deadline, and the news for the kernel. `now` was read
+    /// at the beginning of the wake-up.
+    fn tick(&mut self, now: Instant) {
+        self.check_lease(now);
+        self.beat();
+        if self.election.poll_at().is_some_and(|at| at <= clock::now()) {
+            self.feed(Input::Timer);
+        }
+        self.drain_if_handing_over();
+        self.note_wait(now);
+        self.publish(now);
+    }
+
+    fn note_wait(&mut self, now: Instant) {
+        let wait = self.election.stats().wait;
+        if wait != self.waiting.map(|(of, _)| of) {
+            self.waiting = wait.map(|wait| (wait, now));
+        }
     }
 
     /// Hands one input to the election and does what it wants.
     fn feed(&mut self, input: Input<'_>) {
         let mut actions = std::mem::take(&mut self.actions);
-        self.election.handle(clock::now(), input, &mut actions);
+        let now = clock::now();
+        self.election.handle(now, input, &mut actions);
         for action in actions.drain(..) {
-            self.act(action);
+            self.act(now, action);
         }
         self.actions = actions;
     }
@@ -253,9 +357,9 @@ impl ControlLoop {
         let Some(watched) = self.interfaces.get_mut(usize::from(id.0)) else { return Ok(()) };
         let is_other = std::mem::replace(&mut watched.ifindex, link.ifindex) != link.ifindex;
         let is_new = is_other && link.ifindex.is_some();
-        if is_other {
-            self.datapath.attach(id);
-        }
+        // Also for a changed hardware address: answers to heartbeats bear it.
+        self.datapath.attach(id);
+        self.path_changed(id, link.ifindex, link.state.up);
         if usize::from(id.0) >= self.config.interfaces.len() {
             // The sync link has a program, but neither adverts nor addresses.
             return Ok(());
@@ -285,15 +389,13 @@ impl ControlLoop {
                 // Whoever asked may have given up waiting: that is its affair.
                 Some(ControlRequest::Status(reply)) => drop(reply.send(self.report(clock::now()))),
                 Some(ControlRequest::Health(health)) => self.feed(Input::Sync(health)),
-                Some(ControlRequest::HandOver { reply, .. } | ControlRequest::Want { reply, .. }) => {
-                    drop(reply.send(HandOverOutcome::Refused(HandOverRefusal::PeerUnknown)));
-                }
-                Some(ControlRequest::Maintenance { reply, .. }) => {
-                    drop(reply.send(MaintenanceOutcome::Refused(HandOverRefusal::PeerUnknown)));
-                }
-                Some(ControlRequest::Stop { keep_role: _ }) => {
-                    self.feed(Input::Command(Command::Stop));
-                    return Flow::Stop;
+                Some(ControlRequest::HandOver { force, reply }) => self.hand_over(Command::HandOver { force }, reply),
+                Some(ControlRequest::Want { force: _, reply }) => self.hand_over(Command::Want, reply),
+                Some(ControlRequest::Maintenance { on, force, reply }) => self.maintenance(on, force, reply),
+                Some(ControlRequest::Stop { keep_role: false }) => self.begin_stop(),
+                Some(ControlRequest::Stop { keep_role: true }) => {
+                    self.bequeath(self.config.election.timing.restart_grace);
+                    return Flow::Leave;
                 }
             }
         }
@@ -327,5 +429,6 @@ impl ControlLoop {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flow {
     Continue,
-    Stop,
+    /// End at once, and leave everything in the kernel as it is.
+    Leave,
 }

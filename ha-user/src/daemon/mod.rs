@@ -8,19 +8,22 @@ mod worker;
 use crate::clock;
 use crate::config::{Choice, Resolved};
 use crate::control_loop::{ControlError, ControlLoop};
-use crate::datapath::{Datapath, Plan};
+use crate::datapath::{self, Datapath, Plan};
 use crate::ipc::lock::{InstanceLock, LockError};
 use crate::ipc::server::{ControlSocket, SocketError};
 use crate::loops::Loops;
 use crate::mailbox::mailbox;
+use crate::maintenance::MaintenanceFile;
 use crate::metrics::server::{ListenError, MetricsListener};
+use crate::operate::StopKind;
 use crate::process::{self, PrivilegeError};
 use crate::sync_loop::{SyncLoop, SyncLoopError};
 use ha_common::time::Instant;
 use services::{Services, Signals};
 use std::sync::Arc;
-use tokio::sync::mpsc::Receiver;
-use tracing::info;
+use tokio::sync::Mutex;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tracing::{error, info, warn};
 use worker::{Ended, Workers};
 
 /// Names of the two loops: of their threads, in logs, and in errors.
@@ -67,6 +70,9 @@ pub fn run(choice: Choice, resolved: Resolved) -> Result<(), DaemonError> {
     process::raise_limits();
     let socket = ControlSocket::bind(&resolved.control_socket)?;
     let metrics = resolved.metrics_listen.map(MetricsListener::bind).transpose()?;
+    if let Some(directory) = &resolved.pin_directory {
+        datapath::pins::mount_file_system(directory);
+    }
     // Threads inherit what is left: so before the first one.
     process::drop_privileges(resolved.sync.port < PRIVILEGED_PORTS)?;
 
@@ -75,15 +81,23 @@ pub fn run(choice: Choice, resolved: Resolved) -> Result<(), DaemonError> {
     let signals = runtime.block_on(async { Signals::new() });
     let signals = signals.map_err(|source| DaemonError::Resource { what: "take over the signals", source })?;
     let resolved = Arc::new(resolved);
-    let (loops, ended) = start_loops(&resolved, started)?;
+    // One request to stop is enough.
+    let (stop, stops) = channel(1);
+    let (loops, ended) = start_loops(&resolved, started, stop)?;
     info!(node = loops.node, cluster = loops.cluster, version = env!("CARGO_PKG_VERSION"), "twinwall runs");
-    let services = Services { loops, socket, metrics, choice, resolved, ended, running: vec![CONTROL, SYNC] };
+    let services = Services { loops, socket, metrics, choice, resolved, ended, stops, running: vec![CONTROL, SYNC] };
     runtime.block_on(services.run(signals))
 }
 
 /// Starts both loops in threads of their own. The sync loop first: when it cannot start, this node has not taken
 /// part in an election yet.
-fn start_loops(resolved: &Arc<Resolved>, started: Instant) -> Result<(Loops, Receiver<Ended>), DaemonError> {
+fn start_loops(
+    resolved: &Arc<Resolved>,
+    started: Instant,
+    stop: Sender<StopKind>,
+) -> Result<(Loops, Receiver<Ended>), DaemonError> {
+    let maintenance = MaintenanceFile::new(&resolved.state_directory, resolved.own_name());
+    let is_maintained = read_maintenance(&maintenance);
     let no_mailbox = |source| DaemonError::Resource { what: "make a mailbox", source };
     let (control, control_mailbox) = mailbox(MAILBOX_MAX).map_err(no_mailbox)?;
     let (sync, sync_mailbox) = mailbox(MAILBOX_MAX).map_err(no_mailbox)?;
@@ -98,7 +112,7 @@ fn start_loops(resolved: &Arc<Resolved>, started: Instant) -> Result<(Loops, Rec
         move || {
             let datapath = Datapath::start(&Plan::from_config(&resolved));
             let counters = datapath.counters();
-            ControlLoop::new(resolved, datapath, sync).map(|control_loop| (control_loop, counters))
+            ControlLoop::new(resolved, datapath, sync, is_maintained).map(|control_loop| (control_loop, counters))
         }
     };
     let counters = workers.start(CONTROL, set_up_control, |control_loop| control_loop.run(control_mailbox))?;
@@ -106,10 +120,26 @@ fn start_loops(resolved: &Arc<Resolved>, started: Instant) -> Result<(Loops, Rec
         control,
         sync,
         node: resolved.own_name().to_owned(),
+        nodes: resolved.nodes.iter().map(|node| node.name.clone()).collect(),
         cluster: resolved.cluster.clone(),
+        maintenance: Arc::new(Mutex::new(maintenance)),
+        stop,
         started,
         started_unix_seconds: clock::unix_seconds(),
         datapath: Arc::new(counts::reader(counters, resolved)),
     };
     Ok((loops, ended))
+}
+
+/// Whether the node starts under maintenance. When that cannot be told it does not: a pair without any master is worse
+/// than one that takes over while somebody works on it.
+fn read_maintenance(file: &MaintenanceFile) -> bool {
+    let is_on = file.is_on().unwrap_or_else(|error| {
+        error!(%error, "whether maintenance is on cannot be told: it is taken for off");
+        false
+    });
+    if is_on {
+        warn!("maintenance is on: this node takes nothing (end it with `twinwall maintenance off`)");
+    }
+    is_on
 }

@@ -41,7 +41,7 @@ fn changes(old: &Resolved, new: &Resolved) -> Vec<&'static str> {
         ("vip", old.vips != new.vips || old.interfaces != new.interfaces),
         ("election", old.election != new.election),
         ("sync", old.sync != new.sync),
-        ("datapath", old.xdp != new.xdp),
+        ("datapath", old.xdp != new.xdp || old.pin_directory != new.pin_directory),
         ("metrics", old.metrics_listen != new.metrics_listen),
         ("log", old.log != new.log),
         ("heartbeat", old.heartbeat != new.heartbeat),

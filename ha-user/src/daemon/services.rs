@@ -8,6 +8,7 @@ use crate::ipc::server::ControlSocket;
 use crate::loops::Loops;
 use crate::mailbox::{PostError, Postman};
 use crate::metrics::server::MetricsListener;
+use crate::operate::StopKind;
 use crate::process;
 use crate::request::{ControlRequest, SyncRequest};
 use sd_notify::NotifyState;
@@ -17,8 +18,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
-/// The goodbye and the release of the addresses take milliseconds; a loop that hangs must not hold up the stop.
-const CONTROL_ENDS_WITHIN: Duration = Duration::from_secs(2);
+/// A hand-over takes milliseconds, and less than two seconds when the peer does not confirm; a loop that hangs must not
+/// hold up the stop.
+const CONTROL_ENDS_WITHIN: Duration = Duration::from_secs(3);
 /// What is pending is sent within a second, says the sync loop's contract.
 const SYNC_ENDS_WITHIN: Duration = Duration::from_millis(1500);
 const POST_AGAIN_AFTER: Duration = Duration::from_millis(5);
@@ -31,6 +33,8 @@ pub struct Services {
     pub choice: Choice,
     pub resolved: Arc<Resolved>,
     pub ended: mpsc::Receiver<Ended>,
+    /// Requests to stop from the control socket.
+    pub stops: mpsc::Receiver<StopKind>,
     /// Names of the loops whose end has not been reported.
     pub running: Vec<&'static str>,
 }
@@ -67,11 +71,11 @@ impl Services {
             error!("{error}");
         }
         process::notify(&[NotifyState::Stopping]);
-        self.stop().await;
-        outcome
+        self.stop(*outcome.as_ref().unwrap_or(&StopKind::Clean)).await;
+        outcome.map(drop)
     }
 
-    async fn serve(&mut self, signals: &mut Signals) -> Result<(), DaemonError> {
+    async fn serve(&mut self, signals: &mut Signals) -> Result<StopKind, DaemonError> {
         let (socket, metrics) = (&self.socket, &self.metrics);
         let control_service = socket.serve(self.loops.clone());
         let metrics_service = async {
@@ -86,11 +90,15 @@ impl Services {
             tokio::select! {
                 _ = signals.terminate.recv() => {
                     info!("stopping on SIGTERM");
-                    return Ok(());
+                    return Ok(StopKind::Clean);
                 }
                 _ = signals.interrupt.recv() => {
                     info!("stopping on SIGINT");
-                    return Ok(());
+                    return Ok(StopKind::Clean);
+                }
+                Some(kind) = self.stops.recv() => {
+                    info!(?kind, "stopping on request");
+                    return Ok(kind);
                 }
                 _ = signals.hangup.recv() => reload::report(&self.choice, &self.resolved),
                 Some(ended) = self.ended.recv() => {
@@ -104,9 +112,10 @@ impl Services {
     }
 
     /// The election first: its goodbye lets the peer take over while the last state is still being sent.
-    async fn stop(&mut self) {
+    async fn stop(&mut self, kind: StopKind) {
         let control = self.loops.control.clone();
-        post_stop(CONTROL, &control, || ControlRequest::Stop { keep_role: false }).await;
+        let keep_role = kind == StopKind::KeepRole;
+        post_stop(CONTROL, &control, || ControlRequest::Stop { keep_role }).await;
         self.await_end(CONTROL, CONTROL_ENDS_WITHIN).await;
         let sync = self.loops.sync.clone();
         post_stop(SYNC, &sync, || SyncRequest::Stop).await;

@@ -1,13 +1,23 @@
 //! One interface: native XDP, else generic, else nothing, and the reason in words.
 
+use super::device::{self, Device};
 use super::load::{EDGE, LoadError, Programs};
+use super::pins::{LinkMode, Pins};
 use super::plan::InterfacePlan;
 use crate::config::XdpChoice;
-use aya::programs::links::FdLink;
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, XdpMode};
-use rustix::net::netdevice::name_to_index;
-use rustix::net::{AddressFamily, SocketType, socket};
 use std::error::Error;
+use std::io;
+use std::time::Duration;
+
+/// Notes of a generic attachment.
+const CHOSEN: &str = "chosen in the configuration";
+const TAKEN_OVER: &str = "taken over as it was: stop and start the daemon to try native mode again";
+/// The kernel detaches within half a second (`ebpf` section 7).
+const BUSY_ATTEMPTS: u32 = 100;
+const BUSY_PAUSE: Duration = Duration::from_millis(5);
 
 /// How adverts and frames of an interface come in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,82 +62,161 @@ impl Attachment {
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
     #[error("interface {name} does not exist (it is attached when it appears): {source}")]
-    NoInterface { name: String, source: rustix::io::Errno },
+    NoInterface { name: String, source: io::Error },
     #[error("cannot attach in {mode} mode to {name}: {text}")]
     Refused { name: String, mode: &'static str, text: String },
     #[error(transparent)]
     Programs(#[from] LoadError),
 }
 
-/// A live attachment: dropping it, or the end of the process, detaches.
+/// A live attachment: dropping it, or the end of the process, detaches, unless it is pinned.
 pub struct Attached {
-    pub ifindex: u32,
+    pub device: Device,
+    pub mode: LinkMode,
+    pub is_pinned: bool,
     _link: FdLink,
 }
 
-/// The index of an interface by name.
+/// The device of an interface by name.
 ///
 /// # Errors
 /// [`AttachError::NoInterface`].
-pub fn ifindex(name: &str) -> Result<u32, AttachError> {
-    socket(AddressFamily::INET, SocketType::DGRAM, None)
-        .and_then(|any| name_to_index(any, name))
-        .map_err(|source| AttachError::NoInterface { name: name.to_owned(), source })
+pub fn device(name: &str) -> Result<Device, AttachError> {
+    device::find(name).map_err(|source| AttachError::NoInterface { name: name.to_owned(), source })
 }
 
-/// Attaches in the first mode that the choice allows and the driver accepts.
+/// Where a program is to be attached.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    pins: Option<&'a Pins>,
+    name: &'a str,
+    device: Device,
+    /// A link of the process before was there a moment ago: the kernel detaches in the background.
+    was_taken: bool,
+}
+
+/// Takes over what the process before left on the interface, or attaches in the first mode that the choice allows and
+/// the driver accepts.
 ///
 /// # Errors
 /// The refusals of all modes that were tried.
 pub fn attach(
     programs: &mut Programs,
+    pins: Option<&Pins>,
     plan: &InterfacePlan,
-    ifindex: u32,
+    device: Device,
     choice: XdpChoice,
 ) -> Result<(Attached, Attachment), AttachError> {
     // Before the program runs, so that it judges the first packet already.
-    programs.set_interface(ifindex, plan)?;
-    let name = &plan.name;
-    let attached = match choice {
-        XdpChoice::Native => attach_native(programs, name, ifindex),
-        XdpChoice::Generic => attach_generic(programs, name, ifindex, "chosen in the configuration".to_owned()),
-        XdpChoice::Auto | XdpChoice::Off => attach_native(programs, name, ifindex).or_else(|native| {
-            let note = native.to_string();
-            attach_generic(programs, name, ifindex, note.clone()).map_err(|generic| AttachError::Refused {
-                name: name.clone(),
-                mode: "native or generic",
-                text: format!("{note}; {generic}"),
-            })
-        }),
-    };
+    programs.set_interface(device.ifindex, device.mac, plan)?;
+    let mut place = Place { pins, name: &plan.name, device, was_taken: false };
+    if let Some(pins) = pins
+        && let Some((pinned, mode)) = pins.link(device.ifindex)
+    {
+        match adopt(programs, pins, place, (pinned, mode), choice) {
+            Ok(adopted) => return Ok(adopted),
+            Err(reason) => {
+                tracing::warn!(interface = %plan.name, reason, "the program of the process before is removed");
+                pins.remove_link(device.ifindex);
+                place.was_taken = true;
+            }
+        }
+    }
+    let attached = attach_anew(programs, place, choice);
     if attached.is_err() {
-        programs.clear_interface(ifindex);
+        programs.clear_interface(device.ifindex);
     }
     attached
 }
 
-fn attach_native(programs: &mut Programs, name: &str, ifindex: u32) -> Result<(Attached, Attachment), AttachError> {
-    let link = link(programs, ifindex, XdpMode::Driver);
-    let link = link.map_err(|text| AttachError::Refused { name: name.to_owned(), mode: "native", text })?;
-    Ok((Attached { ifindex, _link: link }, Attachment::Native))
+/// Exchanges the program in a pinned link; says why not.
+fn adopt(
+    programs: &mut Programs,
+    pins: &Pins,
+    place: Place<'_>,
+    (pinned, mode): (PinnedLink, LinkMode),
+    choice: XdpChoice,
+) -> Result<(Attached, Attachment), String> {
+    let attachment = match (choice, mode) {
+        (XdpChoice::Auto | XdpChoice::Native, LinkMode::Native) => Attachment::Native,
+        (XdpChoice::Generic, LinkMode::Generic) => Attachment::Generic { note: CHOSEN.to_owned() },
+        (XdpChoice::Auto, LinkMode::Generic) => Attachment::Generic { note: TAKEN_OVER.to_owned() },
+        (XdpChoice::Native, LinkMode::Generic) | (XdpChoice::Generic, LinkMode::Native) | (XdpChoice::Off, _) => {
+            return Err(format!("it is attached in {} mode, which is not what is configured", mode.name()));
+        }
+    };
+    let link = exchange(programs, pinned)?;
+    let link = pins.keep(link, place.device.ifindex, mode).map_err(|error| error.to_string())?;
+    Ok((Attached { device: place.device, mode, is_pinned: true, _link: link }, attachment))
 }
 
-fn attach_generic(
+/// Puts this process' program into a link (`BPF_LINK_UPDATE`): no packet meets the interface without one.
+fn exchange(programs: &mut Programs, pinned: PinnedLink) -> Result<FdLink, String> {
+    let program = programs.program(EDGE).map_err(|error| error.to_string())?;
+    let link = XdpLink::try_from(FdLink::from(pinned)).map_err(|error| error.to_string())?;
+    let id = program.attach_to_link(link).map_err(|error| chain(&error))?;
+    let link = program.take_link(id).map_err(|error| chain(&error))?;
+    FdLink::try_from(link).map_err(|error| error.to_string())
+}
+
+fn attach_anew(
     programs: &mut Programs,
-    name: &str,
-    ifindex: u32,
-    note: String,
+    place: Place<'_>,
+    choice: XdpChoice,
 ) -> Result<(Attached, Attachment), AttachError> {
-    let link = link(programs, ifindex, XdpMode::Skb);
-    let link = link.map_err(|text| AttachError::Refused { name: name.to_owned(), mode: "generic", text })?;
-    Ok((Attached { ifindex, _link: link }, Attachment::Generic { note }))
+    let mut attach_in = |mode| attach_in(programs, place, mode);
+    let native = |attached| (attached, Attachment::Native);
+    let generic = |note| move |attached| (attached, Attachment::Generic { note });
+    match choice {
+        XdpChoice::Native => attach_in(LinkMode::Native).map(native),
+        XdpChoice::Generic => attach_in(LinkMode::Generic).map(generic(CHOSEN.to_owned())),
+        XdpChoice::Auto | XdpChoice::Off => attach_in(LinkMode::Native).map(native).or_else(|refused| {
+            let note = refused.to_string();
+            attach_in(LinkMode::Generic).map(generic(note.clone())).map_err(|refused| AttachError::Refused {
+                name: place.name.to_owned(),
+                mode: "native or generic",
+                text: format!("{note}; {refused}"),
+            })
+        }),
+    }
+}
+
+fn attach_in(programs: &mut Programs, place: Place<'_>, mode: LinkMode) -> Result<Attached, AttachError> {
+    let Place { pins, name, device, was_taken } = place;
+    let refused = |text| AttachError::Refused { name: name.to_owned(), mode: mode.name(), text };
+    let link = link(programs, device.ifindex, mode, was_taken).map_err(refused)?;
+    let Some(pins) = pins else { return Ok(Attached { device, mode, is_pinned: false, _link: link }) };
+    match pins.keep(link, device.ifindex, mode) {
+        Ok(link) => Ok(Attached { device, mode, is_pinned: true, _link: link }),
+        Err(error) => {
+            tracing::warn!(interface = %name, %error, "the program lives with the process: it cannot be pinned");
+            let link = self::link(programs, device.ifindex, mode, true).map_err(refused)?;
+            Ok(Attached { device, mode, is_pinned: false, _link: link })
+        }
+    }
 }
 
 /// A BPF link, which the kernel releases with its descriptor. aya falls back to an attachment by netlink, which
 /// would outlive a killed process: that one is undone and refused.
-fn link(programs: &mut Programs, ifindex: u32, mode: XdpMode) -> Result<FdLink, String> {
+fn link(programs: &mut Programs, ifindex: u32, mode: LinkMode, was_taken: bool) -> Result<FdLink, String> {
     let program = programs.program(EDGE).map_err(|error| error.to_string())?;
-    let id = program.attach_to_if_index(ifindex, mode).map_err(|error| chain(&error))?;
+    let xdp_mode = match mode {
+        LinkMode::Native => XdpMode::Driver,
+        LinkMode::Generic => XdpMode::Skb,
+    };
+    let mut attempts = if was_taken { BUSY_ATTEMPTS } else { 0 };
+    let id = loop {
+        match program.attach_to_if_index(ifindex, xdp_mode) {
+            Ok(id) => break id,
+            Err(ProgramError::SyscallError(error))
+                if error.io_error.raw_os_error() == Some(libc::EBUSY) && attempts > 0 =>
+            {
+                attempts -= 1;
+                std::thread::sleep(BUSY_PAUSE);
+            }
+            Err(error) => return Err(chain(&error)),
+        }
+    };
     let link = program.take_link(id).map_err(|error| chain(&error))?;
     FdLink::try_from(link).map_err(|_| "the kernel has no BPF links for XDP (needs Linux 5.9)".to_owned())
 }

@@ -5,7 +5,8 @@ use super::pod::Shared;
 use super::socket_counters::SocketCounters;
 use aya::maps::{Array, MapData, PerCpuArray};
 use ha_common::abi::{
-    COUNT_ADVERTS, COUNT_FRAMES, COUNT_PACKETS, COUNTERS, CounterRow, Stream, refusal_index, stream_index,
+    COUNT_ADVERTS, COUNT_FRAMES, COUNT_PACKETS, COUNT_PROBES, COUNT_REPLIES, COUNTERS, CounterRow, Stream,
+    refusal_index, stream_index,
 };
 use ha_common::election::{InterfaceId, MemberId};
 use ha_common::reason::DropReason;
@@ -56,6 +57,9 @@ pub struct InterfaceCounters {
     pub adverts: u64,
     /// Well-formed sync frames.
     pub frames: u64,
+    /// Heartbeats of the peer that were answered, and its answers that were taken.
+    pub probes: u64,
+    pub replies: u64,
     /// By [`DropReason`] index.
     pub refused: [u64; DropReason::COUNT],
 }
@@ -123,6 +127,8 @@ impl Counters {
                 packets: row[COUNT_PACKETS],
                 adverts: row[COUNT_ADVERTS],
                 frames: row[COUNT_FRAMES],
+                probes: row[COUNT_PROBES],
+                replies: row[COUNT_REPLIES],
                 refused: refusals(&row),
             });
             for (member, vhid) in &plan.members {
@@ -197,15 +203,18 @@ mod tests {
     /// Without XDP there is one entry per interface, member, and peer and kind, and it shows what the socket path counted.
     #[test]
     fn the_socket_path_shows_in_the_same_shape() {
-        let lan =
-            InterfacePlan { name: "eth0".to_owned(), id: InterfaceId(0), members: vec![(MemberId(0), 3)], sync: true };
+        let members = vec![(MemberId(0), 3)];
+        let lan = InterfacePlan { name: "eth0".to_owned(), id: InterfaceId(0), members, sync: true, path: None };
         let plan = Plan {
             interfaces: vec![lan],
             sync_address: [10, 0, 0, 1].into(),
             sync_port: 3780,
             peers: vec![(NodeId(1), [10, 0, 0, 2].into())],
             key_epoch: 0,
+            heartbeat: None,
+            vips: Vec::new(),
             choice: XdpChoice::Off,
+            pin_directory: None,
         };
         let counters = Counters::new(&plan, None);
         let socket = counters.socket();

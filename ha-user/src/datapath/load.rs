@@ -1,6 +1,8 @@
 //! The object that the build script made: load it, tell it the plan, keep its maps.
 
 use super::counters::CounterMaps;
+use super::heartbeat::HeartbeatMaps;
+use super::pins::{self, Pins};
 use super::plan::{InterfacePlan, Plan};
 use super::pod::Shared;
 use super::ring::AdvertRing;
@@ -8,7 +10,7 @@ use aya::maps::{Array, HashMap, MapError, PerCpuArray, RingBuf};
 use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use aya_log::EbpfLogger;
-use ha_common::abi::{self, InterfaceEntry, MemberEntry, PeerEntry};
+use ha_common::abi::{self, InterfaceEntry, MemberEntry, PeerEntry, VipKey};
 use ha_common::election::ReceivedAdvert;
 use ha_common::wire::ip::address_words;
 use std::net::IpAddr;
@@ -48,6 +50,7 @@ pub struct Programs {
     ebpf: Ebpf,
     ring: AdvertRing,
     counters: Arc<CounterMaps>,
+    heartbeat: HeartbeatMaps,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
 }
 
@@ -57,17 +60,19 @@ impl Programs {
         cfg!(not(ha_bpf_stub))
     }
 
-    /// Loads programs and maps and fills in the plan; attaches nothing.
+    /// Loads programs and maps and fills in the plan; attaches nothing. With pins, the maps that are pinned are those
+    /// of the process before, or are pinned now.
     ///
     /// # Errors
     /// When this build or this process has no BPF.
-    pub fn load(plan: &Plan) -> Result<Self, LoadError> {
+    pub fn load(plan: &Plan, pins: Option<&Pins>) -> Result<Self, LoadError> {
         let logs = tracing::enabled!(target: LOG_TARGET, tracing::Level::DEBUG);
-        let mut ebpf = open(plan, logs)?;
+        let mut ebpf = open(plan, pins, logs)?;
         // The logger takes its map away, and the program needs the map to be open while it is loaded.
         let logger = if logs { EbpfLogger::init(&mut ebpf).ok() } else { None };
         fill_members(&mut ebpf, plan)?;
         fill_peers(&mut ebpf, plan)?;
+        fill_vips(&mut ebpf, plan)?;
         for name in [EDGE, EMPTY] {
             let program = program(&mut ebpf, name)?;
             program.load().map_err(|source| LoadError::Program { name, source })?;
@@ -77,8 +82,13 @@ impl Programs {
             members: take(&mut ebpf, "MEMBER_COUNTERS", PerCpuArray::try_from)?,
             streams: take(&mut ebpf, "STREAMS", Array::try_from)?,
         });
+        let heartbeat = HeartbeatMaps {
+            own: take(&mut ebpf, "SELF", Array::try_from)?,
+            fence: take(&mut ebpf, "FENCE", Array::try_from)?,
+            paths: take(&mut ebpf, "PATHS", Array::try_from)?,
+        };
         let ring = AdvertRing::new(take(&mut ebpf, "ADVERTS", RingBuf::try_from)?);
-        Ok(Self { ebpf, ring, counters, logger })
+        Ok(Self { ebpf, ring, counters, heartbeat, logger })
     }
 
     /// A loaded program, [`EDGE`] or [`EMPTY`].
@@ -89,17 +99,31 @@ impl Programs {
         program(&mut self.ebpf, name)
     }
 
-    /// Tells the program what the interface with this index is for.
+    /// Tells the program what the interface with this index and hardware address is for.
     ///
     /// # Errors
     /// When the map refuses the entry.
-    pub fn set_interface(&mut self, ifindex: u32, plan: &InterfacePlan) -> Result<(), LoadError> {
+    pub fn set_interface(&mut self, ifindex: u32, mac: [u8; 6], plan: &InterfacePlan) -> Result<(), LoadError> {
         let carp = if plan.members.is_empty() { 0 } else { abi::ROLE_CARP };
         let sync = if plan.sync { abi::ROLE_SYNC } else { 0 };
-        self.write_interface(
-            ifindex,
-            InterfaceEntry { slot: u16::from(plan.id.0), roles: carp | sync, ..InterfaceEntry::default() },
-        )
+        let heartbeat = plan.path.map_or(0, |_| abi::ROLE_HEARTBEAT);
+        let entry = InterfaceEntry {
+            slot: u16::from(plan.id.0),
+            roles: carp | sync | heartbeat,
+            mac,
+            path: u16::from(plan.path.map_or(0, |path| path.0)),
+        };
+        self.write_interface(ifindex, entry)
+    }
+
+    /// The maps of heartbeats and lease.
+    pub fn heartbeat(&self) -> &HeartbeatMaps {
+        &self.heartbeat
+    }
+
+    /// The same, to publish in.
+    pub fn heartbeat_mut(&mut self) -> &mut HeartbeatMaps {
+        &mut self.heartbeat
     }
 
     /// Forgets an interface that is gone.
@@ -153,7 +177,7 @@ impl Programs {
 }
 
 /// Creates the maps in the sizes of the plan. Without the kernel's BTF: no program uses it, and parsing it costs 40 ms.
-fn open(plan: &Plan, logs: bool) -> Result<Ebpf, LoadError> {
+fn open(plan: &Plan, pins: Option<&Pins>, logs: bool) -> Result<Ebpf, LoadError> {
     let object = OBJECT.ok_or(LoadError::Absent)?;
     let members = plan.interfaces.iter().map(|interface| interface.members.len()).sum::<usize>();
     let rows = |count: usize| u32::try_from(count.max(1)).unwrap_or(u32::MAX);
@@ -165,7 +189,17 @@ fn open(plan: &Plan, logs: bool) -> Result<Ebpf, LoadError> {
         (false, IpAddr::V6(_)) => 6,
     };
     let log_level = if logs { aya_log::Level::Debug as u8 } else { 0 };
-    let ebpf = EbpfLoader::new()
+    let heartbeat = plan.heartbeat.as_ref();
+    let key = heartbeat.map_or([0; 2], |heartbeat| heartbeat.key);
+    let (node, peer) = heartbeat.map_or((0, 0), |heartbeat| (heartbeat.node.0, heartbeat.peer.0));
+    let (heartbeat_on, gate_on) = (u8::from(heartbeat.is_some()), u8::from(!plan.vips.is_empty()));
+    let mut loader = EbpfLoader::new();
+    for name in pins::MAPS {
+        if let Some(pins) = pins {
+            loader.map_pin_path(name, pins.map(name));
+        }
+    }
+    let ebpf = loader
         .btf(None)
         .map_max_entries("MEMBERS", slots.saturating_mul(abi::VHIDS_PER_INTERFACE))
         .map_max_entries("INTERFACE_COUNTERS", slots)
@@ -173,6 +207,13 @@ fn open(plan: &Plan, logs: bool) -> Result<Ebpf, LoadError> {
         .override_global("SYNC_PORT", &plan.sync_port, true)
         .override_global("SYNC_ADDRESS", &address, true)
         .override_global("SYNC_FAMILY", &family, true)
+        .map_max_entries("VIPS", rows(plan.vips.len()))
+        .override_global("HEARTBEAT_ON", &heartbeat_on, true)
+        .override_global("HEARTBEAT_NODE", &node, true)
+        .override_global("HEARTBEAT_PEER", &peer, true)
+        .override_global("HEARTBEAT_KEY", &key, true)
+        .override_global("HEARTBEAT_EPOCH", &plan.key_epoch, true)
+        .override_global("GATE_ON", &gate_on, true)
         .override_global("AYA_LOG_LEVEL", &log_level, true)
         .load(object)?;
     Ok(ebpf)
@@ -201,6 +242,17 @@ fn fill_peers(ebpf: &mut Ebpf, plan: &Plan) -> Result<(), LoadError> {
     for (node, address) in &plan.peers {
         let entry = PeerEntry::new(*address, plan.key_epoch);
         peers.set(u32::from(node.0), Shared(entry), 0).map_err(refused)?;
+    }
+    Ok(())
+}
+
+fn fill_vips(ebpf: &mut Ebpf, plan: &Plan) -> Result<(), LoadError> {
+    let name = "VIPS";
+    let refused = |source| LoadError::Map { name, source };
+    let map = ebpf.map_mut(name).ok_or(LoadError::Missing(name))?;
+    let mut vips: HashMap<_, VipKey, u8> = HashMap::try_from(map).map_err(refused)?;
+    for address in &plan.vips {
+        vips.insert(abi::vip_key(*address), 1, 0).map_err(refused)?;
     }
     Ok(())
 }

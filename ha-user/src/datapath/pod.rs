@@ -1,19 +1,22 @@
 //! Map values and ring records cross the kernel boundary as bytes: the unsafe part of that.
 #![expect(unsafe_code, reason = "reinterprets bytes written by the XDP programs as the types they wrote")]
 
-use ha_common::abi::{AdvertRecord, InterfaceEntry, MemberEntry, PeerEntry, Stream};
+use ha_common::abi::{AdvertRecord, FenceEntry, InterfaceEntry, MemberEntry, PathEntry, PeerEntry, SelfEntry, Stream};
 
 /// A value of a map.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub struct Shared<T: Copy + 'static>(pub T);
 
-// SAFETY, for the four: `repr(C)` structures of unsigned integers without padding (their sizes are asserted
+// SAFETY, for all: `repr(C)` structures of unsigned integers without padding (their sizes are asserted
 // in `abi`), so every bit pattern is a value and every byte is initialised.
 unsafe impl aya::Pod for Shared<InterfaceEntry> {}
 unsafe impl aya::Pod for Shared<MemberEntry> {}
 unsafe impl aya::Pod for Shared<PeerEntry> {}
 unsafe impl aya::Pod for Shared<Stream> {}
+unsafe impl aya::Pod for Shared<SelfEntry> {}
+unsafe impl aya::Pod for Shared<FenceEntry> {}
+unsafe impl aya::Pod for Shared<PathEntry> {}
 
 /// The record in a ring buffer item; `None` when the item is too short for one.
 pub fn advert_record(item: &[u8]) -> Option<AdvertRecord> {

@@ -69,13 +69,21 @@ impl Client {
     /// # Errors
     /// When the daemon is not running, does not answer, or refuses ([`ClientError::Refused`]).
     pub fn ask(&self, request: &Request) -> Result<Reply, ClientError> {
+        self.ask_within(request, ANSWER_WITHIN)
+    }
+
+    /// As [`Self::ask`], for a request that takes the daemon up to `within`.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn ask_within(&self, request: &Request, within: Duration) -> Result<Reply, ClientError> {
         let socket = || self.socket.clone();
         let no_answer = |source| ClientError::NoAnswer { socket: socket(), source };
         let mut stream = UnixStream::connect(&self.socket).map_err(|source| match source.kind() {
             std::io::ErrorKind::PermissionDenied => ClientError::Forbidden { socket: socket(), source },
             _ => ClientError::NotRunning { what: format!("{}: {source}", self.socket.display()) },
         })?;
-        stream.set_read_timeout(Some(ANSWER_WITHIN + REPLY_WITHIN)).map_err(no_answer)?;
+        stream.set_read_timeout(Some(within + REPLY_WITHIN)).map_err(no_answer)?;
         stream.set_write_timeout(Some(REPLY_WITHIN)).map_err(no_answer)?;
         let incomprehensible = |source| ClientError::Incomprehensible { socket: socket(), source };
         let mut line = serde_json::to_vec(request).map_err(incomprehensible)?;
@@ -88,7 +96,12 @@ impl Client {
         }
         match serde_json::from_slice(&reply).map_err(incomprehensible)? {
             Reply::Error(why) => Err(ClientError::Refused(why)),
-            reply @ (Reply::Status(_) | Reply::Flows(_) | Reply::Done) => Ok(reply),
+            reply @ (Reply::Status(_)
+            | Reply::Flows(_)
+            | Reply::Done
+            | Reply::HandOver(_)
+            | Reply::Maintenance(_)
+            | Reply::Stopping { .. }) => Ok(reply),
         }
     }
 }

@@ -9,6 +9,8 @@ pub mod server;
 
 pub use flows::FlowLine;
 
+use crate::operate::HandOverReport;
+use crate::request::MaintenanceOutcome;
 use crate::status::Status;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -27,8 +29,24 @@ pub const FLOWS_MAX: usize = 100_000;
 #[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
     Status,
-    Flows { limit: usize },
+    Flows {
+        limit: usize,
+    },
     Resync,
+    /// Another master; see [`crate::loops::Loops::fail_over`].
+    Failover {
+        to: Option<String>,
+        force: bool,
+        wait: bool,
+        timeout_ms: u64,
+    },
+    Maintenance {
+        on: bool,
+        force: bool,
+    },
+    Stop {
+        keep_role: bool,
+    },
 }
 
 impl Request {
@@ -36,7 +54,7 @@ impl Request {
     fn changes(&self) -> bool {
         match self {
             Self::Status | Self::Flows { .. } => false,
-            Self::Resync => true,
+            Self::Resync | Self::Failover { .. } | Self::Maintenance { .. } | Self::Stop { .. } => true,
         }
     }
 }
@@ -48,6 +66,12 @@ pub enum Reply {
     Status(Box<Status>),
     Flows(Vec<FlowLine>),
     Done,
+    HandOver(HandOverReport),
+    Maintenance(MaintenanceOutcome),
+    /// The daemon ends; it is gone when this process is.
+    Stopping {
+        pid: u32,
+    },
     /// The request was not carried out; why, and what to do.
     Error(String),
 }

@@ -2,6 +2,7 @@
 
 use super::{CONNECTIONS_MAX, FLOWS_MAX, FlowLine, REQUEST_BYTES_MAX, Reply, Request, TRANSFER_WITHIN};
 use crate::loops::Loops;
+use crate::operate::StopKind;
 use rustix::process::geteuid;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -84,13 +85,19 @@ impl Drop for ControlSocket {
 async fn converse(mut stream: UnixStream, loops: &Loops) -> std::io::Result<()> {
     let uid = stream.peer_cred()?.uid();
     let line = tokio::time::timeout(TRANSFER_WITHIN, read_line(&mut stream)).await??;
-    let reply = match parse(&line) {
-        Ok(request) => answer(&request, uid, loops).await,
-        Err(error) => Reply::Error(error),
+    let request = parse(&line);
+    let reply = match &request {
+        Ok(request) => answer(request, uid, loops).await,
+        Err(error) => Reply::Error(error.clone()),
     };
     let mut text = serde_json::to_vec(&reply)?;
     text.push(b'\n');
-    tokio::time::timeout(TRANSFER_WITHIN, stream.write_all(&text)).await?
+    let written = tokio::time::timeout(TRANSFER_WITHIN, stream.write_all(&text)).await?;
+    if let (Ok(Request::Stop { keep_role }), Reply::Stopping { .. }) = (&request, &reply) {
+        // The answer first: nobody serves any more afterwards. A full channel holds another stop.
+        let _ = loops.stop.try_send(if *keep_role { StopKind::KeepRole } else { StopKind::Clean });
+    }
+    written
 }
 
 async fn read_line(stream: &mut UnixStream) -> std::io::Result<Vec<u8>> {
@@ -117,6 +124,18 @@ async fn answer(request: &Request, uid: u32, loops: &Loops) -> Reply {
             Ok(flows) => Reply::Flows(flows.iter().map(|(flow, peer)| FlowLine::new(flow, *peer)).collect()),
             Err(silent) => Reply::Error(silent.to_string()),
         },
+        Request::Failover { to, force, wait, timeout_ms } => {
+            let within = Duration::from_millis(*timeout_ms);
+            match loops.fail_over(to.as_deref(), *force, *wait, within).await {
+                Ok(report) => Reply::HandOver(report),
+                Err(error) => Reply::Error(error.to_string()),
+            }
+        }
+        Request::Maintenance { on, force } => match loops.maintain(*on, *force).await {
+            Ok(outcome) => Reply::Maintenance(outcome),
+            Err(error) => Reply::Error(error.to_string()),
+        },
+        Request::Stop { .. } => Reply::Stopping { pid: std::process::id() },
         Request::Resync => match loops.resync() {
             Ok(()) => Reply::Done,
             Err(silent) => Reply::Error(silent.to_string()),
@@ -189,7 +208,7 @@ mod tests {
                 stream.read_to_string(&mut reply).unwrap();
                 reply
             };
-            assert!(raw(b"{\"request\":\"failover\"}\n").contains("not understood"));
+            assert!(raw(b"{\"request\":\"fail\"}\n").contains("not understood"));
             assert!(raw(b"\xff\xfe\n").contains("not understood"));
             assert!(raw(&[b'x'; REQUEST_BYTES_MAX + 1]).contains("longer than"));
         });

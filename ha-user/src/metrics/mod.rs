@@ -2,6 +2,7 @@
 
 mod datapath;
 mod election;
+mod pair;
 pub mod server;
 mod sync;
 mod text;
@@ -44,6 +45,7 @@ pub fn page(
     datapath::write(&mut page, datapath);
     if status.control_answered {
         election::write(&mut page, &status.election);
+        pair::write(&mut page, &status.election);
     }
     if status.sync_answered {
         sync::write(&mut page, &status.sync);

@@ -4,8 +4,9 @@ use super::*;
 use crate::loops::tests::loops;
 use crate::metrics::server::MetricsListener;
 use crate::status::{
-    ControlStatus, InterfaceCounts, InterfaceStatus, MemberStatus, PeerStatus, StreamCounts, SyncStatus,
-    TransitionStatus, VhidCounts, WriteStatus,
+    ControlStatus, HandOverStatus, HistogramStatus, InterfaceCounts, InterfaceStatus, LeaseStatus, MemberStatus,
+    PathStatus, PeerSightStatus, PeerStatus, StageTimes, StreamCounts, SyncStatus, TransitionStatus, VhidCounts,
+    WaitStatus, WriteStatus,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
@@ -46,7 +47,7 @@ fn full_status() -> Status {
             counters: counts(&[("packets", 1000), ("adverts", 40), ("ttl_not_255", 1)]),
         }],
         vip_errors: counts(&[("route", 1)]),
-        ..ControlStatus::default()
+        ..pair_status()
     };
     let writes = BTreeMap::from([("create".to_owned(), counts(&[("ok", 7), ("EEXIST", 1)]))]);
     let sync = SyncStatus {
@@ -67,6 +68,48 @@ fn full_status() -> Status {
         election,
         sync,
         ..Status::default()
+    }
+}
+
+/// What heartbeats, lease and hand-overs show.
+fn pair_status() -> ControlStatus {
+    let times = || HistogramStatus { buckets: vec![(0.0001, 1), (0.001, 3)], sum_seconds: 0.0025, count: 4 };
+    ControlStatus {
+        maintenance: true,
+        peer: Some(PeerSightStatus {
+            node: "fw2".to_owned(),
+            sight: "alive".to_owned(),
+            gate: "closed".to_owned(),
+            beat_age_ms: 0.5,
+            heard_seconds_ago: Some(0.0005),
+            dead_after_ms: 5.0,
+            ..PeerSightStatus::default()
+        }),
+        paths: vec![PathStatus {
+            interface: "eth2".to_owned(),
+            up: true,
+            jitter_ms: Some(0.01),
+            probes_sent: 1000,
+            replies: 999,
+            lost: 1,
+            rtt: times(),
+            ..PathStatus::default()
+        }],
+        lease: LeaseStatus {
+            term: 511,
+            live: true,
+            length_ms: 30.0,
+            enforced: BTreeMap::from([("eth0".to_owned(), true), ("eth1".to_owned(), false)]),
+            ..LeaseStatus::default()
+        },
+        hand_over: HandOverStatus {
+            state: "offered".to_owned(),
+            refused: counts(&[("peer_unfit", 2)]),
+            ..HandOverStatus::default()
+        },
+        waits: vec![WaitStatus { what: "takeover".to_owned(), reason: "not_in_sync".to_owned(), seconds: 1.5 }],
+        stage_times: vec![StageTimes { cause: "peer_dead".to_owned(), stage: "detected".to_owned(), times: times() }],
+        ..ControlStatus::default()
     }
 }
 
@@ -133,6 +176,14 @@ fn values_of_the_page() {
         "twinwall_conntrack_writes_total{operation=\"create\",errno=\"EEXIST\"} 1",
         "twinwall_peer_alive{peer=\"fw2\"} 1",
         "process_start_time_seconds 1.5",
+        "twinwall_peer_sight{peer=\"fw2\",sight=\"alive\"} 1",
+        "twinwall_peer_sight{peer=\"fw2\",sight=\"silent\"} 0",
+        "twinwall_heartbeat_rtt_seconds_bucket{path=\"eth2\",le=\"0.001\"} 3",
+        "twinwall_heartbeat_lost_total{path=\"eth2\"} 1",
+        "twinwall_transition_seconds_count{cause=\"peer_dead\",stage=\"detected\"} 4",
+        "twinwall_lease_enforced{interface=\"eth1\"} 0",
+        "twinwall_hand_overs_total{outcome=\"peer_unfit\"} 2",
+        "twinwall_maintenance 1",
     ] {
         assert!(page.lines().any(|l| l == line), "{line} is not in\n{page}");
     }

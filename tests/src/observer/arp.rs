@@ -1,32 +1,26 @@
-//! Requests for a virtual address that carry their number, and the answers to them (RFC 826).
-//!
-//! The number is in the sender's hardware address, which the answer repeats. So each answer names its request,
-//! however late it comes.
+//! ARP: requests for an IPv4 address, and the answers to them (RFC 826).
 
+use super::{Reply, number_of, numbered};
 use std::net::Ipv4Addr;
 
 /// EtherType of ARP.
 pub const ETHERTYPE: u16 = 0x0806;
 /// Ethernet header and ARP for IPv4.
 const FRAME: usize = 42;
-/// Locally administered; the request's number follows.
-const PREFIX: [u8; 2] = [0x02, 0x0b];
 
 /// A broadcast request: who has `target`? Asked from a host with hardware address `source` in the name of `sender`.
 pub fn request(source: [u8; 6], sender: Ipv4Addr, target: Ipv4Addr, number: u32) -> [u8; FRAME] {
     let mut frame = [0; FRAME];
-    let fields: [(usize, &[u8]); 9] = [
+    let fields: [(usize, &[u8]); 7] = [
         (0, &[0xff; 6]),
         (6, &source),
         (12, &ETHERTYPE.to_be_bytes()),
         // Hardware type Ethernet, protocol type IPv4, lengths 6 and 4, operation 1.
         (14, &[0, 1, 8, 0, 6, 4, 0, 1]),
-        (22, &PREFIX),
-        (24, &number.to_be_bytes()),
+        (22, &numbered(number)),
         (28, &sender.octets()),
         // The target's hardware address, which is asked for, stays zero.
         (38, &target.octets()),
-        (12, &ETHERTYPE.to_be_bytes()),
     ];
     for (at, bytes) in fields {
         for (slot, byte) in frame.iter_mut().skip(at).zip(bytes) {
@@ -36,22 +30,11 @@ pub fn request(source: [u8; 6], sender: Ipv4Addr, target: Ipv4Addr, number: u32)
     frame
 }
 
-/// Who answered which request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reply {
-    /// The hardware address that has the virtual address.
-    pub mac: [u8; 6],
-    pub number: u32,
-}
-
 /// The answer in a frame; `None` when it is none of ours for this address.
 pub fn reply(frame: &[u8], vip: Ipv4Addr) -> Option<Reply> {
     let is_reply = frame.get(12..14)? == ETHERTYPE.to_be_bytes() && frame.get(20..22)? == [0, 2];
-    let is_ours = frame.get(28..32)? == vip.octets() && frame.get(32..34)? == PREFIX;
-    let reply = Reply {
-        mac: frame.get(22..28)?.try_into().ok()?,
-        number: u32::from_be_bytes(frame.get(34..38)?.try_into().ok()?),
-    };
+    let is_ours = frame.get(28..32)? == vip.octets();
+    let reply = Reply { mac: frame.get(22..28)?.try_into().ok()?, number: number_of(frame.get(32..38)?)? };
     (is_reply && is_ours).then_some(reply)
 }
 

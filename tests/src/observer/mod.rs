@@ -1,17 +1,21 @@
 //! The observer: asks on the LAN and on the WAN, a thousand times a second, who has the virtual address, and notes
 //! every answer. What a neighbour can be told is what it sees, whatever the nodes think of themselves.
+//!
+//! Each request carries its number in the asker's hardware address, which the answer repeats or is sent to. So each
+//! answer names its request, however late it comes.
 
 mod arp;
+mod ndp;
 pub mod timeline;
 
 use crate::netns::Netns;
-use crate::topology::{LAN_VIP, Node, Pair, Port, WAN_VIP};
+use crate::topology::{LAN_VIP, LAN_VIP6, Node, Pair, Port, WAN_VIP, WAN_VIP6};
 use crate::{packet, realtime};
 use anyhow::{Context, Result, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::Socket;
 use std::io::Read;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -27,6 +31,25 @@ const REQUESTS_KNOWN: usize = 1 << 16;
 /// In whose name is asked: addresses that nobody has, so that no neighbour's entry changes.
 const LAN_ASKER: Ipv4Addr = Ipv4Addr::new(192, 168, 103, 250);
 const WAN_ASKER: Ipv4Addr = Ipv4Addr::new(157, 159, 40, 189);
+const LAN_ASKER6: &str = "fd00:103::250";
+const WAN_ASKER6: &str = "fd00:40::189";
+/// How an asker's hardware address begins (locally administered); the request's number follows.
+const NUMBERED: [u8; 2] = [0x02, 0x0b];
+
+/// Which of a side's two virtual addresses is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Question {
+    Arp { asker: Ipv4Addr, vip: Ipv4Addr },
+    Ndp { asker: Ipv6Addr, vip: Ipv6Addr },
+}
+
+/// Who answered which request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Reply {
+    /// The hardware address that has the virtual address.
+    mac: [u8; 6],
+    number: u32,
+}
 
 /// Two threads that ask; they end when it is dropped.
 #[derive(Debug)]
@@ -47,15 +70,31 @@ struct Record {
 }
 
 impl Observer {
-    /// Begins to ask, from the client and from the server.
+    /// Begins to ask for the IPv4 addresses, from the client and from the server.
     ///
     /// # Errors
     /// When a packet socket cannot be opened.
     pub fn start(pair: &Pair) -> Result<Self> {
+        let lan = Question::Arp { asker: LAN_ASKER, vip: LAN_VIP };
+        Self::with(pair, lan, Question::Arp { asker: WAN_ASKER, vip: WAN_VIP })
+    }
+
+    /// Begins to ask for the IPv6 addresses.
+    ///
+    /// # Errors
+    /// When a packet socket cannot be opened.
+    pub fn start_ipv6(pair: &Pair) -> Result<Self> {
+        let question = |asker: &str, vip: &str| -> Result<Question> {
+            Ok(Question::Ndp { asker: asker.parse()?, vip: vip.parse()? })
+        };
+        Self::with(pair, question(LAN_ASKER6, LAN_VIP6)?, question(WAN_ASKER6, WAN_VIP6)?)
+    }
+
+    fn with(pair: &Pair, lan: Question, wan: Question) -> Result<Self> {
         let mut observer =
             Self { epoch: Instant::now(), records: Default::default(), stop: Arc::default(), threads: Vec::new() };
-        observer.ask(&pair.client, Side::Lan)?;
-        observer.ask(&pair.server, Side::Wan)?;
+        observer.ask(&pair.client, Side::Lan, lan)?;
+        observer.ask(&pair.server, Side::Wan, wan)?;
         Ok(observer)
     }
 
@@ -93,16 +132,21 @@ impl Observer {
         self.records.each_ref().map(|record| record.asked.load(Ordering::Relaxed))
     }
 
-    fn ask(&mut self, from: &Netns, side: Side) -> Result<()> {
+    fn ask(&mut self, from: &Netns, side: Side, question: Question) -> Result<()> {
+        let ethertype = match question {
+            Question::Arp { .. } => arp::ETHERTYPE,
+            Question::Ndp { .. } => ndp::ETHERTYPE,
+        };
         let asking = Asking {
-            socket: from.enter(|| packet::open("eth0", arp::ETHERTYPE))??,
-            side,
+            socket: from.enter(|| packet::open("eth0", ethertype))??,
+            question,
+            port: match side {
+                Side::Lan => Port::Lan,
+                Side::Wan => Port::Wan,
+            },
             source: hardware_address(from)?,
             epoch: self.epoch,
-            record: Arc::clone(match side {
-                Side::Lan => &self.records[0],
-                Side::Wan => &self.records[1],
-            }),
+            record: Arc::clone(&self.records[side.index()]),
             sent: vec![0; REQUESTS_KNOWN],
         };
         let stop = Arc::clone(&self.stop);
@@ -130,7 +174,9 @@ impl Record {
 /// One thread's own.
 struct Asking {
     socket: Socket,
-    side: Side,
+    question: Question,
+    /// Of the nodes, on this side.
+    port: Port,
     source: [u8; 6],
     epoch: Instant,
     record: Arc<Record>,
@@ -159,30 +205,31 @@ impl Asking {
     }
 
     fn request(&mut self, number: u32) {
-        let (asker, vip) = match self.side {
-            Side::Lan => (LAN_ASKER, LAN_VIP),
-            Side::Wan => (WAN_ASKER, WAN_VIP),
-        };
         if let Some(slot) = self.sent.get_mut(number as usize % REQUESTS_KNOWN) {
             *slot = since(self.epoch);
         }
-        if self.socket.send(&arp::request(self.source, asker, vip, number)).is_ok() {
+        let sent = match self.question {
+            Question::Arp { asker, vip } => self.socket.send(&arp::request(self.source, asker, vip, number)),
+            Question::Ndp { asker, vip } => self.socket.send(&ndp::request(self.source, asker, vip, number)),
+        };
+        if sent.is_ok() {
             self.record.asked.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     fn collect(&mut self, next: u32) {
-        let (vip, port) = match self.side {
-            Side::Lan => (LAN_VIP, Port::Lan),
-            Side::Wan => (WAN_VIP, Port::Wan),
-        };
         let mut frame = [0; 128];
         while let Ok(length) = self.socket.read(&mut frame) {
             let arrived = since(self.epoch);
-            let Some(reply) = frame.get(..length).and_then(|frame| arp::reply(frame, vip)) else { continue };
+            let frame = frame.get(..length).unwrap_or_default();
+            let reply = match self.question {
+                Question::Arp { vip, .. } => arp::reply(frame, vip),
+                Question::Ndp { vip, .. } => ndp::reply(frame, vip),
+            };
+            let Some(reply) = reply else { continue };
             let known = next.wrapping_sub(reply.number) as usize <= REQUESTS_KNOWN;
             let sent = self.sent.get(reply.number as usize % REQUESTS_KNOWN).copied().filter(|_| known);
-            let node = Node::BOTH.into_iter().find(|node| node.mac(port) == reply.mac);
+            let node = Node::BOTH.into_iter().find(|node| node.mac(self.port) == reply.mac);
             let mut answers = self.record.lock();
             match (node, sent) {
                 (Some(node), Some(sent)) if answers.len() < ANSWERS_MAX => answers.push(Answer { node, sent, arrived }),
@@ -192,6 +239,17 @@ impl Asking {
             }
         }
     }
+}
+
+/// The hardware address in whose name a request asks.
+fn numbered(number: u32) -> [u8; 6] {
+    let ([a, b], [c, d, e, f]) = (NUMBERED, number.to_be_bytes());
+    [a, b, c, d, e, f]
+}
+
+/// The number of the request in whose name such an address stands.
+fn number_of(address: &[u8]) -> Option<u32> {
+    Some(u32::from_be_bytes(address.strip_prefix(&NUMBERED)?.try_into().ok()?))
 }
 
 fn since(epoch: Instant) -> u64 {

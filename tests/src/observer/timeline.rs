@@ -12,7 +12,7 @@ pub struct Answer {
     pub node: Node,
     /// When its request was sent.
     pub sent: u64,
-    /// When the answer was read.
+    /// When the answer was read: late by as much as the observer was held up, which excuses and never accuses.
     pub arrived: u64,
 }
 

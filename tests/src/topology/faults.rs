@@ -122,7 +122,7 @@ impl Pair {
     /// When it has not been deleted.
     pub fn recreate_interface(&self, node: Node, port: Port) -> Result<()> {
         self.lay_cable(node, port)?;
-        self.address_firewall(node)
+        self.address_port(node, port)
     }
 
     /// Drops this share of the datagrams that the firewall receives on the sync cable (after XDP saw them).

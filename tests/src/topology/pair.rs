@@ -3,7 +3,7 @@
 use super::{CLIENT, KEPT_PREFIX, LAN_VIP, LAN_VIP6, Naming, Node, Port, SERVER, SERVER6, WAN_VIP, WAN_VIP6, faults};
 use crate::bpffs;
 use crate::netns::{Netns, bridge, cable, require_root, sweep_stale};
-use crate::xdp_pass;
+use crate::xdp_verdict::{self, Verdict};
 use anyhow::{Context, Result};
 use std::fs;
 use std::net::IpAddr;
@@ -123,7 +123,7 @@ impl Pair {
             self.switch.name()
         ))?;
         self.switch.ip(&format!("link set {end} master {}\nlink set {end} up", port.name()))?;
-        xdp_pass::attach(&self.switch, &[&end])
+        xdp_verdict::attach(&self.switch, &end, Verdict::Pass)
     }
 
     fn address_hosts(&self) -> Result<()> {
@@ -136,27 +136,33 @@ impl Pair {
         self.server.sysctl("net.ipv4.icmp_echo_ignore_all", "1")
     }
 
-    pub(super) fn address_firewall(&self, node: Node) -> Result<()> {
-        let space = &self[node];
-        let host = node.lan().octets()[3];
-        let wan_host = node.wan().octets()[3];
-        space.ip(&format!(
-            "addr replace {}/24 dev eth0\naddr replace {}/26 dev eth1\naddr replace {}/30 dev eth2\n\
-             addr replace fd00:103::{host}/64 dev eth0\naddr replace fd00:40::{wan_host}/64 dev eth1",
-            node.lan(),
-            node.wan(),
-            node.sync()
-        ))?;
+    fn address_firewall(&self, node: Node) -> Result<()> {
         for (key, value) in [
             ("net.ipv4.ip_forward", "1"),
             ("net.ipv6.conf.all.forwarding", "1"),
             ("net.ipv4.conf.all.send_redirects", "0"),
-            ("net.ipv4.conf.eth0.send_redirects", "0"),
-            ("net.ipv4.conf.eth1.send_redirects", "0"),
         ] {
-            space.sysctl(key, value)?;
+            self[node].sysctl(key, value)?;
         }
-        Ok(())
+        Port::ALL.into_iter().try_for_each(|port| self.address_port(node, port))
+    }
+
+    /// The firewall's own addresses of one port.
+    pub(super) fn address_port(&self, node: Node, port: Port) -> Result<()> {
+        let interface = port.interface();
+        let lines = match port {
+            Port::Lan => {
+                let (own, host) = (node.lan(), node.lan().octets()[3]);
+                format!("addr replace {own}/24 dev eth0\naddr replace fd00:103::{host}/64 dev eth0")
+            }
+            Port::Wan => {
+                let (own, host) = (node.wan(), node.wan().octets()[3]);
+                format!("addr replace {own}/26 dev eth1\naddr replace fd00:40::{host}/64 dev eth1")
+            }
+            Port::Sync => format!("addr replace {}/30 dev eth2", node.sync()),
+        };
+        self[node].ip(&lines)?;
+        self[node].sysctl(&format!("net.ipv4.conf.{interface}.send_redirects"), "0")
     }
 }
 

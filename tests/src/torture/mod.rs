@@ -6,16 +6,19 @@
 pub mod plan;
 
 use crate::lab::Lab;
-use crate::netns::wait_until;
+use crate::netns::{Process, wait_until};
 use crate::observer::{Observer, Timeline};
 use crate::topology::Node;
 use anyhow::{Context, Result, bail, ensure};
 use plan::{Batch, Fault, Part, Plan, Target};
 use std::ops::Range;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// After the last fault of a batch: one master, one backup, in sync.
 const SETTLED: Duration = Duration::from_secs(20);
+/// How long the command for a hand-over may take, done or refused.
+const HAND_OVER: Duration = Duration::from_secs(5);
 /// LAN and WAN on different nodes, nanoseconds.
 const APART_MAX: u64 = 100_000_000;
 /// Nobody answers on one side although one node is healthy: CARP's own dead time with the highest skew of the lab, where
@@ -84,7 +87,7 @@ impl Torture {
     /// One batch, from a settled pair to a settled pair.
     fn endure(&mut self, batch: &Batch) -> Result<()> {
         std::thread::sleep(batch.rest);
-        let master = self.lab.settled_on(&self.lab.answers()).context("the pair came apart by itself")?;
+        let master = self.settle()?;
         let victim = match batch.target {
             Target::Master => master,
             Target::Backup => master.peer(),
@@ -106,16 +109,25 @@ impl Torture {
                 parted.end = self.observer.now() + HEALED;
             }
         }
-        let lab = &self.lab;
-        wait_until("the pair settles", SETTLED, || lab.settled_on(&lab.answers()).is_some())
-            .with_context(|| lab.describe(&lab.answers()))?;
-        let now_master = lab.settled_on(&lab.answers());
+        let now_master = self.settle()?;
         let until = self.observer.now();
         self.judge(&self.observer.timeline(from)?, from..until, &parted.unwrap_or(0..0))?;
         self.observer.forget(until);
         self.summary.faults += u32::try_from(batch.faults.len()).unwrap_or(0);
-        self.summary.moves += u32::from(now_master != Some(master));
+        self.summary.moves += u32::from(now_master != master);
         Ok(())
+    }
+
+    /// Waits until the pair is settled; its master.
+    fn settle(&self) -> Result<Node> {
+        let lab = &self.lab;
+        let mut master = None;
+        wait_until("the pair settles", SETTLED, || {
+            master = lab.settled_on(&lab.answers());
+            master.is_some()
+        })
+        .with_context(|| lab.describe(&lab.answers()))?;
+        master.context("nobody is master")
     }
 
     /// What the observer has seen must be the work of one master; `excused` is the time of a partition.
@@ -171,7 +183,7 @@ impl Torture {
             (Fault::Pause, true) => lab.pause_host(victim)?,
             (Fault::Pause, false) => lab.resume_host(victim)?,
             // Refused (say by a node that cut paths have made unready) it moves nothing, which is right as well.
-            (Fault::HandOver, true) => drop(lab.files(victim).command(&["failover"])?.output()?),
+            (Fault::HandOver, true) => drop(Process::start(hand_over(lab, victim)?)?.wait(HAND_OVER)?),
             (Fault::HandOver, false) => {}
             (Fault::Partition, true) => lab.pair.partition()?,
             (Fault::Partition, false) => lab.pair.heal_all()?,
@@ -205,6 +217,13 @@ fn steps(batch: &Batch) -> Vec<Step> {
     let mut steps: Vec<_> = batch.faults.iter().flat_map(both).collect();
     steps.sort_by_key(|step| (step.at, !step.strikes));
     steps
+}
+
+/// The command for a hand-over, asked of this node.
+fn hand_over(lab: &Lab, node: Node) -> Result<Command> {
+    let mut command = lab.files(node).command(&["failover"])?;
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    Ok(command)
 }
 
 /// Whether this daemon has a command for a planned hand-over.

@@ -81,7 +81,7 @@ impl Plan {
     }
 
     fn node_fault(&mut self) -> Fault {
-        // A hand-over that nobody can ask for is drawn anew as a clean stop, which is one too.
+        // Where nobody can ask for a hand-over, a clean stop is the next best.
         match self.random.below(7) {
             0 | 1 => Fault::Kill,
             2 => Fault::Stop,

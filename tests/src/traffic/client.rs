@@ -18,6 +18,8 @@ use std::time::Duration;
 const PINGS: u64 = u64::MAX;
 /// First identifier of the pings; the server sees another one.
 const FIRST_IDENTIFIER: u16 = 0x4000;
+/// Replies that an idle session has had when it falls silent: its flow is known in both directions then.
+const IDLE_REPLIES: u64 = 2;
 /// A TCP session that has this much unsent does not produce more until it drains.
 const UNSENT_MAX: usize = 16 * 1024;
 
@@ -31,10 +33,12 @@ pub struct Client {
     pings: Vec<Ping>,
     ping_socket: Socket,
     pacers: [Pacer; 3],
+    awake: Arc<AtomicBool>,
 }
 
 struct Stream {
     session: Arc<Session>,
+    is_idle: bool,
     socket: TcpStream,
     sent: u64,
     expected: u64,
@@ -44,6 +48,7 @@ struct Stream {
 
 struct Flow {
     session: Arc<Session>,
+    is_idle: bool,
     socket: UdpSocket,
     sent: u64,
 }
@@ -63,11 +68,12 @@ struct Pacer {
 }
 
 impl Client {
-    /// Opens all sessions; the calling thread must be in the client's namespace.
+    /// Opens all sessions; the calling thread must be in the client's namespace. The load's idle sessions wait for
+    /// `awake` once they are known.
     ///
     /// # Errors
     /// When a connection cannot be opened within 5 s.
-    pub fn open(server: SocketAddr, load: &Load, epoch: Epoch) -> Result<Self> {
+    pub fn open(server: SocketAddr, load: &Load, epoch: Epoch, awake: Arc<AtomicBool>) -> Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let ping_socket = icmp::socket()?;
         epoll::add(&epoll, &ping_socket, epoll::EventData::new_u64(PINGS), epoll::EventFlags::IN)?;
@@ -84,9 +90,10 @@ impl Client {
                 Pacer::new(load.udp, load.udp_interval),
                 Pacer::new(load.icmp, load.icmp_interval),
             ],
+            awake,
         };
-        client.open_streams(load.tcp)?;
-        client.open_flows(load.udp)?;
+        client.open_streams(load.tcp, load.idle)?;
+        client.open_flows(load.udp, load.idle)?;
         for number in 0..load.icmp {
             let offset = u16::try_from(number).context("too many pings for 16-bit identifiers")?;
             let session = Arc::new(Session::new(Kind::Icmp, u32::from(offset)));
@@ -124,7 +131,7 @@ impl Client {
         Ok(())
     }
 
-    fn open_streams(&mut self, count: usize) -> Result<()> {
+    fn open_streams(&mut self, count: usize, idle: usize) -> Result<()> {
         for number in 0..count {
             let socket = TcpStream::connect_timeout(&self.server, Duration::from_secs(5))
                 .with_context(|| format!("TCP session {number} cannot be opened to {}", self.server))?;
@@ -135,6 +142,7 @@ impl Client {
             let session = Arc::new(Session::new(Kind::Tcp, u32::try_from(number)?));
             self.streams.push(Stream {
                 session,
+                is_idle: number < idle,
                 socket,
                 sent: 0,
                 expected: 0,
@@ -145,7 +153,7 @@ impl Client {
         Ok(())
     }
 
-    fn open_flows(&mut self, count: usize) -> Result<()> {
+    fn open_flows(&mut self, count: usize, idle: usize) -> Result<()> {
         let any: SocketAddr = match self.server.ip() {
             IpAddr::V4(_) => ([0, 0, 0, 0], 0).into(),
             IpAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
@@ -157,7 +165,7 @@ impl Client {
             let data = epoll::EventData::new_u64(u64::try_from(self.streams.len() + number)?);
             epoll::add(&self.epoll, &socket, data, epoll::EventFlags::IN)?;
             let session = Arc::new(Session::new(Kind::Udp, u32::try_from(number)?));
-            self.flows.push(Flow { session, socket, sent: 0 });
+            self.flows.push(Flow { session, is_idle: number < idle, socket, sent: 0 });
         }
         Ok(())
     }
@@ -165,12 +173,19 @@ impl Client {
     /// Sends everything whose turn has come; nanoseconds until the next turn.
     fn send_due(&mut self) -> u64 {
         let now = self.epoch.now();
+        let all = self.awake.load(Ordering::Relaxed);
         let [streams, flows, pings] = &mut self.pacers;
         while let Some(turn) = streams.turn(now) {
-            self.streams[turn].send();
+            let stream = &mut self.streams[turn];
+            if all || !stream.is_idle || stream.session.replies() < IDLE_REPLIES {
+                stream.send();
+            }
         }
         while let Some(turn) = flows.turn(now) {
-            self.flows[turn].send();
+            let flow = &mut self.flows[turn];
+            if all || !flow.is_idle || flow.session.replies() < IDLE_REPLIES {
+                flow.send();
+            }
         }
         while let Some(turn) = pings.turn(now) {
             self.pings[turn].send(&self.ping_socket, self.server);

@@ -32,6 +32,8 @@ pub struct Load {
     pub udp_interval: Duration,
     pub icmp: usize,
     pub icmp_interval: Duration,
+    /// So many of the TCP and of the UDP sessions talk only until they are known, and again after [`Traffic::wake`].
+    pub idle: usize,
     /// The probe's interval.
     pub probe: Option<Duration>,
 }
@@ -45,6 +47,7 @@ impl Default for Load {
             udp_interval: Duration::from_millis(50),
             icmp: 20,
             icmp_interval: Duration::from_millis(100),
+            idle: 0,
             probe: Some(Duration::from_millis(1)),
         }
     }
@@ -68,6 +71,7 @@ pub struct Traffic {
     sessions: Vec<Arc<Session>>,
     arrivals: Arc<Arrivals>,
     stop: Arc<AtomicBool>,
+    awake: Arc<AtomicBool>,
     threads: Vec<JoinHandle<Result<()>>>,
 }
 
@@ -88,8 +92,14 @@ impl Traffic {
     /// When a session cannot be opened.
     pub fn start(client: &Netns, server: &Netns, address: IpAddr, load: &Load) -> Result<Self> {
         let epoch = Epoch(Instant::now());
-        let mut traffic =
-            Self { epoch, sessions: Vec::new(), arrivals: Arc::default(), stop: Arc::default(), threads: Vec::new() };
+        let mut traffic = Self {
+            epoch,
+            sessions: Vec::new(),
+            arrivals: Arc::default(),
+            stop: Arc::default(),
+            awake: Arc::default(),
+            threads: Vec::new(),
+        };
         let echo = SocketAddr::new(address, PORT);
         let probe = SocketAddr::new(address, PROBE_PORT);
         let served = server.enter(|| server::Server::open(echo))??;
@@ -101,7 +111,8 @@ impl Traffic {
                 Ok(())
             })?;
         }
-        let opened = client.enter(|| client::Client::open(echo, load, epoch))??;
+        let awake = Arc::clone(&traffic.awake);
+        let opened = client.enter(|| client::Client::open(echo, load, epoch, awake))??;
         traffic.sessions = opened.sessions();
         traffic.thread("client", move |stop| opened.run(stop))?;
         if let Some(interval) = load.probe {
@@ -118,6 +129,11 @@ impl Traffic {
     /// Nanoseconds since the traffic began: the clock of every figure here.
     pub fn now(&self) -> u64 {
         self.epoch.now()
+    }
+
+    /// From now on the idle sessions talk as well.
+    pub fn wake(&self) {
+        self.awake.store(true, Ordering::Relaxed);
     }
 
     /// Every session.

@@ -1,10 +1,16 @@
 //! Frames that the XDP tests and `bench xdp` share: ordinary traffic, adverts, sync frames, and one frame per refusal.
 
+use ha_common::abi::SelfEntry;
+use ha_common::liveness::PathId;
 use ha_common::reason::DropReason;
+use ha_common::role::NodeId;
 use ha_common::wire::advert::Frame;
 use ha_common::wire::carp::{ADVERT_LEN, Advert};
 use ha_common::wire::frame::{HEADER_LEN, Header, Kind, TAG_LEN};
-use ha_common::wire::{checksum, ethernet, ipv4, ipv6, udp};
+use ha_common::wire::heartbeat::{self, Heartbeat, Standing};
+use ha_common::wire::siphash::Key;
+use ha_common::wire::{arp, checksum, ethernet, ipv4, ipv6, ndisc, udp};
+use ha_user::datapath::HeartbeatPlan;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The VHID that the corpus' adverts carry.
@@ -31,6 +37,17 @@ const IP: usize = ethernet::HEADER_LEN;
 /// Where CARP, or UDP, is in an untagged IPv4 frame without options.
 const TRANSPORT: usize = IP + ipv4::HEADER_LEN;
 
+/// The node under test and the key of its pair's heartbeats.
+pub const NODE: u8 = 0;
+pub const HEARTBEAT_KEY: Key = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
+/// The path of the only interface.
+pub const PATH: PathId = PathId(3);
+/// Hardware address of the only interface.
+pub const NODE_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 2];
+/// What the gate guards.
+pub const VIPS: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(10, 77, 0, 210)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 0xd2))];
+
 /// A frame with a name for tables and failures.
 #[derive(Clone, Debug)]
 pub struct Sample {
@@ -43,7 +60,44 @@ pub struct Sample {
 /// Everything, for a node whose sync link is IPv4.
 pub fn all() -> Vec<Sample> {
     let sync = vec![pass("sync frame", &sync_frame(1, 200))];
-    [ordinary(), adverts(), refused_adverts(), sync, refused_frames()].concat()
+    [ordinary(), neighbours(), adverts(), refused_adverts(), sync, refused_frames(), refused_heartbeats()].concat()
+}
+
+/// What neighbours say around the virtual addresses while the gate is open.
+pub fn neighbours() -> Vec<Sample> {
+    let [IpAddr::V4(v4), IpAddr::V6(v6)] = VIPS else { return Vec::new() };
+    let mut answered = arp_request(v4);
+    answered[21] = 2;
+    vec![
+        pass("ARP for a virtual address", &arp_request(v4)),
+        pass("ARP for another", &arp_request(Ipv4Addr::new(10, 77, 0, 5))),
+        pass("ARP answer", &answered),
+        pass("gratuitous ARP request", &arp::gratuitous(arp::Form::Request, MAC, v4)),
+        pass("gratuitous ARP reply", &arp::gratuitous(arp::Form::Reply, MAC, v4)),
+        pass("solicitation, virtual address", &solicitation(v6)),
+        pass("solicitation, another", &solicitation(LOCAL_V6)),
+        pass("unsolicited advertisement", &ndisc::unsolicited(MAC, v6)),
+        pass("echo request over IPv6", &ipv6_frame(PEER_V6, LOCAL_V6, 58, &[128; 24])),
+    ]
+}
+
+/// One frame for each reason why a heartbeat is refused, whatever the node is.
+fn refused_heartbeats() -> Vec<Sample> {
+    let altered = |at: usize, value: u8| edited(&heartbeat_frame(&probe()), |frame| frame[at] = value);
+    let whole = heartbeat_frame(&probe());
+    let from = |sender: u8, target: u8| heartbeat_frame(&Heartbeat { sender, target, ..probe() });
+    let epoch = Heartbeat { key_epoch: KEY_EPOCH + 1, ..probe() };
+    vec![
+        refuse(DropReason::HeartbeatLength, &whole[..whole.len() - 1]),
+        refuse(DropReason::HeartbeatVersion, &altered(18, 2)),
+        refuse(DropReason::HeartbeatVersion, &altered(19, 3)),
+        refuse(DropReason::HeartbeatKeyEpoch, &heartbeat_frame(&epoch)),
+        refuse(DropReason::HeartbeatTag, &altered(60, 1)),
+        refuse(DropReason::HeartbeatSender, &from(PEER_NODE, 7)),
+        refuse(DropReason::HeartbeatSender, &from(NODE, PEER_NODE)),
+        refuse(DropReason::HeartbeatStale, &heartbeat_frame(&Heartbeat { session: 0, ..reply(1) })),
+        pass("another protocol of that type", &altered(14, b'X')),
+    ]
 }
 
 /// Traffic that is none of twinwall's business.
@@ -140,6 +194,72 @@ fn advert_frame_v6() -> Vec<u8> {
     let source = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x209);
     let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x12);
     Frame::multicast_v6(MAC, source, group, &ADVERT).as_bytes().to_vec()
+}
+
+/// Whose heartbeats the node under test answers.
+pub fn heartbeat_plan() -> HeartbeatPlan {
+    HeartbeatPlan { node: NodeId(NODE), peer: NodeId(PEER_NODE), key: HEARTBEAT_KEY }
+}
+
+/// The process under test, as heartbeats know it.
+pub const SESSION: u64 = 0x5e55_1011;
+
+/// A probe of the peer, which is BACKUP.
+pub fn probe() -> Heartbeat {
+    Heartbeat {
+        kind: heartbeat::Kind::Probe,
+        sender: PEER_NODE,
+        target: NODE,
+        path: PATH.0,
+        key_epoch: KEY_EPOCH,
+        session: 0xbeef,
+        sequence: 1,
+        sent_ns: 1000,
+        other_session: SESSION,
+        term: 0,
+        standing: Standing { role: heartbeat::ROLE_BACKUP, advbase: 1, ..Standing::default() },
+        beat_age_us: 5,
+        lease_left_us: 0,
+    }
+}
+
+/// The peer's answer to the probe with this number.
+pub fn reply(sequence: u64) -> Heartbeat {
+    let kind = heartbeat::Kind::Reply;
+    Heartbeat { kind, session: SESSION, other_session: 0xbeef, sequence, ..probe() }
+}
+
+/// The frame of a heartbeat from the peer, 94 bytes.
+pub fn heartbeat_frame(heartbeat: &Heartbeat) -> Vec<u8> {
+    heartbeat::emit(NODE_MAC, MAC, &heartbeat.seal(HEARTBEAT_KEY)).to_vec()
+}
+
+/// What the controller of the node under test says: it is MASTER of `term`, and its lease is live for ever, or lapsed.
+/// Times are chosen so that an answer does not depend on when it is given.
+pub fn master(term: u64, is_live: bool) -> SelfEntry {
+    let standing = Standing { role: heartbeat::ROLE_MASTER, ..Standing::default() };
+    let lease_until_ns = if is_live { u64::MAX } else { 1 };
+    SelfEntry { lease_until_ns, term, session: SESSION, beat_ns: u64::MAX, state: standing.pack() }
+}
+
+/// Somebody on the LAN asks for `target`; padded as short frames are.
+pub fn arp_request(target: Ipv4Addr) -> Vec<u8> {
+    let mut frame = arp::gratuitous(arp::Form::Request, MAC, Ipv4Addr::new(10, 77, 0, 99)).to_vec();
+    frame[32..38].fill(0);
+    frame[38..42].copy_from_slice(&target.octets());
+    frame.resize(60, 0);
+    frame
+}
+
+/// Somebody on the LAN solicits `target`.
+pub fn solicitation(target: Ipv6Addr) -> Vec<u8> {
+    let mut message = vec![135, 0, 0, 0, 0, 0, 0, 0];
+    message.extend(target.octets());
+    message.extend([1, 1]);
+    message.extend(MAC);
+    let mut frame = ipv6_frame(PEER_V6, target, 58, &message);
+    frame[IP + 7] = 255;
+    frame
 }
 
 /// A data frame of the peer over IPv4 with this sequence number and this many bytes of body, tag included.

@@ -1,8 +1,12 @@
 //! The same frames through the XDP program and through the host's parser: verdict, counters and delivered adverts agree.
 
+use crate::beats_differential::{BeatOracle, Judged};
 use crate::corpus::{self, Sample};
 use crate::rig::{RING_ADVERTS, Rig};
-use ha_common::abi::{self, COUNT_ADVERTS, COUNT_FRAMES, COUNT_PACKETS, CounterRow, PeerEntry, Stream, refusal_index};
+use ha_common::abi::{
+    self, COUNT_ADVERTS, COUNT_FRAMES, COUNT_PACKETS, COUNT_PROBES, COUNT_REPLIES, CounterRow, PeerEntry, Stream,
+    refusal_index,
+};
 use ha_common::election::ReceivedAdvert;
 use ha_common::reason::DropReason;
 use ha_common::wire::advert::{Refusal, inspect};
@@ -16,6 +20,7 @@ use std::time::Duration;
 
 const DROP: u32 = 1;
 const PASS: u32 = 2;
+const TX: u32 = 3;
 /// Frames shorter than an Ethernet header cannot be test runs.
 const FRAME_BYTES_MIN: usize = 14;
 
@@ -30,6 +35,8 @@ struct Expected {
 struct Oracle {
     local: IpAddr,
     peer: IpAddr,
+    /// Heartbeats and the gate.
+    beats: BeatOracle,
     counted: Expected,
     delivered: Vec<(IpAddr, IpAddr, Advert)>,
 }
@@ -39,12 +46,28 @@ impl Oracle {
         let (local, peer) = corpus::sync_addresses(is_v6);
         let row = [0; abi::COUNTERS];
         let counted = Expected { interface: row, member: row, stream: Stream::default() };
-        Self { local, peer, counted, delivered: Vec::new() }
+        Self { local, peer, beats: BeatOracle::new(corpus::master(1, true)), counted, delivered: Vec::new() }
     }
 
     /// The verdict on one frame; counts as the program must.
     fn judge(&mut self, bytes: &[u8]) -> u32 {
         self.counted.interface[COUNT_PACKETS] += 1;
+        match self.beats.judge(bytes) {
+            None => {}
+            Some(Ok(Judged::Admitted)) => return PASS,
+            Some(Ok(Judged::Taken)) => {
+                self.counted.interface[COUNT_REPLIES] += 1;
+                return DROP;
+            }
+            Some(Ok(Judged::Answered(_))) => {
+                self.counted.interface[COUNT_PROBES] += 1;
+                return TX;
+            }
+            Some(Err(reason)) => {
+                self.counted.interface[refusal_index(reason)] += 1;
+                return DROP;
+            }
+        }
         let Some(header) = ip::Header::of_frame(bytes) else { return PASS };
         match header.protocol() {
             carp::PROTOCOL => self.judge_advert(bytes, header),
@@ -116,7 +139,8 @@ struct Pair {
 
 impl Pair {
     fn new(is_v6: bool) -> Self {
-        let rig = Rig::new(is_v6).expect("this test needs root (CAP_BPF) and a build with BPF");
+        let mut rig = Rig::new(is_v6).expect("this test needs root (CAP_BPF) and a build with BPF");
+        rig.heartbeat().publish(&corpus::master(1, true)).unwrap();
         Self { rig, oracle: Oracle::new(is_v6), received: Vec::new() }
     }
 
@@ -147,6 +171,8 @@ fn counted(snapshot: &Snapshot) -> Expected {
     rows[0][COUNT_PACKETS] = interface.packets;
     rows[0][COUNT_ADVERTS] = interface.adverts;
     rows[0][COUNT_FRAMES] = interface.frames;
+    rows[0][COUNT_PROBES] = interface.probes;
+    rows[0][COUNT_REPLIES] = interface.replies;
     rows[1][COUNT_ADVERTS] = member.adverts;
     for reason in DropReason::ALL {
         rows[0][refusal_index(*reason)] = interface.refused[*reason as usize];
@@ -156,10 +182,10 @@ fn counted(snapshot: &Snapshot) -> Expected {
 }
 
 /// xorshift64*: enough disorder, the same in every run.
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
-    fn below(&mut self, bound: usize) -> usize {
+    pub fn below(&mut self, bound: usize) -> usize {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;

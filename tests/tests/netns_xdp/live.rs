@@ -53,12 +53,15 @@ fn plan(choice: XdpChoice) -> Plan {
     let (sync_address, peer) = corpus::sync_addresses(false);
     let members = vec![(MemberId(0), corpus::VHID)];
     Plan {
-        interfaces: vec![InterfacePlan { name: "lan0".to_owned(), id: LAN, members, sync: true }],
+        interfaces: vec![InterfacePlan { name: "lan0".to_owned(), id: LAN, members, sync: true, path: None }],
         sync_address,
         sync_port: corpus::SYNC_PORT,
         peers: vec![(NodeId(corpus::PEER_NODE), peer)],
         key_epoch: corpus::KEY_EPOCH,
+        heartbeat: None,
+        vips: Vec::new(),
         choice,
+        pin_directory: None,
     }
 }
 

@@ -1,6 +1,11 @@
 //! The XDP programs on a real kernel: test runs beside the host's parser, and live on veth.
 
+mod beats;
+mod beats_differential;
 mod corpus;
 mod differential;
+mod echo;
 mod live;
+mod pair;
+mod pins;
 mod rig;

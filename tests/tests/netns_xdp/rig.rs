@@ -7,7 +7,8 @@ use ha_common::abi::{AdvertRecord, RING_BYTES};
 use ha_common::election::{InterfaceId, MemberId, ReceivedAdvert};
 use ha_common::role::NodeId;
 use ha_user::config::XdpChoice;
-use ha_user::datapath::{Counters, InterfacePlan, Plan, Programs};
+use ha_user::datapath::load::EDGE;
+use ha_user::datapath::{Counters, HeartbeatMaps, InterfacePlan, Plan, Programs};
 use std::time::Duration;
 
 /// Test runs happen on the loopback device of the network namespace, always index 1.
@@ -26,7 +27,7 @@ pub struct Rig {
 /// What a program made of a frame.
 #[derive(Clone, Copy, Debug)]
 pub struct Run {
-    /// XDP_PASS or XDP_DROP.
+    /// An `xdp_action`.
     pub action: u32,
     /// Mean per run.
     pub duration: Duration,
@@ -42,6 +43,7 @@ impl Rig {
             id: InterfaceId(0),
             members: vec![(MemberId(0), corpus::VHID)],
             sync: true,
+            path: Some(corpus::PATH),
         };
         let plan = Plan {
             interfaces: vec![interface],
@@ -49,10 +51,13 @@ impl Rig {
             sync_port: corpus::SYNC_PORT,
             peers: vec![(NodeId(corpus::PEER_NODE), peer)],
             key_epoch: corpus::KEY_EPOCH,
+            heartbeat: Some(corpus::heartbeat_plan()),
+            vips: corpus::VIPS.to_vec(),
             choice: XdpChoice::Auto,
+            pin_directory: None,
         };
-        let mut programs = Programs::load(&plan).context("XDP test runs need root and a BPF object")?;
-        programs.set_interface(LOOPBACK, &plan.interfaces[0])?;
+        let mut programs = Programs::load(&plan, None).context("XDP test runs need root and a BPF object")?;
+        programs.set_interface(LOOPBACK, corpus::NODE_MAC, &plan.interfaces[0])?;
         let counters = Counters::new(&plan, Some(programs.counter_maps()));
         Ok(Self { programs, counters })
     }
@@ -66,6 +71,24 @@ impl Rig {
         let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::default() };
         let result = program.test_run(options)?;
         Ok(Run { action: result.return_value, duration: result.duration })
+    }
+
+    /// What the program makes of one frame, and what it leaves of it.
+    ///
+    /// # Errors
+    /// When the kernel refuses the run.
+    pub fn judge(&mut self, frame: &[u8]) -> Result<(u32, Vec<u8>)> {
+        let mut out = vec![0; frame.len()];
+        let program = self.programs.program(EDGE)?;
+        let data_out = Some(out.as_mut_slice());
+        let result =
+            program.test_run(TestRunOptions { data_in: Some(frame), data_out, ..TestRunOptions::default() })?;
+        Ok((result.return_value, out))
+    }
+
+    /// The maps that the controller uses.
+    pub fn heartbeat(&mut self) -> &mut HeartbeatMaps {
+        self.programs.heartbeat_mut()
     }
 
     /// Instructions that the verifier walked through, where the kernel tells (Linux 5.16).

@@ -64,6 +64,7 @@ pub fn resolved(node: u8, interfaces: &[&str], vips: Vec<Vip>) -> Resolved {
             peer_timeout: Duration::from_secs(1),
         },
         xdp: XdpChoice::Off,
+        pin_directory: None,
         metrics_listen: None,
         log: ha_user::config::Log { filter: "info".into(), format: ha_user::config::LogFormat::Text },
         control_socket: "/nonexistent/twinwall.sock".into(),

@@ -70,7 +70,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
 }
 
 /// A flag that SIGINT and SIGTERM set, so that the lab is removed by the ordinary way out; a second one ends at once.
-fn on_signals() -> Result<Arc<AtomicBool>> {
+pub fn on_signals() -> Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register_conditional_default(signal, Arc::clone(&flag))?;

@@ -18,14 +18,12 @@ pub(super) struct Giving {
     /// Somebody waits for [`Action::HandOverEnded`].
     operator: bool,
     force: bool,
-    /// The peer is to have all changes of flows that were made before this.
-    flush_from: Instant,
     offered_at: Option<Instant>,
 }
 
 impl Giving {
     fn new(now: Instant, cause: Cause) -> Self {
-        Self { cause, since: now, operator: false, force: false, flush_from: now, offered_at: None }
+        Self { cause, since: now, operator: false, force: false, offered_at: None }
     }
 
     /// It is going to happen, flows or no flows.
@@ -64,13 +62,8 @@ impl Election {
         };
         match refusal {
             Some(refusal) => self.end_wish(HandOverEnd::Refused(refusal), actions),
-            None => self.begin_giving(giving, actions),
+            None => self.giving = Some(giving),
         }
-    }
-
-    fn begin_giving(&mut self, giving: Giving, actions: &mut Vec<Action>) {
-        self.giving = Some(giving);
-        actions.push(Action::Flush);
     }
 
     /// The peer's words, if it is alive and they are fresh.
@@ -92,10 +85,8 @@ impl Election {
 
     /// Begins, goes on with and ends hand-overs, at every input of a master.
     pub(super) fn drive_hand_over(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        if self.giving.is_none()
-            && let Some(cause) = self.reason_to_give(now)
-        {
-            self.begin_giving(Giving::new(now, cause), actions);
+        if self.giving.is_none() {
+            self.giving = self.reason_to_give(now).map(|cause| Giving::new(now, cause));
         }
         let Some(giving) = self.giving else { return };
         let refusal = match self.sight_now(now) {
@@ -111,7 +102,7 @@ impl Election {
         }
         let times = self.config.times;
         match giving.offered_at {
-            None if self.health.in_sync && self.health.flushed >= giving.flush_from => self.offer(now),
+            None if self.health.in_sync && self.health.flushed >= giving.since => self.offer(now),
             None if now < giving.since + times.drain => {}
             None if giving.is_insistent() => self.offer(now),
             None => self.give_up(now, HandOverEnd::TimedOut, actions),
@@ -195,7 +186,7 @@ impl Election {
         if self.role == Role::Master && takes {
             // A hand-over that an operator waits for ends with this one.
             let before = self.giving.unwrap_or(stop);
-            self.begin_giving(Giving { cause: Cause::Stop, since: now, ..before }, actions);
+            self.giving = Some(Giving { cause: Cause::Stop, since: now, ..before });
         } else if self.linger_until.is_none() {
             self.leave(now, Role::Init, Cause::Stop, actions);
         }

@@ -6,7 +6,7 @@ use crate::election::Action;
 use crate::election::claim::CLAIM_INTERVAL;
 use crate::election::compare::Interval;
 use crate::election::lease::{next_term, owner};
-use crate::election::timers::{AWAY, CAREFUL, PROMISE, STRAGGLERS, TAKE_OVER_WINDOW};
+use crate::election::timers::{AWAY, CAREFUL, PROMISE, SILENCE_PROVEN, STRAGGLERS, TAKE_OVER_WINDOW};
 use crate::role::Role;
 use crate::sight::{PeerReport, Sight};
 use crate::time::Instant;
@@ -59,7 +59,7 @@ impl Pair {
     pub(super) fn be_careful(&mut self, now: Instant) {
         self.careful_until = Some(self.careful_until.unwrap_or(now).max(now + CAREFUL));
         if matches!(self.sight, Sight::Silent { .. }) {
-            self.distrust_silence(now, CAREFUL);
+            self.distrust_silence(now, SILENCE_PROVEN);
         }
     }
 

@@ -44,7 +44,6 @@ pub struct Daemon {
     pub ends: Vec<HandOverEnd>,
     pub transitions: Vec<Transition>,
     pub announced: u64,
-    pub flush_asked: Option<Instant>,
 }
 
 impl Daemon {
@@ -80,7 +79,7 @@ impl Daemon {
             peer: NodeId(1 - node as u8),
             interval: TICK,
             multiplier: 5,
-            dead_after_max: Duration::from_millis(50),
+            dead_after_max: Duration::from_millis(200),
             paths: (0..PATHS as u8).map(InterfaceId).collect(),
         };
         Self {
@@ -93,12 +92,16 @@ impl Daemon {
             ends: Vec::new(),
             transitions: Vec::new(),
             announced: 0,
-            flush_asked: None,
         }
     }
 
     pub fn role(&self) -> Role {
         self.election.stats().role
+    }
+
+    /// When the sync engine was asked to flush.
+    pub fn flush_asked(&self) -> Option<Instant> {
+        self.election.stats().hand_over.map(|hand_over| hand_over.since)
     }
 
     /// When the prober's tick is due.
@@ -201,7 +204,6 @@ impl Daemon {
                         self.announced += 1;
                     }
                 }
-                Action::Flush => self.flush_asked = Some(now),
                 Action::HandOverEnded(end) => self.ends.push(end),
             }
         }

@@ -278,7 +278,7 @@ fn a_lost_lease_and_a_dead_peer() {
             world.freeze(0, Duration::from_millis(1600));
             world.run_ms(1605);
             assert!(!world.is_open(0), "seed {seed}");
-            world.run_ms(170);
+            world.run_ms(275);
             assert!(world.is_open(0), "seed {seed}, host {host}");
         }
     }

@@ -412,7 +412,7 @@ impl World {
             let since = works.then(|| self.hosts[index].synced_since.unwrap_or(now));
             self.hosts[index].synced_since = since;
             let in_sync = since.is_some_and(|since| now.since(since) >= SYNC_NOTICES);
-            let asked = self.hosts[index].daemon.as_ref().and_then(|daemon| daemon.flush_asked);
+            let asked = self.hosts[index].daemon.as_ref().and_then(|daemon| daemon.flush_asked());
             let flushed = asked.filter(|at| in_sync && self.clock(index).since(*at) >= self.lag).unwrap_or_default();
             let health = SyncHealth { peer_alive: in_sync, in_sync, lag: self.lag, flushed };
             self.input(index, Input::Sync(health));

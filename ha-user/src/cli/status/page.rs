@@ -1,5 +1,7 @@
 //! The page that `twinwall status` prints for people.
 
+mod pair;
+
 use crate::status::{ControlStatus, InterfaceStatus, MemberStatus, PeerStatus, Status, SyncStatus};
 use std::collections::BTreeMap;
 
@@ -13,7 +15,9 @@ pub fn render(status: &Status, colour: bool) -> String {
     let ink = Ink { colour };
     let mut page = header(status, &ink);
     if status.control_answered {
+        page += &pair::notices(&status.election, &ink);
         page += &members(&status.election, &ink);
+        page += &pair::section(&status.election, &ink);
         page += &interfaces(&status.election.interfaces, &ink);
     }
     if status.sync_answered {
@@ -62,6 +66,9 @@ fn header(status: &Status, ink: &Ink) -> String {
             text += &format!(", takeover in {}", milliseconds(takeover_ms));
         }
         text += &format!("; {} in all\n", election.transitions);
+        if let Some(last) = election.history.first() {
+            text += &pair::explanation(last);
+        }
     }
     if election.dual_master_contacts > 0 {
         let contacts = format!("  another master was heard {} times while master", election.dual_master_contacts);

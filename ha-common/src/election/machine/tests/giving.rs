@@ -16,7 +16,7 @@ fn phase(rig: &Rig) -> Option<HandOverPhase> {
 fn make_before_break() {
     let mut rig = Rig::ahead(config(0));
     rig.command(Command::HandOver { force: false });
-    assert_eq!((rig.summary().as_str(), phase(&rig)), ("flush", Some(HandOverPhase::Draining)));
+    assert_eq!((rig.summary().as_str(), phase(&rig)), ("", Some(HandOverPhase::Draining)));
     assert!(!rig.standing().has(FLAG_OFFER));
     rig.now = rig.now + ms(3);
     rig.flushed();
@@ -73,7 +73,7 @@ fn refusals() {
     let mut rig = Rig::ahead(config(0));
     rig.see(rig.report(ROLE_BACKUP, 0, Gate::Closed, PEER_TERM));
     assert_eq!(refusal(&mut rig, false), "Refused(PeerNotReady)");
-    assert_eq!(refusal(&mut rig, true), "flush");
+    assert_eq!(refusal(&mut rig, true), "");
     assert_eq!(refusal(&mut rig, true), "Refused(Busy)");
     let mut rig = Rig::ahead(config(0));
     rig.see(PeerReport { standing: Standing { demotion: 1, ..rig.ready().standing }, ..rig.ready() });
@@ -111,7 +111,7 @@ fn an_offer_is_withdrawn() {
 fn stop_hands_over() {
     let mut rig = Rig::ahead(config(0));
     rig.command(Command::Stop);
-    assert_eq!(rig.summary(), "flush");
+    assert_eq!((rig.role(), rig.summary().as_str()), (Role::Master, ""));
     rig.flushed();
     rig.see(taken(&rig));
     assert_eq!(rig.summary(), "master>init(stop) closed");

@@ -283,7 +283,6 @@ fn short(action: &Action) -> String {
         Action::Announce { member } => format!("announce{}", member.0),
         Action::Lease(LeaseOrder::Open(lease)) => format!("lease={}", lease.term >> 8),
         Action::Lease(LeaseOrder::Closed) => "closed".into(),
-        Action::Flush => "flush".into(),
         Action::HandOverEnded(end) => format!("{end:?}"),
         Action::Transition(t) => format!("{}>{}({})", t.from, t.to, t.cause.name()),
     }

@@ -117,7 +117,6 @@ fn the_counter_is_adopted_from_valid_adverts_only() {
             | Action::Announce { .. }
             | Action::Transition(_)
             | Action::Lease(_)
-            | Action::Flush
             | Action::HandOverEnded(_) => None,
         });
         sent.collect::<Vec<_>>()

@@ -50,7 +50,7 @@ fn a_lapsed_lease_and_a_silent_peer() {
     let mut rig = Rig::ahead(config(0));
     rig.input(Input::Peer(Sight::Silent { last: rig.ready() }));
     rig.input(Input::Lease(LeaseEvent::Lapsed));
-    rig.run(ms(149));
+    rig.run(ms(249));
     assert_eq!((rig.role(), rig.stats().wait), (Role::Backup, Some(Wait::Quarantine)));
     rig.run(ms(21));
     assert_eq!(rig.role(), Role::Master);

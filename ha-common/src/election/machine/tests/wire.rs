@@ -10,7 +10,6 @@ fn sent(rig: &Rig) -> Vec<(u8, IpAddr, IpAddr, Advert)> {
         | Action::Announce { .. }
         | Action::Transition(_)
         | Action::Lease(_)
-        | Action::Flush
         | Action::HandOverEnded(_) => None,
     });
     sent.collect()

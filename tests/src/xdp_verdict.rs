@@ -1,31 +1,49 @@
-//! The smallest XDP program: every frame goes on to the stack.
+//! The smallest XDP programs: the same verdict on every frame.
 //!
 //! On a veth pair a frame that a program sends back (XDP_TX) arrives only if the other end has a program as well
-//! (`ebpf §11`), so the lab puts this one on the switch's side of every cable. Attached by netlink, not by a link's
-//! descriptor, it lives and goes with its interface, in a kept lab too.
+//! (`ebpf §11`), so the lab puts one that passes everything on the switch's side of every cable. Attached by netlink, not
+//! by a link's descriptor, it lives and goes with its interface, in a kept lab too.
 
 use crate::netns::Netns;
 use anyhow::{Context, Result};
 use std::io::Write;
 
-/// `r0 = XDP_PASS; exit`, as instructions of eBPF.
-const PROGRAM: [u8; 16] = [0xb7, 0, 0, 0, 2, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0];
+/// What a program says of every frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// XDP_PASS: on to the stack.
+    Pass,
+    /// XDP_TX: back to where it came from.
+    Bounce,
+}
+
+impl Verdict {
+    /// `r0 = verdict; exit`, as instructions of eBPF.
+    const fn program(self) -> [u8; 16] {
+        let verdict = match self {
+            Self::Pass => 2,
+            Self::Bounce => 3,
+        };
+        [0xb7, 0, 0, 0, verdict, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0]
+    }
+}
+
 const LICENSE: &[u8] = b"GPL\0";
 /// Every name of the object; offsets into it are [`name`]'s.
-const NAMES: &[u8] = b"\0xdp\0license\0pass\0.symtab\0.strtab\0";
+const NAMES: &[u8] = b"\0xdp\0license\0verdict\0.symtab\0.strtab\0";
 const ELF_HEADER: usize = 64;
 
-/// Attaches the program to interfaces of the namespace, in their drivers' path.
+/// Attaches the program to an interface of the namespace, in its driver's path.
 ///
 /// # Errors
 /// When `ip` cannot load an ELF object (it needs an iproute2 with libbpf) or the kernel has no XDP.
-pub fn attach(namespace: &Netns, interfaces: &[&str]) -> Result<()> {
-    let mut file = tempfile::Builder::new().prefix("xdp-pass").suffix(".o").tempfile()?;
-    file.write_all(&object())?;
+pub fn attach(namespace: &Netns, interface: &str, verdict: Verdict) -> Result<()> {
+    let mut file = tempfile::Builder::new().prefix("xdp-verdict").suffix(".o").tempfile()?;
+    file.write_all(&object(&verdict.program()))?;
     let path = file.path().display();
-    let lines: Vec<_> =
-        interfaces.iter().map(|name| format!("link set dev {name} xdpdrv obj {path} sec xdp\n")).collect();
-    namespace.ip(&lines.concat()).context("cannot attach the pass-only XDP program to the switch's ports")
+    namespace
+        .ip(&format!("link set dev {interface} xdpdrv obj {path} sec xdp"))
+        .with_context(|| format!("cannot attach an XDP program to {interface}"))
 }
 
 /// One section of the object, for its header.
@@ -40,7 +58,7 @@ struct Section<'a> {
 }
 
 /// The program as a relocatable ELF object with a section `xdp`, as a compiler would write it.
-fn object() -> Vec<u8> {
+fn object(program: &[u8; 16]) -> Vec<u8> {
     const PROGBITS: u32 = 1;
     const SYMTAB: u32 = 2;
     const STRTAB: u32 = 3;
@@ -48,7 +66,7 @@ fn object() -> Vec<u8> {
     let section = |name, kind, flags, content| Section { name, kind, flags, content, refers: [0; 2], entry: 0 };
     let sections = [
         // SHF_ALLOC | SHF_EXECINSTR.
-        section(b"xdp", PROGBITS, 6, &PROGRAM),
+        section(b"xdp", PROGBITS, 6, program),
         section(b"license", PROGBITS, 3, LICENSE),
         // Names are in section 4; the first global symbol is number 1.
         Section { refers: [4, 1], entry: 24, ..section(b".symtab", SYMTAB, 0, &symbols) },
@@ -92,12 +110,12 @@ fn elf_header(section_headers: usize) -> Vec<u8> {
     bytes
 }
 
-/// The empty symbol, and the program's: a global function at the start of section 1.
+/// The empty symbol, and the program's: a global function of 16 bytes at the start of section 1.
 fn symbols() -> Vec<u8> {
     let mut bytes = vec![0; 24];
-    bytes.extend(name(b"pass").to_le_bytes());
+    bytes.extend(name(b"verdict").to_le_bytes());
     bytes.extend([0x12, 0, 1, 0]);
-    bytes.extend([0, PROGRAM.len() as u64].iter().flat_map(|word| word.to_le_bytes()));
+    bytes.extend([0_u64, 16].iter().flat_map(|word| word.to_le_bytes()));
     bytes
 }
 
@@ -116,13 +134,13 @@ mod tests {
     /// The section headers are where the header says, and name the program's section and its code: read back by hand.
     #[test]
     fn the_object_reads_back() {
-        let object = object();
+        let object = object(&Verdict::Pass.program());
         let word = |at: usize| u64::from_le_bytes(object[at..at + 8].try_into().unwrap()) as usize;
         let headers = word(40);
         assert_eq!(object.len(), headers + 5 * 64);
         let xdp = headers + 64;
         let (offset, length) = (word(xdp + 24), word(xdp + 32));
-        assert_eq!(object[offset..offset + length], PROGRAM);
+        assert_eq!(object[offset..offset + length], Verdict::Pass.program());
         let names = word(headers + 4 * 64 + 24);
         let at = names + usize::try_from(u32::from_le_bytes(object[xdp..xdp + 4].try_into().unwrap())).unwrap();
         assert_eq!(&object[at..at + 4], b"xdp\0");

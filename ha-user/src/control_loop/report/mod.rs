@@ -1,5 +1,7 @@
 //! The answer to `status`: plain values from the election, the links, the datapath and the counters.
 
+mod pair;
+
 use super::ControlLoop;
 use crate::datapath::Snapshot;
 use crate::status::{ControlStatus, InterfaceStatus, MemberStatus, TransitionStatus};
@@ -24,7 +26,15 @@ impl ControlLoop {
             adverts_accepted: stats.adverts_accepted,
             dual_master_contacts: stats.dual_master_contacts,
             vip_errors: self.errors(),
-            ..ControlStatus::default()
+            maintenance: stats.maintenance,
+            resumed: self.resumed,
+            peer: self.peer_sight(now),
+            paths: self.path_statuses(&snapshot, now),
+            lease: self.lease_status(now),
+            hand_over: self.hand_over_status(now),
+            waits: self.waits(now),
+            history: Vec::new(),
+            stage_times: Vec::new(),
         }
     }
 
@@ -62,6 +72,10 @@ impl ControlLoop {
 
     fn interface(&self, id: InterfaceId, snapshot: &Snapshot) -> InterfaceStatus {
         let attachment = self.datapath.attachment(id);
+        let is_loose =
+            self.config.pin_directory.is_some() && self.datapath.is_enforced(id) && !self.datapath.is_pinned(id);
+        let note = attachment.and_then(|attachment| attachment.note());
+        let note = note.or(is_loose.then_some("not pinned: its program ends with the daemon"));
         let rows = || snapshot.interfaces.iter().filter(|row| row.interface == id);
         let mut counters = refusals(rows().map(|row| &row.refused));
         counters.insert("packets".to_owned(), rows().map(|row| row.packets).sum());
@@ -71,7 +85,7 @@ impl ControlLoop {
             name: self.name(id).to_owned(),
             up: self.links.interface(id).state.up,
             datapath: attachment.map_or("socket", |attachment| attachment.name()).to_owned(),
-            datapath_note: attachment.and_then(|attachment| attachment.note()).map(str::to_owned),
+            datapath_note: note.map(str::to_owned),
             counters,
         }
     }
