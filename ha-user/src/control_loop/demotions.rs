@@ -1,5 +1,6 @@
 //! What demotes this node, and telling the hooks of what became of it.
 
+use super::breakdown::Stage;
 use super::{ControlLoop, Failure};
 use crate::clock;
 use crate::demotion::total_weight;
@@ -29,6 +30,7 @@ impl ControlLoop {
         {
             self.failures.count(Failure::HookMailbox);
         }
+        self.explain_stamp(Stage::Hooks);
     }
 
     /// Posts again what a full mailbox refused.

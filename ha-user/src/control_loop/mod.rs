@@ -6,6 +6,7 @@
 mod act;
 pub mod breakdown;
 mod demotions;
+mod explain;
 mod failure;
 mod links;
 mod operate;
@@ -21,12 +22,14 @@ use crate::config::Resolved;
 use crate::damper::Damper;
 use crate::datapath::{self, Datapath, SocketCounters};
 use crate::demotion::Demotion;
+use crate::forwarded::Forwarded;
 use crate::hooks::HookPost;
 use crate::link::{LinkError, Links};
 use crate::mailbox::{Mailbox, Postman};
 use crate::poller::Poller;
 use crate::request::{ControlRequest, SyncRequest};
 use crate::vip::{VipError, Vips};
+use breakdown::Explainer;
 use failure::{Failure, Failures};
 use ha_common::election::{
     Action, Command, Election, Input, InterfaceId, LeaseOrder, ReceivedAdvert, Transition, VipState, Wait,
@@ -110,6 +113,9 @@ pub struct ControlLoop {
     /// What the election last wanted of the virtual addresses.
     wanted: VipState,
     /// What demotes this node, as the tracker said last, and what it weighs together.
+    explainer: Explainer,
+    /// `None` when `/proc` does not show it.
+    forwarded: Option<Forwarded>,
     demotions: Vec<Demotion>,
     demotion_weight: u16,
     /// The change of role that the hooks are to be told of, once everything that belongs to it is done.
@@ -173,6 +179,8 @@ impl ControlLoop {
             realtime: Realtime::Wanted,
             interfaces: names.into_iter().map(watched).collect(),
             wanted: VipState::Absent,
+            explainer: Explainer::default(),
+            forwarded: Forwarded::open().ok(),
             demotions: Vec::new(),
             demotion_weight: 0,
             untold: None,
@@ -260,7 +268,7 @@ impl ControlLoop {
         loop {
             self.retry_posts(clock::now());
             let pulse = self.pulse.poll_at(self.election.stats());
-            let deadlines = [self.posts_at(), self.links_at(), pulse, self.stop_by];
+            let deadlines = [self.posts_at(), self.links_at(), self.explainer.poll_at(), pulse, self.stop_by];
             let deadline = deadlines.into_iter().fold(self.election.poll_at(), earliest);
             self.poller.wait(deadline, &mut ready).map_err(ControlError::Poll)?;
             match self.wake(&ready, mailbox)? {
@@ -312,6 +320,7 @@ impl ControlLoop {
         self.drain_if_handing_over();
         self.note_wait(now);
         self.publish(now);
+        self.explain_more(now);
     }
 
     fn note_wait(&mut self, now: Instant) {
@@ -330,6 +339,7 @@ impl ControlLoop {
             self.act(now, action);
         }
         self.actions = actions;
+        self.explainer.end_round();
         self.tell_hooks();
     }
 

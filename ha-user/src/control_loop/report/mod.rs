@@ -36,8 +36,8 @@ impl ControlLoop {
             lease: self.lease_status(now),
             hand_over: self.hand_over_status(now),
             waits: self.waits(now),
-            history: Vec::new(),
-            stage_times: Vec::new(),
+            history: self.explainer.history(now),
+            stage_times: self.explainer.stage_times(),
         }
     }
 
