@@ -156,8 +156,8 @@ pub struct LeaseStatus {
 /// Planned changes of the master.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct HandOverStatus {
-    /// `draining` or `offered` (a master gives), `asked` (a backup is to get), `lingering` (given; stragglers are
-    /// forwarded), or `none`.
+    /// `offering` (a master gives), `wanting` (a backup is to get), `lingering` (given; stragglers are forwarded), or
+    /// `none`.
     pub state: String,
     pub since_seconds: Option<f64>,
     /// How many ended so since the start.

@@ -14,7 +14,8 @@ pub struct HandOver {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HandOverPhase {
-    /// MASTER: the peer does not hold the newest flows yet.
+    /// MASTER: the peer does not hold the newest flows yet. The sync engine is to be asked to flush; the hand-over goes on
+    /// when [`crate::role::SyncHealth::flushed`] is not before [`HandOver::since`].
     Draining,
     /// MASTER: the peer may take the group, and has not confirmed that it did.
     Offered,

@@ -18,12 +18,13 @@ pub enum LeaseOrder {
     Closed,
 }
 
-/// What the loop finds when it is about to renew the lease.
+/// What the loop finds when it is about to renew the lease. Its own deadline is looked at first: past it the kernel
+/// closes the term as well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaseEvent {
     /// Its own deadline has passed: the loop did not run for longer than the lease.
     Lapsed,
-    /// The kernel closed this term and all before: the peer is a newer master, or was told that the lease is over.
+    /// The kernel closed this term and all before, within the lease: the peer is a newer master.
     Fenced { closed_term: u64 },
 }
 

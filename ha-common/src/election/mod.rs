@@ -178,7 +178,8 @@ pub enum Input<'a> {
     },
     Sync(SyncHealth),
     /// What is known of the peer by heartbeats. Wanted at every tick in which it was heard: whatever is decided from it
-    /// is decided from something fresh.
+    /// What is known of the peer by heartbeats, with the newest ages: wanted at every tick, because words that were heard
+    /// long ago are not acted upon.
     Peer(Sight),
     Lease(LeaseEvent),
     /// Sum of the demotions of this node (tracked interfaces, scripts, …); zero is healthy.

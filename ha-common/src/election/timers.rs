@@ -47,14 +47,13 @@ pub(super) const CONTROLLER_GONE: Duration = Duration::from_millis(100);
 pub(super) const VACANCY_MAX: Duration = Duration::from_secs(3);
 /// Adverts of the peer may be under way for this long after it ceased to be master.
 pub(super) const STRAGGLERS: Duration = Duration::from_millis(1500);
+/// What was silent before this node was away is proven to be so after this: longer than the longest time after which the
+/// prober finds a peer silent.
+pub(super) const SILENCE_PROVEN: Duration = Duration::from_millis(250);
 /// A peer that closed this node's gate, but is not heard, lives: its silence proves nothing for so long.
-pub(super) const FENCED_HOLD: Duration = Duration::from_secs(10);
+pub(super) const FENCED_HOLD: Duration = Duration::from_secs(3);
 /// After a hand-over that failed, no other begins by itself for this long.
 pub(super) const HAND_OVER_RETRY: Duration = Duration::from_secs(5);
-/// The sync engine reports what is pending at least this often.
-pub(super) const HEALTH_SETTLES: Duration = Duration::from_millis(120);
-/// Flow changes that wait for the peer's acknowledgement no longer than this are as good as there.
-pub(super) const LAG_TOLERABLE: Duration = Duration::from_millis(100);
 /// An operator's wish for the group is given up this long after the master's own times are over.
 pub(super) const ASKING_MAX: Duration = Duration::from_millis(500);
 

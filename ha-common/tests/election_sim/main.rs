@@ -4,8 +4,10 @@
 //! - `node.rs`: a twinwall node: the real election.
 //! - `ucarp.rs`: a model of a ucarp host: two blind processes, by carp-wire §5, §7 and §8.
 //! - `faults.rs`: random faults, then peace.
-//! - `pair.rs`, `mixed.rs`: the tests.
+//! - `pair.rs`, `mixed.rs`: the tests, without heartbeats.
+//! - `beat/`: a pair with heartbeats.
 
+mod beat;
 mod faults;
 mod mixed;
 mod node;

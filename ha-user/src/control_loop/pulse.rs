@@ -149,10 +149,11 @@ impl ControlLoop {
         let Some(held) = self.pulse.held else { return };
         let closed_term = self.datapath.fence().closed_term;
         self.pulse.closed_term = closed_term;
-        let event = if closed_term >= held.term {
-            LeaseEvent::Fenced { closed_term }
-        } else if now >= held.until {
+        // The deadline first: past it the programs close the term themselves, which says nothing of the peer.
+        let event = if now >= held.until {
             LeaseEvent::Lapsed
+        } else if closed_term >= held.term {
+            LeaseEvent::Fenced { closed_term }
         } else {
             return;
         };

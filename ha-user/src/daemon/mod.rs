@@ -12,6 +12,7 @@ use crate::datapath::{self, Datapath, Plan};
 use crate::hooks::{HookError, HookPost, HookRunner, Record};
 use crate::ipc::lock::{InstanceLock, LockError};
 use crate::ipc::server::{ControlSocket, SocketError};
+use crate::logging;
 use crate::loops::Loops;
 use crate::mailbox::{Postman, mailbox};
 use crate::maintenance::MaintenanceFile;
@@ -84,6 +85,8 @@ pub fn run(choice: Choice, resolved: Resolved) -> Result<(), DaemonError> {
     }
     // Threads inherit what is left: so before the first one.
     process::drop_privileges(resolved.sync.port < PRIVILEGED_PORTS)?;
+    // Dropped last: it writes what is left.
+    let _log = logging::write_in_a_thread();
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|source| DaemonError::Resource { what: "make the services' runtime", source })?;

@@ -111,7 +111,7 @@ fn pair_status() -> ControlStatus {
             ..LeaseStatus::default()
         },
         hand_over: HandOverStatus {
-            state: "offered".to_owned(),
+            state: "offering".to_owned(),
             refused: counts(&[("peer_unfit", 2)]),
             ..HandOverStatus::default()
         },

@@ -9,6 +9,7 @@ use crate::election::{Action, Cause};
 use crate::role::Role;
 use crate::sight::Sight;
 use crate::time::Instant;
+use crate::wire::heartbeat::ROLE_MASTER;
 
 /// One contact, from the first advert of another master until none has been heard for a while.
 #[derive(Clone, Copy, Debug)]
@@ -47,15 +48,17 @@ impl Election {
             (true, _) if report.term > own => {
                 self.leave_with(now, Role::Backup, Cause::Superseded, Farewell::Quiet, actions);
             }
-            (true, _) => {
-                self.stats.dual_master_contacts += u64::from(!self.pair.rival);
-                self.pair.rival = true;
+            _ if report.standing.role == ROLE_MASTER => {
+                // A gate that was closed in a living lease was closed by this node's probes.
+                let was_open = report.serves() || !report.lease_left.is_zero();
+                self.stats.dual_master_contacts += u64::from(was_open && !self.pair.rival);
+                self.pair.rival |= was_open;
             }
-            (false, _) if self.pair.rival => {
+            _ if self.pair.rival => {
                 self.pair.rival = false;
                 self.end_contact(now, actions);
             }
-            (false, _) => {}
+            (true | false, _) => {}
         }
     }
 

@@ -3,9 +3,9 @@
 use super::Election;
 use super::rank::Merit;
 use super::transition::Farewell;
-use crate::election::timers::{FRESH, HAND_OVER_RETRY, HEALTH_SETTLES, LAG_TOLERABLE};
+use crate::election::timers::{FRESH, HAND_OVER_RETRY};
 use crate::election::{Action, Cause, HandOver, HandOverEnd, HandOverPhase, Refusal, VipState, Wait};
-use crate::role::{Role, SyncHealth};
+use crate::role::Role;
 use crate::sight::{PeerReport, Sight};
 use crate::time::Instant;
 use crate::wire::heartbeat::{FLAG_ASKED, FLAG_READY, FLAG_WANT};
@@ -18,14 +18,12 @@ pub(super) struct Giving {
     /// Somebody waits for [`Action::HandOverEnded`].
     operator: bool,
     force: bool,
-    /// The peer has all changes of flows that were made before the hand-over began.
-    drained: bool,
     offered_at: Option<Instant>,
 }
 
 impl Giving {
     fn new(now: Instant, cause: Cause) -> Self {
-        Self { cause, since: now, operator: false, force: false, drained: false, offered_at: None }
+        Self { cause, since: now, operator: false, force: false, offered_at: None }
     }
 
     /// It is going to happen, flows or no flows.
@@ -51,7 +49,9 @@ impl Election {
 
     /// The operator's wish on the master.
     pub(super) fn hand_over(&mut self, now: Instant, force: bool, actions: &mut Vec<Action>) {
-        let giving = Giving { operator: true, force, ..Giving::new(now, Cause::HandOver) };
+        let new = Giving::new(now, Cause::HandOver);
+        // One that is under way already goes on, for the operator.
+        let giving = Giving { cause: Cause::HandOver, operator: true, force, ..self.giving.unwrap_or(new) };
         let busy = self.giving.is_some_and(|giving| giving.operator) || self.stopping;
         let refusal = match (self.role, self.sight_now(now)) {
             (Role::Init | Role::Backup | Role::Fault, _) => Some(Refusal::NotMaster),
@@ -102,9 +102,10 @@ impl Election {
         }
         let times = self.config.times;
         match giving.offered_at {
-            None if self.is_drained(now, &giving) => self.offer(now),
-            None if now.since(giving.since) >= times.drain && self.may_offer_undrained(&giving) => self.offer(now),
-            None => {}
+            None if self.health.in_sync && self.health.flushed >= giving.since => self.offer(now),
+            None if now < giving.since + times.drain => {}
+            None if giving.is_insistent() => self.offer(now),
+            None => self.give_up(now, HandOverEnd::TimedOut, actions),
             Some(offered_at) if now >= self.confirmed_until(&giving, offered_at) => {
                 self.give_up(now, HandOverEnd::TimedOut, actions);
             }
@@ -144,29 +145,6 @@ impl Election {
         (wait.is_none() && now >= self.retry_from).then_some(cause)
     }
 
-    /// Every change that was pending when the hand-over began is at the peer.
-    fn is_drained(&self, now: Instant, giving: &Giving) -> bool {
-        let quiet = Self::nothing_pending(&self.health) && now.since(giving.since) >= HEALTH_SETTLES;
-        giving.drained || quiet
-    }
-
-    /// The sync engine reports changes only; no report for a while is one, too.
-    pub(super) fn note_drained(&mut self) {
-        let drained = Self::nothing_pending(&self.health);
-        if let Some(giving) = &mut self.giving {
-            giving.drained |= drained;
-        }
-    }
-
-    fn nothing_pending(health: &SyncHealth) -> bool {
-        health.in_sync && health.lag.is_zero()
-    }
-
-    /// Under steady load something is always pending; what is older than a moment is there.
-    fn may_offer_undrained(&self, giving: &Giving) -> bool {
-        giving.is_insistent() || self.health.in_sync && self.health.lag <= LAG_TOLERABLE
-    }
-
     /// The peer serves in a newer term, by this node's offer.
     pub(super) fn complete_hand_over(&mut self, now: Instant, giving: Giving, actions: &mut Vec<Action>) {
         let to = if self.stopping { Role::Init } else { Role::Backup };
@@ -203,7 +181,7 @@ impl Election {
     /// Clean stop: by a hand-over if somebody can take the group, else by goodbyes. See [`Self::settle_stop`].
     pub(super) fn stop(&mut self, now: Instant, actions: &mut Vec<Action>) {
         self.stopping = true;
-        let stop = Giving { ..Giving::new(now, Cause::Stop) };
+        let stop = Giving::new(now, Cause::Stop);
         let takes = self.sight_now(now).is_some_and(|report| self.refuse_peer(&stop, &report).is_none());
         if self.role == Role::Master && takes {
             // A hand-over that an operator waits for ends with this one.
@@ -252,10 +230,10 @@ impl Election {
     /// When the hand-over under way must be looked at, whatever is heard.
     pub(super) fn giving_poll_at(&self) -> Option<Instant> {
         let giving = self.giving?;
-        let steps = match giving.offered_at {
-            None => [giving.since + HEALTH_SETTLES, giving.since + self.config.times.drain],
-            Some(offered_at) => [self.confirmed_until(&giving, offered_at); 2],
+        let step = match giving.offered_at {
+            None => giving.since + self.config.times.drain,
+            Some(offered_at) => self.confirmed_until(&giving, offered_at),
         };
-        steps.into_iter().filter(|at| *at > self.now).min()
+        (step > self.now).then_some(step)
     }
 }

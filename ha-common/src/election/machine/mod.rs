@@ -280,7 +280,6 @@ impl Election {
     fn on_sync(&mut self, now: Instant, health: SyncHealth, actions: &mut Vec<Action>) {
         self.health = health;
         self.peer_seen |= health.peer_alive;
-        self.note_drained();
         match self.role {
             // Whether a partly silent peer is a twinwall node decides whether to take over from it.
             Role::Backup => self.take_over_if_silent(now, actions),

@@ -6,7 +6,7 @@ use crate::election::Action;
 use crate::election::claim::CLAIM_INTERVAL;
 use crate::election::compare::Interval;
 use crate::election::lease::{next_term, owner};
-use crate::election::timers::{AWAY, CAREFUL, PROMISE, STRAGGLERS, TAKE_OVER_WINDOW};
+use crate::election::timers::{AWAY, CAREFUL, PROMISE, SILENCE_PROVEN, STRAGGLERS, TAKE_OVER_WINDOW};
 use crate::role::Role;
 use crate::sight::{PeerReport, Sight};
 use crate::time::Instant;
@@ -22,8 +22,8 @@ pub(super) struct Pair {
     /// Until then this node takes nothing on the peer's words alone: it may have promised something that it does not
     /// remember, or have read the words long ago. `None` before the first input.
     pub(super) careful_until: Option<Instant>,
-    /// The peer's silence counts from then on.
-    pub(super) silent_from: Instant,
+    /// The peer's silence proves nothing before the second time, unless the peer was heard after the first.
+    distrust: Option<(Instant, Instant)>,
     /// The peer's candidacy that this node has answered.
     pub(super) promised_until: Option<Instant>,
     pub(super) candidacy: Option<Candidacy>,
@@ -59,13 +59,19 @@ impl Pair {
     pub(super) fn be_careful(&mut self, now: Instant) {
         self.careful_until = Some(self.careful_until.unwrap_or(now).max(now + CAREFUL));
         if matches!(self.sight, Sight::Silent { .. }) {
-            self.distrust_silence(now, CAREFUL);
+            self.distrust_silence(now, SILENCE_PROVEN);
         }
     }
 
     /// The silence so far proves nothing.
     pub(super) fn distrust_silence(&mut self, now: Instant, hold: Duration) {
-        self.silent_from = self.silent_from.max(now + hold);
+        let until = self.distrust.map_or(now, |(_, until)| until).max(now + hold);
+        self.distrust = Some((now, until));
+    }
+
+    /// Silence since the last thing that was heard is what it seems.
+    pub(super) fn trusts_silence(&self, now: Instant) -> bool {
+        self.distrust.is_none_or(|(_, until)| until <= now)
     }
 
     pub(super) fn is_careful(&self, now: Instant) -> bool {
@@ -92,7 +98,13 @@ impl Election {
         }
         let before = core::mem::replace(&mut self.pair.sight, sight);
         match sight {
-            Sight::Alive(report) => self.hear_words(now, &report),
+            Sight::Alive(report) => {
+                self.hear_words(now, &report);
+                // It may have been master as well, cut off.
+                if self.role == Role::Master && matches!(before, Sight::Silent { .. }) {
+                    self.end_contact(now, actions);
+                }
+            }
             Sight::Silent { .. } => {}
             // Adverts decide again, and from now on: their silence so far was not listened to.
             Sight::Unknown if before != Sight::Unknown && self.role == Role::Backup => {
@@ -107,7 +119,7 @@ impl Election {
 
     fn hear_words(&mut self, now: Instant, report: &PeerReport) {
         self.peer_seen = true;
-        self.pair.silent_from = Instant(0);
+        self.pair.distrust = self.pair.distrust.filter(|(since, _)| report.heard <= *since);
         let masters = report.standing.role == ROLE_MASTER;
         if masters {
             self.pair.served = Some((now, report.standing));

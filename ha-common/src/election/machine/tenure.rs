@@ -42,9 +42,8 @@ impl Election {
             (LeaseEvent::Fenced { .. }, None) => self.lose(now, Cause::Superseded, actions),
             (LeaseEvent::Lapsed, _) => self.lose(now, Cause::LeaseLost, actions),
         }
-        let fenced = matches!(event, LeaseEvent::Fenced { .. });
-        if fenced && !matches!(self.pair.sight, Sight::Alive(_)) {
-            // The peer is heard in one direction only, and lives.
+        // Who closed the gate lives, even if it is heard in that direction only.
+        if matches!(event, LeaseEvent::Fenced { .. }) {
             self.pair.distrust_silence(now, FENCED_HOLD);
         }
     }

@@ -118,6 +118,9 @@ impl Election {
             self.forget_giving(actions);
         }
         self.giving = None;
+        if self.stepped_down.take().is_some() {
+            self.end_wish(HandOverEnd::TimedOut, actions);
+        }
     }
 
     /// On every member, so that a foreign peer which only won one VHID takes the rest; except where the link is gone.

@@ -15,10 +15,15 @@ impl Election {
     /// Takes the group if it is vacant, offered, or its master dead, and this node is the one to have it.
     pub(super) fn look_for_vacancy(&mut self, now: Instant, actions: &mut Vec<Action>) {
         let verdict = match self.pair.sight {
-            Sight::Unknown => return,
+            // Adverts decide; what they wait for is told all the same.
+            Sight::Unknown if self.maintenance => Verdict::Wait(Some(Wait::Maintenance)),
+            Sight::Unknown => Verdict::Wait(self.preemption.waits_since().map(|_| Wait::NotInSync)),
             Sight::Silent { last } => self.judge_silent_peer(now, &last),
             Sight::Alive(report) => self.judge_words(now, &report),
         };
+        if !matches!(self.pair.sight, Sight::Alive(_)) {
+            self.pair.vacant_since = None;
+        }
         match verdict {
             Verdict::Served => self.pair.vacant_since = None,
             Verdict::Wait(wait) => self.wait = wait,
@@ -35,7 +40,7 @@ impl Election {
         if self.follows_foreign(now) {
             return Verdict::Served;
         }
-        if now < self.pair.silent_from {
+        if !self.pair.trusts_silence(now) {
             return Verdict::Wait(Some(Wait::Quarantine));
         }
         let mastered = last.standing.role == ROLE_MASTER;

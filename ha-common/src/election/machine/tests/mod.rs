@@ -4,25 +4,37 @@ mod arbitrary;
 mod backup;
 mod claim;
 mod contact;
+mod giving;
 mod links;
 mod preempt;
 mod refusals;
 mod table;
+mod tenure;
+mod vacancy;
 mod wire;
+mod wish;
 
 use super::*;
 use crate::election::auth::Authenticator;
 use crate::election::{
-    Damping, Fault, LeaseOrder, Member as MemberConfig, PairTimes, ReceivedAdvert, Transport, VipState,
+    Damping, Fault, HandOverPhase, LeaseEvent, LeaseOrder, Member as MemberConfig, PairTimes, ReceivedAdvert,
+    Transport, VipState,
 };
 use crate::role::NodeId;
+use crate::sight::PeerReport;
 use crate::wire::carp::Advert;
+use crate::wire::heartbeat::{
+    FLAG_ASKED, FLAG_MAINTENANCE, FLAG_OFFER, FLAG_READY, FLAG_WANT, Gate, ROLE_BACKUP, ROLE_FAULT, ROLE_MASTER,
+    Standing,
+};
 use core::time::Duration;
 use std::net::{IpAddr, Ipv4Addr};
 
 const LAN: MemberId = MemberId(0);
 const WAN: MemberId = MemberId(1);
 const GROUP: IpAddr = IpAddr::V4(Ipv4Addr::new(224, 0, 0, 18));
+/// A mastership of the peer.
+const PEER_TERM: u64 = 5 << 8 | 255;
 const SECOND: Duration = Duration::from_secs(1);
 
 /// The pair of the fixtures: .209/.138 is this node, .208/.137 the peer, which wins a tie on both members.
@@ -125,6 +137,78 @@ impl Rig {
 
     fn sync(&mut self, peer_alive: bool, in_sync: bool) {
         self.input(Input::Sync(SyncHealth { peer_alive, in_sync, ..SyncHealth::default() }));
+    }
+
+    /// What the peer says, heard now: a `role` byte, `flags`, a gate, a term; not demoted, 1/0, its controller alive.
+    fn report(&self, role: u8, flags: u8, gate: Gate, term: u64) -> PeerReport {
+        PeerReport {
+            session: 7,
+            term,
+            standing: Standing { role, flags, gate, advbase: 1, ..Standing::default() },
+            beat_age: Duration::ZERO,
+            lease_left: Duration::ZERO,
+            heard: self.now,
+        }
+    }
+
+    fn see(&mut self, report: PeerReport) {
+        self.input(Input::Peer(Sight::Alive(PeerReport { heard: self.now, ..report })));
+    }
+
+    /// Lets time pass while the peer says `report` every millisecond, until a role changes or a hand-over ends.
+    fn see_for(&mut self, duration: Duration, report: PeerReport) {
+        let end = self.now + duration;
+        while self.now < end {
+            self.now = self.now + ms(1);
+            self.see(report);
+            if self.election.poll_at().is_some_and(|at| at <= self.now) {
+                self.election.handle(self.now, Input::Timer, &mut self.actions);
+            }
+            let ends = |action: &Action| matches!(action, Action::Transition(_) | Action::HandOverEnded(_));
+            if self.actions.iter().any(ends) {
+                return;
+            }
+        }
+    }
+
+    /// A serving peer in term 5, heard for long enough that this node has nothing to be careful about.
+    fn behind(config: Config) -> Self {
+        let mut rig = Self::backup(config);
+        let master = rig.report(ROLE_MASTER, 0, Gate::Open, PEER_TERM);
+        rig.see_for(ms(200), master);
+        assert_eq!((rig.role(), rig.summary().as_str()), (Role::Backup, ""));
+        rig
+    }
+
+    /// MASTER in front of a peer that is ready, both in sync. The peer ranks worse unless `config` is worse than 1/0.
+    fn ahead(config: Config) -> Self {
+        let mut rig = Self::backup(Config { term_seen: PEER_TERM, ..config });
+        rig.sync(true, true);
+        rig.input(Input::Peer(Sight::Silent { last: rig.report(ROLE_BACKUP, 0, Gate::Closed, PEER_TERM) }));
+        rig.run(ms(200));
+        assert_eq!((rig.role(), rig.cause()), (Role::Master, Cause::NoMaster));
+        let ready = rig.ready();
+        rig.see(ready);
+        rig
+    }
+
+    /// A peer that could take the group.
+    fn ready(&self) -> PeerReport {
+        self.report(ROLE_BACKUP, FLAG_READY, Gate::Closed, PEER_TERM)
+    }
+
+    /// The sync engine has nothing pending from before now.
+    fn flushed(&mut self) {
+        let health = SyncHealth { peer_alive: true, in_sync: true, flushed: self.now, ..SyncHealth::default() };
+        self.input(Input::Sync(health));
+    }
+
+    fn command(&mut self, command: Command) {
+        self.input(Input::Command(command));
+    }
+
+    fn standing(&self) -> Standing {
+        self.stats().standing
     }
 
     /// A genuine advert of `source` with a new counter.

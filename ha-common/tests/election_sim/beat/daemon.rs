@@ -1,0 +1,232 @@
+//! One daemon: what the control loop does around the prober and the election.
+
+use super::kernel::{Kernel, PATHS};
+use crate::node::{GROUP, Packet, SEGMENTS, VHIDS, VIPS, address};
+use ha_common::abi::SelfEntry;
+use ha_common::election::{
+    Action, Config, Damping, Election, HandOverEnd, Input, InterfaceId, LeaseEvent, LeaseOrder, LinkState, Member,
+    MemberId, PairTimes, ReceivedAdvert, Transition, Transport, VipState,
+};
+use ha_common::liveness::{self, PathId, Prober};
+use ha_common::role::{NodeId, Role};
+use ha_common::time::Instant;
+use ha_common::wire::heartbeat::{Gate, Heartbeat};
+use std::time::Duration;
+
+/// Of the loop.
+pub const TICK: Duration = Duration::from_millis(1);
+/// Answers that took longer are no evidence.
+const RTT_MAX: Duration = Duration::from_millis(50);
+
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    pub advskew: u8,
+    pub preempt: bool,
+    pub maintenance: bool,
+    pub preempt_delay: Duration,
+}
+
+/// What goes out on the wires.
+pub enum Sent {
+    Advert(usize, Packet),
+    Probe(Heartbeat),
+}
+
+pub struct Daemon {
+    node: u8,
+    pub election: Election,
+    prober: Prober,
+    session: u64,
+    /// End of the lease as this process published it last.
+    deadline: Option<Instant>,
+    /// What the loop has decided and not done yet: it froze in between. Since when the clock was read.
+    undone: Option<(Instant, Vec<Action>, Vec<liveness::Action>)>,
+    pub ends: Vec<HandOverEnd>,
+    pub transitions: Vec<Transition>,
+    pub announced: u64,
+}
+
+impl Daemon {
+    /// A process that finds what the last one left in the kernel.
+    pub fn new(now: Instant, node: usize, settings: Settings, kernel: &Kernel, seed: u64) -> Self {
+        let live = kernel.is_open(now);
+        let member = |segment: usize| Member {
+            vhid: VHIDS[segment],
+            interface: InterfaceId(segment as u8),
+            addresses: vec![VIPS[segment].into()],
+            password: b"toto".to_vec().into(),
+            transport: Transport::Multicast { v4: GROUP, v6: "ff02::12".parse().unwrap() },
+        };
+        let config = Config {
+            node: NodeId(node as u8),
+            peer_node: Some(NodeId(1 - node as u8)),
+            advbase: 1,
+            advskew: settings.advskew,
+            dead_ratio: 3,
+            preempt: settings.preempt,
+            announce_burst: vec![Duration::ZERO, Duration::from_millis(100)],
+            announce_refresh: None,
+            members: (0..SEGMENTS).map(member).collect(),
+            resume: live.then_some(kernel.entry.term),
+            maintenance: settings.maintenance,
+            term_seen: kernel.entry.term.max(kernel.closed_term),
+            preempt_delay: settings.preempt_delay,
+            times: PairTimes::default(),
+            damping: Damping::default(),
+        };
+        let prober = liveness::Config {
+            node: config.node,
+            peer: NodeId(1 - node as u8),
+            interval: TICK,
+            multiplier: 5,
+            dead_after_max: Duration::from_millis(200),
+            paths: (0..PATHS as u8).map(InterfaceId).collect(),
+        };
+        Self {
+            node: node as u8,
+            election: Election::new(config, seed),
+            prober: Prober::new(prober, seed),
+            session: seed | 1,
+            deadline: live.then_some(Instant(kernel.entry.lease_until_ns)),
+            undone: None,
+            ends: Vec::new(),
+            transitions: Vec::new(),
+            announced: 0,
+        }
+    }
+
+    pub fn role(&self) -> Role {
+        self.election.stats().role
+    }
+
+    /// When the sync engine was asked to flush.
+    pub fn flush_asked(&self) -> Option<Instant> {
+        self.election.stats().hand_over.map(|hand_over| hand_over.since)
+    }
+
+    /// When the prober's tick is due.
+    pub fn poll_at(&self) -> Option<Instant> {
+        self.prober.poll_at()
+    }
+
+    pub fn link(&mut self, now: Instant, path: usize, up: bool, kernel: &mut Kernel) -> Vec<Sent> {
+        let mut probes = Vec::new();
+        self.prober.handle(now, liveness::Input::Link { path: PathId(path as u8), up }, &mut probes);
+        if path >= SEGMENTS {
+            return Vec::new();
+        }
+        let state = LinkState { up, source_v4: Some(address(usize::from(self.node), path)), source_v6: None };
+        self.input(now, Input::Link { interface: InterfaceId(path as u8), state }, kernel)
+    }
+
+    pub fn hear(&mut self, now: Instant, segment: usize, packet: Packet, kernel: &mut Kernel) -> Vec<Sent> {
+        let advert = ReceivedAdvert {
+            member: MemberId(segment as u8),
+            source: packet.source.into(),
+            destination: GROUP.into(),
+            advert: packet.advert,
+            received: now,
+        };
+        self.input(now, Input::Advert(&advert), kernel)
+    }
+
+    /// One input between ticks, done at once.
+    pub fn input(&mut self, now: Instant, input: Input<'_>, kernel: &mut Kernel) -> Vec<Sent> {
+        let mut actions = Vec::new();
+        self.election.handle(now, input, &mut actions);
+        self.carry_out(now, now, actions, Vec::new(), kernel)
+    }
+
+    /// The tick: reads the clock, then everything else, then decides. [`Self::finish`] does what was decided.
+    pub fn begin(&mut self, now: Instant, kernel: &Kernel) {
+        let (mut actions, mut probes) = (Vec::new(), Vec::new());
+        for reply in kernel.replies.iter().flatten().filter(|reply| reply.rtt <= RTT_MAX) {
+            self.prober.handle(now, liveness::Input::Reply(reply), &mut probes);
+        }
+        if self.prober.poll_at().is_some_and(|at| at <= now) {
+            self.prober.handle(now, liveness::Input::Timer, &mut probes);
+        }
+        if let Some(lease) = self.election.stats().lease {
+            let event = if self.deadline.is_some_and(|deadline| now >= deadline) {
+                Some(LeaseEvent::Lapsed)
+            } else {
+                let closed_term = kernel.closed_term;
+                (closed_term >= lease.term).then_some(LeaseEvent::Fenced { closed_term })
+            };
+            if let Some(event) = event {
+                self.election.handle(now, Input::Lease(event), &mut actions);
+            }
+        }
+        self.election.handle(now, Input::Peer(self.prober.sight()), &mut actions);
+        if self.election.poll_at().is_some_and(|at| at <= now) {
+            self.election.handle(now, Input::Timer, &mut actions);
+        }
+        self.undone = Some((now, actions, probes));
+    }
+
+    pub fn finish(&mut self, now: Instant, kernel: &mut Kernel) -> Vec<Sent> {
+        match self.undone.take() {
+            Some((read, actions, probes)) => self.carry_out(read, now, actions, probes, kernel),
+            None => Vec::new(),
+        }
+    }
+
+    /// `read`: when the clock was read; `now`: when things are done.
+    fn carry_out(
+        &mut self,
+        read: Instant,
+        now: Instant,
+        actions: Vec<Action>,
+        probes: Vec<liveness::Action>,
+        kernel: &mut Kernel,
+    ) -> Vec<Sent> {
+        let mut sent = Vec::new();
+        for action in actions {
+            match action {
+                Action::Transition(transition) => self.transitions.push(transition),
+                Action::Lease(LeaseOrder::Open(_)) => self.publish(read, kernel),
+                Action::Lease(LeaseOrder::Closed) => {
+                    kernel.entry.lease_until_ns = 0;
+                    self.deadline = None;
+                }
+                Action::Vips(state) => kernel.vips = state == VipState::Present,
+                Action::SendAdvert { member, source: std::net::IpAddr::V4(source), advert, .. } => {
+                    let goodbye = (advert.advbase, advert.advskew) == (255, 255);
+                    assert!(!goodbye || !kernel.is_open(now), "a goodbye with an open gate");
+                    if goodbye || kernel.is_open(now) {
+                        sent.push(Sent::Advert(usize::from(member.0), Packet { source, advert }));
+                    }
+                }
+                Action::SendAdvert { .. } => panic!("no IPv6 here: {action:?}"),
+                Action::Announce { .. } => {
+                    if kernel.is_open(now) {
+                        assert!(kernel.vips, "only a holder announces");
+                        self.announced += 1;
+                    }
+                }
+                Action::HandOverEnded(end) => self.ends.push(end),
+            }
+        }
+        self.publish(read, kernel);
+        for probe in probes {
+            if let liveness::Action::Probe { path, sequence, target_session, .. } = probe {
+                sent.push(Sent::Probe(kernel.probe(now, self.node, path.0, sequence, target_session)));
+            }
+        }
+        sent
+    }
+
+    fn publish(&mut self, read: Instant, kernel: &mut Kernel) {
+        let stats = self.election.stats();
+        let lease_until = stats.lease.map_or(Instant(0), |lease| read + lease.length);
+        self.deadline = stats.lease.map(|_| lease_until);
+        assert_eq!(stats.standing.gate, Gate::Closed, "the gate is the kernel's");
+        kernel.entry = SelfEntry {
+            lease_until_ns: lease_until.0,
+            term: stats.term,
+            session: self.session,
+            beat_ns: read.0,
+            state: stats.standing.pack(),
+        };
+    }
+}
