@@ -32,7 +32,7 @@ impl Timing {
     }
 }
 
-const LEASE: Duration = Duration::from_millis(30);
+const LEASE: Duration = Duration::from_millis(40);
 const LEASE_MAX: Duration = Duration::from_secs(1);
 const LEASE_ALONE: Duration = Duration::from_millis(1500);
 const RESTART_GRACE: Duration = Duration::from_secs(5);
