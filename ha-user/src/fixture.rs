@@ -38,6 +38,8 @@ pub fn config() -> Resolved {
             preempt: true,
             announce_burst: vec![Duration::ZERO, Duration::from_millis(100)],
             announce_refresh: Some(Duration::from_secs(60)),
+            link_up_delay: Duration::from_millis(500),
+            link_down_delay: Duration::ZERO,
             timing: Timing::default(),
         },
         sync: Sync {
@@ -56,6 +58,8 @@ pub fn config() -> Resolved {
         pin_directory: None,
         metrics_listen: None,
         log: crate::config::Log { filter: "info".into(), format: crate::config::LogFormat::Text },
+        track: crate::config::track::Track::default(),
+        hooks: crate::config::hooks::Hooks::default(),
         control_socket: "/nonexistent/twinwall.sock".into(),
         heartbeat: Heartbeat { paths: vec!["eth2".into(), "eth0".into(), "eth1".into()], ..Heartbeat::default() },
         state_directory: "/nonexistent".into(),

@@ -4,17 +4,21 @@
 //! other nor a loop.
 
 pub mod advert_socket;
+pub mod child;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod conntrack;
 pub mod control_loop;
 pub mod daemon;
+mod damper;
 pub mod datapath;
+pub mod demotion;
 #[cfg(test)]
 mod fixture;
 pub mod forwarded;
 pub mod heartbeat_socket;
+pub mod hooks;
 pub mod ipc;
 pub mod link;
 pub mod logging;
@@ -32,4 +36,5 @@ pub mod request;
 mod route_netlink;
 pub mod status;
 pub mod sync_loop;
+pub mod track;
 pub mod vip;

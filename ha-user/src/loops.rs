@@ -1,10 +1,11 @@
 //! The services' end of the two loops: questions with a bounded wait.
 
 use crate::clock;
+use crate::hooks::Record;
 use crate::mailbox::{PostError, Postman};
 use crate::maintenance::MaintenanceFile;
 use crate::operate::StopKind;
-use crate::request::{ControlRequest, SyncRequest};
+use crate::request::{ControlRequest, SyncRequest, TrackRequest};
 use crate::status::{DatapathStatus, Status};
 use ha_common::sync::flow::Flow;
 use ha_common::time::Instant;
@@ -21,6 +22,8 @@ pub const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 pub struct Loops {
     pub control: Postman<ControlRequest>,
     pub sync: Postman<SyncRequest>,
+    pub track: Postman<TrackRequest>,
+    pub hooks: Arc<Record>,
     pub node: String,
     /// Names of all nodes.
     pub nodes: Vec<String>,
@@ -64,6 +67,7 @@ impl Loops {
             unanswered: unanswered.map(Silent::to_string).collect(),
             election: election.unwrap_or_default(),
             sync: sync.unwrap_or_default(),
+            hooks: self.hooks.status(),
         }
     }
 
@@ -73,6 +77,16 @@ impl Loops {
     /// When the sync loop does not answer.
     pub async fn flows(&self, limit: usize) -> Result<Vec<(Flow, bool)>, Silent> {
         ask("sync", |reply| self.sync.post(SyncRequest::Flows { limit, reply })).await
+    }
+
+    /// Sets a demotion by hand, or clears it with weight 0.
+    ///
+    /// # Errors
+    /// In words, when the tracker does not answer or refuses.
+    pub async fn demote(&self, name: String, weight: u8, during: Option<Duration>) -> Result<(), String> {
+        let asked = ask("track", |reply| self.track.post(TrackRequest::Demote { name, weight, during, reply }));
+        let answer = asked.await.map_err(|silent| silent.to_string())?;
+        answer.map_err(|refused| refused.to_string())
     }
 
     /// Exchanges the whole tables with the peers again.
@@ -120,9 +134,12 @@ pub(crate) mod tests {
     pub fn loops() -> (Loops, Mailbox<ControlRequest>, Mailbox<SyncRequest>) {
         let (control, control_mailbox) = mailbox(8).unwrap();
         let (sync, sync_mailbox) = mailbox(8).unwrap();
+        let (track, _) = mailbox(8).unwrap();
         let loops = Loops {
             control,
             sync,
+            track,
+            hooks: Arc::default(),
             node: "fw1".to_owned(),
             nodes: vec!["fw1".to_owned(), "fw2".to_owned()],
             cluster: "edge".to_owned(),

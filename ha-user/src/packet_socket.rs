@@ -52,11 +52,19 @@ impl FrameReceiver {
     /// # Errors
     /// When the kernel refuses the socket (CAP_NET_RAW), the filter, or the interface is gone.
     pub fn open(ifindex: u32, filter: &[SockFilter]) -> io::Result<Self> {
+        Self::open_type(ifindex, ETH_P_ALL as u16, filter)
+    }
+
+    /// As [`Self::open`], but only for frames of one EtherType: those of others are not even filtered.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_type(ifindex: u32, ether_type: u16, filter: &[SockFilter]) -> io::Result<Self> {
         // Created with protocol zero and filtered before it is bound: no unwanted frame slips in between.
         let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
         socket.set_nonblocking(true)?;
         socket.attach_filter(filter)?;
-        socket.bind(&link_address(ifindex, ETH_P_ALL as u16)?)?;
+        socket.bind(&link_address(ifindex, ether_type)?)?;
         Ok(Self { socket, buffer: vec![0; FRAME_BYTES_MAX] })
     }
 

@@ -1,10 +1,12 @@
 //! What the services and the two loops ask of each other, through [`crate::mailbox`].
 
+use crate::demotion::Demotion;
 use crate::status::{ControlStatus, SyncStatus};
 use ha_common::role::{Role, SyncHealth};
 use ha_common::sync::flow::Flow;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// To the control loop.
@@ -12,6 +14,8 @@ use tokio::sync::oneshot;
 pub enum ControlRequest {
     Status(oneshot::Sender<ControlStatus>),
     Health(SyncHealth),
+    /// Everything that demotes this node now: at most [`crate::demotion::DEMOTIONS_MAX`].
+    Demotions(Vec<Demotion>),
     /// This node is master and is to give the group to its peer. Answered when the peer has confirmed, or at once when
     /// refused. `force`: also to a peer that would lose sessions.
     HandOver {
@@ -94,6 +98,29 @@ impl fmt::Display for HandOverRefusal {
         f.write_str(self.words())?;
         if self.forcible() { f.write_str(" (--force does it all the same)") } else { Ok(()) }
     }
+}
+
+/// To the tracker.
+#[derive(Debug)]
+pub enum TrackRequest {
+    /// Set a demotion by hand, until it is cleared or for a while; weight 0 clears it.
+    Demote {
+        name: String,
+        weight: u8,
+        during: Option<Duration>,
+        reply: oneshot::Sender<Result<(), crate::track::Refused>>,
+    },
+    /// End, and the scripts that run with it.
+    Stop,
+}
+
+/// To the thread that runs the hooks.
+#[derive(Debug)]
+pub enum HookRequest {
+    /// The role changed: the programs for it are to run.
+    Event(crate::hooks::Event),
+    /// End once what was posted before has been told, or after [`crate::hooks::END_WITHIN`].
+    Stop,
 }
 
 /// To the sync loop.

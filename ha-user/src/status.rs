@@ -17,6 +17,8 @@ pub struct Status {
     pub unanswered: Vec<String>,
     pub election: ControlStatus,
     pub sync: SyncStatus,
+    #[serde(default)]
+    pub hooks: HookStatus,
 }
 
 /// From the control loop.
@@ -34,6 +36,12 @@ pub struct ControlStatus {
     pub dual_master_contacts: u64,
     /// Failures of the VIP, route and announcement edge, by what failed.
     pub vip_errors: BTreeMap<String, u64>,
+    /// What demotes this node now.
+    #[serde(default)]
+    pub demotions: Vec<DemotionStatus>,
+    /// Every cause that the configuration names, demoting or not.
+    #[serde(default)]
+    pub tracked: Vec<String>,
     /// Takes nothing, by an operator's word that outlives a restart.
     pub maintenance: bool,
     /// This process took the mastership of its predecessor over at its start.
@@ -49,6 +57,37 @@ pub struct ControlStatus {
     pub history: Vec<BreakdownStatus>,
     /// How long the stages of all transitions since the start took.
     pub stage_times: Vec<StageTimes>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct DemotionStatus {
+    /// `script:NAME`, `interface:NAME`, `path:ADDRESS`, `file:PATH`, `conntrack`, `operator:NAME`.
+    pub cause: String,
+    pub weight: u8,
+    /// For how long.
+    pub seconds: f64,
+    pub detail: String,
+}
+
+/// From the thread that runs the hooks.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct HookStatus {
+    /// Runs by hook (`up`, `down`, `any`) and result (`ok`, `failed`, `timed_out`, `skipped`, `could_not_start`).
+    pub runs: BTreeMap<String, BTreeMap<String, u64>>,
+    /// The run that ended last.
+    pub last: Option<HookRunStatus>,
+    /// The command that runs now.
+    pub running: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct HookRunStatus {
+    pub hook: String,
+    pub command: String,
+    pub result: String,
+    /// How it ended, and the last line that it wrote.
+    pub detail: String,
+    pub seconds_ago: f64,
 }
 
 /// What heartbeats tell of the peer.
@@ -117,8 +156,8 @@ pub struct LeaseStatus {
 /// Planned changes of the master.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct HandOverStatus {
-    /// `draining` or `offered` (a master gives), `asked` (a backup is to get), `lingering` (given; stragglers are
-    /// forwarded), or `none`.
+    /// `offering` (a master gives), `wanting` (a backup is to get), `lingering` (given; stragglers are forwarded), or
+    /// `none`.
     pub state: String,
     pub since_seconds: Option<f64>,
     /// How many ended so since the start.
@@ -203,6 +242,12 @@ pub struct MemberStatus {
 pub struct InterfaceStatus {
     pub name: String,
     pub up: bool,
+    /// It has carrier again, and counts as up in so long.
+    #[serde(default)]
+    pub up_in_seconds: Option<f64>,
+    /// It comes and goes, and its return is delayed for longer because of it.
+    #[serde(default)]
+    pub flapping: bool,
     /// `native`, `generic` or `socket`.
     pub datapath: String,
     /// Why not native, when it is not.

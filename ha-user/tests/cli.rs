@@ -152,7 +152,16 @@ fn check_of_a_missing_file() {
 #[test]
 fn questions_without_a_daemon() {
     let socket = tempfile::tempdir().unwrap().path().join("none.sock");
-    for command in ["status", "flows", "resync", "failover", "maintenance on", "stop", "stop --keep-role"] {
+    for command in [
+        "status",
+        "flows",
+        "resync",
+        "demote works 50 --for 10m",
+        "failover",
+        "maintenance on",
+        "stop",
+        "stop --keep-role",
+    ] {
         let words = command.split(' ').chain(["--socket", socket.to_str().unwrap()]);
         let output = twinwall(&words.collect::<Vec<_>>());
         assert_eq!(output.status.code(), Some(3), "{command}");
@@ -163,7 +172,8 @@ fn questions_without_a_daemon() {
 /// Every command's help ends with an example.
 #[test]
 fn help_shows_examples() {
-    for command in ["run", "check", "keygen", "status", "flows", "resync", "failover", "maintenance", "stop"] {
+    for command in ["run", "check", "keygen", "status", "flows", "resync", "demote", "failover", "maintenance", "stop"]
+    {
         let output = twinwall(&[command, "--help"]);
         assert_eq!(output.status.code(), Some(0), "{command}");
         let text = stdout(&output);

@@ -29,6 +29,8 @@ pub struct Settings {
     /// Seconds without an advert are `dead_ratio` × 1 s and the skew.
     pub dead_ratio: u8,
     pub preempt: bool,
+    /// `[election] link_up_delay`.
+    pub link_up_delay: &'static str,
     pub password: &'static str,
     /// Adds the IPv6 twins to both groups. ucarp knows a single IPv4 address.
     pub ipv6: bool,
@@ -36,6 +38,8 @@ pub struct Settings {
     pub more_vips: u16,
     /// `[log] level`.
     pub log: &'static str,
+    /// TOML that is appended: further tables.
+    pub extra: String,
 }
 
 impl Default for Settings {
@@ -45,10 +49,12 @@ impl Default for Settings {
             advskew: [0, 100],
             dead_ratio: 3,
             preempt: false,
+            link_up_delay: "500ms",
             password: "toto",
             ipv6: false,
             more_vips: 0,
             log: "debug",
+            extra: String::new(),
         }
     }
 }
@@ -56,7 +62,18 @@ impl Default for Settings {
 impl Settings {
     /// The configuration file, the same for both nodes; the secret is expected in `dir`.
     pub fn to_toml(&self, dir: &Path) -> String {
-        let Self { xdp, advskew: [skew1, skew2], dead_ratio, preempt, password, ipv6, more_vips, log } = self;
+        let Self {
+            xdp,
+            advskew: [skew1, skew2],
+            dead_ratio,
+            preempt,
+            link_up_delay,
+            password,
+            ipv6,
+            more_vips,
+            log,
+            extra,
+        } = self;
         let secret = dir.join("secret");
         let pins = crate::bpffs::directory(dir);
         let (lan6, wan6) = if *ipv6 {
@@ -98,6 +115,7 @@ password = "{password}"
 [election]
 dead_ratio = {dead_ratio}
 preempt = {preempt}
+link_up_delay = "{link_up_delay}"
 
 [datapath]
 xdp = "{xdp}"
@@ -108,7 +126,8 @@ level = "{log}"
 
 [daemon]
 state_directory = "{}"
-"#,
+
+{extra}"#,
             secret.display(),
             Node::Fw1.sync(),
             Node::Fw2.sync(),

@@ -143,6 +143,7 @@ impl Node {
             .filter_map(|request| match request {
                 ControlRequest::Health(health) => Some(health),
                 ControlRequest::Status(_)
+                | ControlRequest::Demotions(_)
                 | ControlRequest::HandOver { .. }
                 | ControlRequest::Want { .. }
                 | ControlRequest::Maintenance { .. }

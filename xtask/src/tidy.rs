@@ -24,8 +24,9 @@ const UNSAFE_FILES: [&str; 11] = [
 ];
 
 /// The edges of ha-user: none may import another, and none a loop.
-const EDGES: [&str; 7] = ["advert_socket", "conntrack", "datapath", "heartbeat_socket", "link", "peer", "vip"];
-const LOOPS: [&str; 2] = ["control_loop", "sync_loop"];
+const EDGES: [&str; 9] =
+    ["advert_socket", "conntrack", "datapath", "forwarded", "heartbeat_socket", "link", "maintenance", "peer", "vip"];
+const LOOPS: [&str; 4] = ["control_loop", "hooks", "sync_loop", "track"];
 
 /// What the pure core must not reach for: clocks, sockets, files, threads, randomness.
 const IMPURE: [&str; 10] = [

@@ -1,6 +1,7 @@
 //! The command line: a file per command.
 
 mod check;
+mod demote;
 mod failover;
 mod flows;
 mod keygen;
@@ -45,6 +46,8 @@ enum Command {
     Status(status::Arguments),
     /// List the replicated flows.
     Flows(flows::Arguments),
+    /// Make this node the worse one for a while, or clear that.
+    Demote(demote::Arguments),
     /// Exchange the whole flow tables with the peers again.
     Resync(resync::Arguments),
     /// Make another node master, without loss.
@@ -108,6 +111,7 @@ pub fn main() -> ExitCode {
         Command::Keygen(arguments) => keygen::main(arguments),
         Command::Status(arguments) => status::main(arguments),
         Command::Flows(arguments) => flows::main(arguments),
+        Command::Demote(arguments) => demote::main(arguments),
         Command::Resync(arguments) => resync::main(arguments),
         Command::Failover(arguments) => failover::main(arguments),
         Command::Maintenance(arguments) => maintenance::main(arguments),

@@ -27,11 +27,9 @@ pub fn main(arguments: Arguments) -> ExitCode {
         Ok(loaded) => loaded,
         Err(error) => return fail(error, exit::MISUSED),
     };
-    // Dropped last: it writes what is left.
-    let _log = match logging::start(&resolved.log) {
-        Ok(guard) => guard,
-        Err(error) => return fail(error, exit::MISUSED),
-    };
+    if let Err(error) = logging::start(&resolved.log) {
+        return fail(error, exit::MISUSED);
+    }
     for problem in &report.problems {
         tracing::warn!("{}:{problem}", report.file.display());
     }

@@ -8,6 +8,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 mod page;
+mod track;
 
 #[derive(Args)]
 #[command(after_help = "Example:

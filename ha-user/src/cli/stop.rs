@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 /// A daemon whose loops hang ends after five seconds; with room.
-const GONE_WITHIN: Duration = Duration::from_secs(8);
+const GONE_WITHIN: Duration = Duration::from_secs(7);
 
 #[derive(Args)]
 #[command(after_help = "Example:

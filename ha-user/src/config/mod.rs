@@ -2,6 +2,7 @@
 
 mod error;
 pub mod heartbeat;
+pub mod hooks;
 mod identity;
 mod reader;
 mod resolve;
@@ -9,6 +10,7 @@ mod schema;
 pub mod secret;
 mod spelling;
 pub mod timing;
+pub mod track;
 mod values;
 mod vips;
 
@@ -46,6 +48,8 @@ pub struct Resolved {
     pub metrics_listen: Option<SocketAddr>,
     pub control_socket: PathBuf,
     pub log: Log,
+    pub track: track::Track,
+    pub hooks: hooks::Hooks,
     pub heartbeat: heartbeat::Heartbeat,
     /// What must outlive a reboot is kept there.
     pub state_directory: PathBuf,
@@ -87,6 +91,9 @@ pub struct Election {
     pub preempt: bool,
     pub announce_burst: Vec<Duration>,
     pub announce_refresh: Option<Duration>,
+    /// How long an interface must be back before it counts as up, and be lost before it counts as down.
+    pub link_up_delay: Duration,
+    pub link_down_delay: Duration,
     pub timing: timing::Timing,
 }
 

@@ -31,6 +31,8 @@ const DEAD_RATIO: u8 = 3;
 const ANNOUNCE_BURST_MS: [u64; 5] = [0, 100, 500, 2000, 5000];
 const ANNOUNCE_BURST_MAX: usize = 32;
 const ANNOUNCE_REFRESH: Duration = Duration::from_secs(60);
+/// A switch port that just came up often does not forward yet, and a bad cable comes and goes.
+const LINK_UP_DELAY: Duration = Duration::from_millis(500);
 const METRICS_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9112);
 const PROTOCOLS: [u8; 5] = [6, 17, 136, 1, 58];
 const ICMP: u8 = 1;
@@ -68,6 +70,8 @@ pub fn resolve(
         metrics_listen: value_or(file.metrics_listen.as_ref(), Some(METRICS_LISTEN)),
         control_socket,
         log,
+        track: file.track.clone(),
+        hooks: file.hooks.clone(),
         heartbeat,
         state_directory: value_or(file.state_directory.as_ref(), STATE_DIRECTORY.into()),
         nodes,
@@ -198,6 +202,8 @@ fn resolve_election(whole: &schema::File, heartbeat: Duration, problems: &mut Pr
         preempt: value_or(file.preempt.as_ref(), false),
         announce_burst,
         announce_refresh: value_or(file.announce_refresh.as_ref(), Some(ANNOUNCE_REFRESH)),
+        link_up_delay: value_or(file.link_up_delay.as_ref(), LINK_UP_DELAY),
+        link_down_delay: value_or(file.link_down_delay.as_ref(), Duration::ZERO),
         timing,
     }
 }

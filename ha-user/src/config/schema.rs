@@ -3,7 +3,7 @@
 use super::error::{At, Found, FoundList, Problems};
 use super::reader::{Refusal, Section, found_instead};
 use super::values::{address, address_with_prefix, boolean, choice, duration, integer, interface, path, string, text};
-use super::{LogFormat, XdpChoice, heartbeat, timing};
+use super::{LogFormat, XdpChoice, heartbeat, hooks, timing, track};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -27,6 +27,8 @@ pub struct File {
     /// Inner `None`: "off".
     pub metrics_listen: Option<Found<Option<SocketAddr>>>,
     pub log: Log,
+    pub track: track::Track,
+    pub hooks: hooks::Hooks,
     pub heartbeat: heartbeat::Keys,
     pub state_directory: Option<Found<PathBuf>>,
 }
@@ -73,6 +75,8 @@ pub struct Election {
     pub preempt: Option<Found<bool>>,
     pub announce_burst_ms: Option<FoundList<u32>>,
     pub announce_refresh: Option<Found<Option<Duration>>>,
+    pub link_up_delay: Option<Found<Duration>>,
+    pub link_down_delay: Option<Found<Duration>>,
     pub timing: timing::Keys,
 }
 
@@ -121,6 +125,8 @@ impl File {
                 format: section.optional(problems, "format", choice(LOG_FORMATS)),
             })
         });
+        let track = track::read(&mut root, problems);
+        let hooks = hooks::read(&mut root, problems);
         let heartbeat = heartbeat::read(&mut root, problems);
         let state_directory =
             optional_table(&mut root, problems, "daemon", |s, p| s.optional(p, "state_directory", path));
@@ -138,6 +144,8 @@ impl File {
             pin_directory,
             metrics_listen,
             log,
+            track,
+            hooks,
             heartbeat,
             state_directory,
         }
@@ -232,6 +240,8 @@ fn read_election(root: &mut Section<'_>, problems: &mut Problems<'_>) -> Electio
             preempt: section.optional(problems, "preempt", boolean),
             announce_burst_ms: section.list(problems, "announce_burst_ms", integer(0..=60_000)),
             announce_refresh: section.optional(problems, "announce_refresh", duration(ms(1000)..=ms(3_600_000))),
+            link_up_delay: section.optional(problems, "link_up_delay", track::fixed(ms(0)..=ms(600_000))),
+            link_down_delay: section.optional(problems, "link_down_delay", track::fixed(ms(0)..=ms(10_000))),
             timing: timing::read(section, problems),
         })
     });
@@ -241,6 +251,8 @@ fn read_election(root: &mut Section<'_>, problems: &mut Problems<'_>) -> Electio
         preempt: None,
         announce_burst_ms: None,
         announce_refresh: None,
+        link_up_delay: None,
+        link_down_delay: None,
         timing: timing::Keys::default(),
     })
 }

@@ -1,6 +1,7 @@
 //! Golden reports and resolved values of whole files.
 
 use super::identity::Machine;
+use super::track::{Method, Rhythm};
 use super::*;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -279,6 +280,110 @@ fn optional_keys() {
     assert_eq!(resolved.election.announce_burst, [Duration::ZERO, Duration::from_millis(50)]);
     assert_eq!((resolved.xdp, resolved.log.format), (XdpChoice::Off, LogFormat::Json));
     assert_eq!(resolved.pin_directory, None);
+}
+
+/// Everything that can be tracked, and hooks, with the defaults of what is left out.
+#[test]
+fn tracked_causes_and_hooks() {
+    let text = format!(
+        "{PACKAGED}{}",
+        r#"
+[election]
+link_up_delay = "2s"
+link_down_delay = "100ms"
+[[track.interface]]
+name = "eth3"
+weight = 50
+[[track.script]]
+name = "bgp"
+command = ["/usr/local/bin/check-bgp", "--peer", "10.0.0.1"]
+interval = "1s"
+weight = 254
+[[track.file]]
+path = "/run/drain"
+weight = 100
+[[track.path]]
+interface = "eth1"
+target = "157.159.40.129"
+interval = "200ms"
+weight = 50
+[[track.path]]
+interface = "eth1"
+target = "2001:db8::1"
+method = "icmpv6"
+weight = 50
+fall = 1
+[track.conntrack]
+high = 50
+weight = 20
+[hooks]
+up = ["/etc/twinwall/up"]
+any = ["/a", "/b"]
+xparam = "x y"
+"#
+    );
+    let (resolved, report) = Files::new().resolve(&text).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(report.warnings(), 1, "{report}");
+    let track = &resolved.track;
+    let causes: Vec<_> = track.causes().collect();
+    let expected =
+        ["interface:eth3", "script:bgp", "file:/run/drain", "path:157.159.40.129", "path:2001:db8::1", "conntrack"];
+    assert_eq!(causes, expected);
+    let ms = Duration::from_millis;
+    assert_eq!(track.interfaces[0].up_delay, ms(1000));
+    let script = &track.scripts[0];
+    assert_eq!((script.program.as_path(), script.arguments.len()), (Path::new("/usr/local/bin/check-bgp"), 2));
+    let rhythm = |interval, timeout, rise, fall| Rhythm { interval: ms(interval), timeout: ms(timeout), rise, fall };
+    assert_eq!(script.rhythm, rhythm(1000, 1000, 2, 3), "the timeout's default is not longer than the interval");
+    assert_eq!((track.paths[0].method, track.paths[0].rhythm), (Method::Neighbour, rhythm(200, 200, 2, 3)));
+    assert_eq!((track.paths[1].method, track.paths[1].rhythm), (Method::Echo, rhythm(1000, 500, 2, 1)));
+    let conntrack = track.conntrack.unwrap();
+    assert_eq!((conntrack.high, conntrack.low), (50, 49));
+    assert_eq!((resolved.hooks.up.len(), resolved.hooks.down.len(), resolved.hooks.any.len()), (1, 0, 2));
+    assert_eq!((resolved.hooks.timeout, resolved.hooks.xparam.as_deref()), (ms(10_000), Some("x y")));
+    assert_eq!((resolved.election.link_up_delay, resolved.election.link_down_delay), (ms(2000), ms(100)));
+}
+
+/// What cannot be tracked or run is refused at its place, all of it at once.
+#[test]
+fn wrong_causes_and_hooks() {
+    let text = format!(
+        "{PACKAGED}{}",
+        r#"
+[[track.interface]]
+name = "eth3"
+[[track.script]]
+name = "b g p"
+command = ["check-bgp"]
+weight = 255
+[[track.script]]
+name = "bgp"
+command = ["check-bgp"]
+weight = 1
+interval = "off"
+[[track.file]]
+path = "drain"
+weight = 0
+[[track.path]]
+interface = "eth1"
+target = "157.159.40.129"
+method = "nd"
+weight = 1
+timeout = "2s"
+[[track.path]]
+interface = "eth0"
+target = "157.159.40.129"
+weight = 1
+[track.conntrack]
+high = 50
+low = 50
+weight = 1
+[hooks]
+up = ["up"]
+timeut = "1s"
+"#
+    );
+    insta::assert_snapshot!(Files::new().report(&text));
 }
 
 /// A password file that others may read is refused.

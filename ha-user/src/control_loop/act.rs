@@ -1,5 +1,6 @@
 //! What the election wants done, done.
 
+use super::breakdown::Stage;
 use super::{ControlLoop, Failure};
 use crate::clock;
 use crate::vip::announce;
@@ -22,7 +23,10 @@ impl ControlLoop {
             Action::Vips(state) => self.move_vips(state),
             Action::Announce { member } => self.announce(member),
             Action::Transition(transition) => self.note_transition(transition),
-            Action::Lease(order) => self.obey_lease(decided, order),
+            Action::Lease(order) => {
+                self.obey_lease(decided, order);
+                self.explain_stamp(Stage::Lease);
+            }
             Action::HandOverEnded(end) => self.hand_over_ended(end),
         }
     }
@@ -55,6 +59,7 @@ impl ControlLoop {
     pub(super) fn move_vips(&mut self, state: VipState) {
         self.wanted = state;
         let changed = self.apply_vips(state);
+        self.explain_stamp(Stage::Vips);
         match (state, self.taking_over.take()) {
             (VipState::Present, Some(transition)) => {
                 let since = transition.last_heard.unwrap_or(transition.at);
@@ -78,6 +83,8 @@ impl ControlLoop {
             last_heard_ms,
             "role changes"
         );
+        self.explain_begin(transition);
+        self.untold = Some(transition);
         self.taking_over = (transition.to == Role::Master).then_some(transition);
         if self.roles.post(transition.to, clock::now()).is_err() {
             self.failures.count(Failure::SyncMailbox);
@@ -105,6 +112,7 @@ impl ControlLoop {
     }
 
     fn announce(&mut self, member: MemberId) {
+        self.explain_round();
         let Some(vip) = self.config.vips.get(usize::from(member.0)) else { return };
         if !self.pulse.may_speak(clock::now()) {
             self.failures.count(Failure::LeaseOver);
@@ -115,6 +123,7 @@ impl ControlLoop {
         let addresses = vip.addresses.iter().map(|(address, _)| *address);
         let adverts = &self.adverts;
         let (failed, error) = announce::each_frame(mac, addresses, |frame| adverts.send_frame(interface, frame));
+        self.explainer.announced(clock::now());
         if let Some(error) = error {
             self.failures.add(Failure::Announce, failed);
             let (interface, vhid) = (self.name(interface), vip.vhid);

@@ -159,10 +159,19 @@ impl Explainer {
         }
     }
 
+    /// Whether [`Self::begin_round`] is wanted before the next announcement.
+    pub fn awaits_round(&self) -> bool {
+        self.current.as_ref().is_some_and(|current| !current.has(Stage::FirstAnnounced))
+    }
+
+    /// The counter cannot be read any more.
+    pub fn stop_sampling(&mut self) {
+        self.sampling = None;
+    }
+
     /// The new master's neighbours are told. `forwarded`: the host's counter of forwarded packets before, if it can be read.
     pub fn begin_round(&mut self, forwarded: Option<u64>, at: Instant) {
-        let is_first = self.current.as_ref().is_some_and(|current| !current.has(Stage::FirstAnnounced));
-        if is_first {
+        if self.awaits_round() {
             self.round = true;
             self.sampling = forwarded.map(|count| (count, at));
         }

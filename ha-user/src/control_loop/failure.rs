@@ -14,12 +14,14 @@ pub enum Failure {
     PacketSocket,
     /// The sync loop's mailbox was full when the role changed.
     SyncMailbox,
+    /// The mailbox of the hooks was full when the role changed.
+    HookMailbox,
     /// An advert or announcement was not sent, because the lease ended while this process was stopped.
     LeaseOver,
 }
 
 impl Failure {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::AdvertSend,
         Self::Announce,
         Self::GroupJoin,
@@ -27,6 +29,7 @@ impl Failure {
         Self::UnicastSocket,
         Self::PacketSocket,
         Self::SyncMailbox,
+        Self::HookMailbox,
         Self::LeaseOver,
     ];
 
@@ -39,6 +42,7 @@ impl Failure {
             Self::UnicastSocket => "unicast_socket",
             Self::PacketSocket => "packet_socket",
             Self::SyncMailbox => "sync_mailbox_full",
+            Self::HookMailbox => "hook_mailbox_full",
             Self::LeaseOver => "lease_over",
         }
     }
@@ -88,7 +92,7 @@ mod tests {
             failures.add(failure, position);
         }
         let counted: Vec<u64> = failures.iter().map(|(_, count)| count).collect();
-        assert_eq!(counted, [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(counted, [1, 2, 3, 4, 5, 6, 7, 8, 9]);
         for failure in Failure::ALL {
             assert_eq!(Failure::ALL.iter().filter(|other| other.name() == failure.name()).count(), 1);
         }

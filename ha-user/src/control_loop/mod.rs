@@ -5,7 +5,10 @@
 
 mod act;
 pub mod breakdown;
+mod demotions;
+mod explain;
 mod failure;
+mod links;
 mod operate;
 pub mod plan;
 mod pulse;
@@ -16,12 +19,17 @@ mod roles;
 use crate::advert_socket::{AdvertSocketError, AdvertSockets, Heard};
 use crate::clock;
 use crate::config::Resolved;
+use crate::damper::Damper;
 use crate::datapath::{self, Datapath, SocketCounters};
-use crate::link::{Change, LinkError, Links};
+use crate::demotion::Demotion;
+use crate::forwarded::Forwarded;
+use crate::hooks::HookPost;
+use crate::link::{LinkError, Links};
 use crate::mailbox::{Mailbox, Postman};
 use crate::poller::Poller;
 use crate::request::{ControlRequest, SyncRequest};
 use crate::vip::{VipError, Vips};
+use breakdown::Explainer;
 use failure::{Failure, Failures};
 use ha_common::election::{
     Action, Command, Election, Input, InterfaceId, LeaseOrder, ReceivedAdvert, Transition, VipState, Wait,
@@ -85,6 +93,8 @@ pub struct ControlLoop {
     adverts: AdvertSockets,
     poller: Poller,
     roles: RolePost,
+    /// `None` where nobody runs hooks: in tests of the loop alone.
+    hooks: Option<HookPost>,
     sync: Postman<SyncRequest>,
     pulse: Pulse,
     operators: Operators,
@@ -102,6 +112,14 @@ pub struct ControlLoop {
     interfaces: Vec<Watched>,
     /// What the election last wanted of the virtual addresses.
     wanted: VipState,
+    /// What demotes this node, as the tracker said last, and what it weighs together.
+    explainer: Explainer,
+    /// `None` when `/proc` does not show it.
+    forwarded: Option<Forwarded>,
+    demotions: Vec<Demotion>,
+    demotion_weight: u16,
+    /// The change of role that the hooks are to be told of, once everything that belongs to it is done.
+    untold: Option<Transition>,
     /// The takeover whose addresses are not in the kernel yet.
     taking_over: Option<Transition>,
     /// The last takeover and how long it took.
@@ -116,6 +134,8 @@ struct Watched {
     ifindex: Option<u32>,
     /// Sending adverts fails at present: said once, not with every advert.
     mute: bool,
+    /// When the link counts as up and as down.
+    damper: Damper,
 }
 
 impl ControlLoop {
@@ -134,6 +154,8 @@ impl ControlLoop {
         let plan = datapath::Plan::from_config(&config);
         let names: Vec<String> = plan.interfaces.iter().map(|interface| interface.name.clone()).collect();
         let virtual_addresses = config.vips.iter().flat_map(|vip| vip.addresses.iter().map(|(address, _)| *address));
+        let (up_delay, down_delay) = (config.election.link_up_delay, config.election.link_down_delay);
+        let watched = |name| Watched { name, ifindex: None, mute: false, damper: Damper::new(up_delay, down_delay) };
         let seed = getrandom::u64().map_err(ControlError::Seed)?;
         let session = getrandom::u64().map_err(ControlError::Seed)?;
         let heritage = Heritage { datapath: datapath.inherited(), maintenance, now: clock::now() };
@@ -144,6 +166,7 @@ impl ControlLoop {
             vips: Vips::open(&config)?,
             adverts: AdvertSockets::open(&config)?,
             poller: Poller::new().map_err(ControlError::Poll)?,
+            hooks: None,
             pulse: Pulse::new(&plan, &config, session, seed),
             roles: RolePost::new(sync.clone()),
             sync,
@@ -154,8 +177,13 @@ impl ControlLoop {
             stop_by: None,
             failures: Failures::default(),
             realtime: Realtime::Wanted,
-            interfaces: names.into_iter().map(|name| Watched { name, ifindex: None, mute: false }).collect(),
+            interfaces: names.into_iter().map(watched).collect(),
             wanted: VipState::Absent,
+            explainer: Explainer::default(),
+            forwarded: Forwarded::open().ok(),
+            demotions: Vec::new(),
+            demotion_weight: 0,
+            untold: None,
             taking_over: None,
             takeover: None,
             started: clock::now(),
@@ -170,6 +198,13 @@ impl ControlLoop {
     #[must_use]
     pub fn realtime(mut self, realtime: Realtime) -> Self {
         self.realtime = realtime;
+        self
+    }
+
+    /// Who is told of changes of role, so that the hooks run.
+    #[must_use]
+    pub fn hooks(mut self, hooks: HookPost) -> Self {
+        self.hooks = Some(hooks);
         self
     }
 
@@ -231,9 +266,9 @@ impl ControlLoop {
         }
         let mut ready = Vec::new();
         loop {
-            self.roles.retry(clock::now());
+            self.retry_posts(clock::now());
             let pulse = self.pulse.poll_at(self.election.stats());
-            let deadlines = [self.roles.retry_at(), pulse, self.stop_by];
+            let deadlines = [self.posts_at(), self.links_at(), self.explainer.poll_at(), pulse, self.stop_by];
             let deadline = deadlines.into_iter().fold(self.election.poll_at(), earliest);
             self.poller.wait(deadline, &mut ready).map_err(ControlError::Poll)?;
             match self.wake(&ready, mailbox)? {
@@ -256,6 +291,7 @@ impl ControlLoop {
         if ready.contains(&LINKS) {
             self.read_links()?;
         }
+        self.settle_links();
         self.read_ring();
         for token in ready.iter().filter_map(|token| token.checked_sub(LISTENERS)) {
             if let Ok(id) = u8::try_from(token) {
@@ -284,6 +320,7 @@ impl ControlLoop {
         self.drain_if_handing_over();
         self.note_wait(now);
         self.publish(now);
+        self.explain_more(now);
     }
 
     fn note_wait(&mut self, now: Instant) {
@@ -302,6 +339,8 @@ impl ControlLoop {
             self.act(now, action);
         }
         self.actions = actions;
+        self.explainer.end_round();
+        self.tell_hooks();
     }
 
     fn read_ring(&mut self) {
@@ -329,59 +368,6 @@ impl ControlLoop {
         }
     }
 
-    fn read_links(&mut self) -> Result<(), ControlError> {
-        let mut changes = Vec::new();
-        self.links.receive(&mut changes)?;
-        let mut removed = None;
-        for id in self.ids() {
-            if changes.contains(&Change::Interface(id)) {
-                self.interface_changed(id)?;
-            }
-        }
-        for change in changes {
-            match change {
-                Change::Interface(_) => {}
-                Change::VirtualAddressRemoved { interface, address } => removed = Some((interface, Some(address))),
-                Change::RouteRemoved { interface } => removed = Some((interface, None)),
-            }
-        }
-        if let Some((interface, address)) = removed {
-            self.repair(interface, address);
-        }
-        Ok(())
-    }
-
-    /// Brings every edge up to date with an interface, and then the election.
-    fn interface_changed(&mut self, id: InterfaceId) -> Result<(), ControlError> {
-        let link = self.links.interface(id);
-        let Some(watched) = self.interfaces.get_mut(usize::from(id.0)) else { return Ok(()) };
-        let is_other = std::mem::replace(&mut watched.ifindex, link.ifindex) != link.ifindex;
-        let is_new = is_other && link.ifindex.is_some();
-        // Also for a changed hardware address: answers to heartbeats bear it.
-        self.datapath.attach(id);
-        self.path_changed(id, link.ifindex, link.state.up);
-        if usize::from(id.0) >= self.config.interfaces.len() {
-            // The sync link has a program, but neither adverts nor addresses.
-            return Ok(());
-        }
-        if is_new && let Err(error) = self.vips.keep_secondaries(id) {
-            tracing::warn!(%error, "virtual addresses may take others along");
-        }
-        let listen = !self.datapath.attachment(id).is_some_and(datapath::Attachment::is_xdp);
-        for error in self.adverts.set_interface(id, link.ifindex.map(|ifindex| (ifindex, link.mac)), listen) {
-            self.failures.count(Failure::of(&error));
-            tracing::warn!(%error, "adverts are impaired");
-        }
-        if let Some(listener) = self.adverts.listener(id) {
-            self.poller.watch(listener, LISTENERS + u64::from(id.0)).map_err(ControlError::Poll)?;
-        }
-        self.feed(Input::Link { interface: id, state: link.state });
-        if is_new && self.wanted == VipState::Present {
-            self.interface_replaced(id);
-        }
-        Ok(())
-    }
-
     fn answer(&mut self, mailbox: &Mailbox<ControlRequest>) -> Flow {
         for _ in 0..REQUESTS_MAX {
             match mailbox.next() {
@@ -389,6 +375,10 @@ impl ControlLoop {
                 // Whoever asked may have given up waiting: that is its affair.
                 Some(ControlRequest::Status(reply)) => drop(reply.send(self.report(clock::now()))),
                 Some(ControlRequest::Health(health)) => self.feed(Input::Sync(health)),
+                Some(ControlRequest::Demotions(demotions)) => {
+                    self.demotions = demotions;
+                    self.demotions_changed();
+                }
                 Some(ControlRequest::HandOver { force, reply }) => self.hand_over(Command::HandOver { force }, reply),
                 Some(ControlRequest::Want { force: _, reply }) => self.hand_over(Command::Want, reply),
                 Some(ControlRequest::Maintenance { on, force, reply }) => self.maintenance(on, force, reply),

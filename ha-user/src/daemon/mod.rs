@@ -9,15 +9,19 @@ use crate::clock;
 use crate::config::{Choice, Resolved};
 use crate::control_loop::{ControlError, ControlLoop};
 use crate::datapath::{self, Datapath, Plan};
+use crate::hooks::{HookError, HookPost, HookRunner, Record};
 use crate::ipc::lock::{InstanceLock, LockError};
 use crate::ipc::server::{ControlSocket, SocketError};
+use crate::logging;
 use crate::loops::Loops;
-use crate::mailbox::mailbox;
+use crate::mailbox::{Postman, mailbox};
 use crate::maintenance::MaintenanceFile;
 use crate::metrics::server::{ListenError, MetricsListener};
 use crate::operate::StopKind;
 use crate::process::{self, PrivilegeError};
+use crate::request::HookRequest;
 use crate::sync_loop::{SyncLoop, SyncLoopError};
+use crate::track::{TrackError, Tracker};
 use ha_common::time::Instant;
 use services::{Services, Signals};
 use std::sync::Arc;
@@ -26,9 +30,11 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tracing::{error, info, warn};
 use worker::{Ended, Workers};
 
-/// Names of the two loops: of their threads, in logs, and in errors.
+/// Names of the loops: of their threads, in logs, and in errors.
 const CONTROL: &str = "control";
 const SYNC: &str = "sync";
+const TRACK: &str = "track";
+const HOOKS: &str = "hooks";
 /// Messages waiting for a loop; more means that it hangs.
 const MAILBOX_MAX: usize = 256;
 /// Ports below need CAP_NET_BIND_SERVICE.
@@ -49,6 +55,10 @@ pub enum DaemonError {
     Control(#[from] ControlError),
     #[error(transparent)]
     Sync(#[from] SyncLoopError),
+    #[error(transparent)]
+    Track(#[from] TrackError),
+    #[error(transparent)]
+    Hooks(#[from] HookError),
     #[error("cannot {what}: {source}")]
     Resource { what: &'static str, source: std::io::Error },
     #[error("the {name} loop ended: {reason}")]
@@ -75,6 +85,8 @@ pub fn run(choice: Choice, resolved: Resolved) -> Result<(), DaemonError> {
     }
     // Threads inherit what is left: so before the first one.
     process::drop_privileges(resolved.sync.port < PRIVILEGED_PORTS)?;
+    // Dropped last: it writes what is left.
+    let _log = logging::write_in_a_thread();
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|source| DaemonError::Resource { what: "make the services' runtime", source })?;
@@ -83,42 +95,58 @@ pub fn run(choice: Choice, resolved: Resolved) -> Result<(), DaemonError> {
     let resolved = Arc::new(resolved);
     // One request to stop is enough.
     let (stop, stops) = channel(1);
-    let (loops, ended) = start_loops(&resolved, started, stop)?;
+    let (loops, hooks, ended) = start_loops(&resolved, started, stop)?;
     info!(node = loops.node, cluster = loops.cluster, version = env!("CARGO_PKG_VERSION"), "twinwall runs");
-    let services = Services { loops, socket, metrics, choice, resolved, ended, stops, running: vec![CONTROL, SYNC] };
+    let running = vec![CONTROL, SYNC, TRACK, HOOKS];
+    let services = Services { loops, hooks, socket, metrics, choice, resolved, ended, stops, running };
     runtime.block_on(services.run(signals))
 }
 
-/// Starts both loops in threads of their own. The sync loop first: when it cannot start, this node has not taken
+/// The services' end of the loops, of the hooks, and of the news that one has ended.
+type Started = (Loops, Postman<HookRequest>, Receiver<Ended>);
+
+/// Starts all loops in threads of their own. The control loop last: when another cannot start, this node has not taken
 /// part in an election yet.
-fn start_loops(
-    resolved: &Arc<Resolved>,
-    started: Instant,
-    stop: Sender<StopKind>,
-) -> Result<(Loops, Receiver<Ended>), DaemonError> {
+fn start_loops(resolved: &Arc<Resolved>, started: Instant, stop: Sender<StopKind>) -> Result<Started, DaemonError> {
     let maintenance = MaintenanceFile::new(&resolved.state_directory, resolved.own_name());
     let is_maintained = read_maintenance(&maintenance);
     let no_mailbox = |source| DaemonError::Resource { what: "make a mailbox", source };
     let (control, control_mailbox) = mailbox(MAILBOX_MAX).map_err(no_mailbox)?;
     let (sync, sync_mailbox) = mailbox(MAILBOX_MAX).map_err(no_mailbox)?;
+    let (track, track_mailbox) = mailbox(MAILBOX_MAX).map_err(no_mailbox)?;
+    let (hooks, hooks_mailbox) = mailbox(MAILBOX_MAX).map_err(no_mailbox)?;
     let (workers, ended) = Workers::new();
     let set_up_sync = {
         let (resolved, control) = (Arc::clone(resolved), control.clone());
         move || SyncLoop::new(resolved, control).map(|sync_loop| (sync_loop, ()))
     };
     workers.start(SYNC, set_up_sync, |sync_loop| sync_loop.run(sync_mailbox))?;
+    let record = Arc::new(Record::default());
+    let set_up_hooks = {
+        let (resolved, record) = (Arc::clone(resolved), Arc::clone(&record));
+        move || HookRunner::new(resolved, record).map(|runner| (runner, ()))
+    };
+    workers.start(HOOKS, set_up_hooks, |runner| runner.run(hooks_mailbox))?;
+    let set_up_track = {
+        let (resolved, control) = (Arc::clone(resolved), control.clone());
+        move || Tracker::new(&resolved, control).map(|tracker| (tracker, ()))
+    };
+    workers.start(TRACK, set_up_track, |tracker| tracker.run(track_mailbox))?;
     let set_up_control = {
-        let (resolved, sync) = (Arc::clone(resolved), sync.clone());
+        let (resolved, sync, hooks) = (Arc::clone(resolved), sync.clone(), HookPost::new(hooks.clone()));
         move || {
             let datapath = Datapath::start(&Plan::from_config(&resolved));
             let counters = datapath.counters();
-            ControlLoop::new(resolved, datapath, sync, is_maintained).map(|control_loop| (control_loop, counters))
+            let control_loop = ControlLoop::new(resolved, datapath, sync, is_maintained)?.hooks(hooks);
+            Ok::<_, ControlError>((control_loop, counters))
         }
     };
     let counters = workers.start(CONTROL, set_up_control, |control_loop| control_loop.run(control_mailbox))?;
     let loops = Loops {
         control,
         sync,
+        track,
+        hooks: record,
         node: resolved.own_name().to_owned(),
         nodes: resolved.nodes.iter().map(|node| node.name.clone()).collect(),
         cluster: resolved.cluster.clone(),
@@ -128,7 +156,7 @@ fn start_loops(
         started_unix_seconds: clock::unix_seconds(),
         datapath: Arc::new(counts::reader(counters, resolved)),
     };
-    Ok((loops, ended))
+    Ok((loops, hooks, ended))
 }
 
 /// Whether the node starts under maintenance. When that cannot be told it does not: a pair without any master is worse

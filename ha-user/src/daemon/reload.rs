@@ -44,6 +44,8 @@ fn changes(old: &Resolved, new: &Resolved) -> Vec<&'static str> {
         ("datapath", old.xdp != new.xdp || old.pin_directory != new.pin_directory),
         ("metrics", old.metrics_listen != new.metrics_listen),
         ("log", old.log != new.log),
+        ("track", old.track != new.track),
+        ("hooks", old.hooks != new.hooks),
         ("heartbeat", old.heartbeat != new.heartbeat),
         ("daemon", old.state_directory != new.state_directory),
         ("control socket", old.control_socket != new.control_socket),
@@ -55,6 +57,8 @@ fn changes(old: &Resolved, new: &Resolved) -> Vec<&'static str> {
 mod tests {
     use super::*;
     use crate::config::XdpChoice;
+    use crate::config::track::TrackedConntrack;
+    use std::time::Duration;
 
     /// A change is named by its table; equal configurations name none.
     #[test]
@@ -64,6 +68,9 @@ mod tests {
         let mut new = old.clone();
         new.xdp = XdpChoice::Native;
         new.vips[0].vhid = 9;
-        assert_eq!(changes(&old, &new), ["vip", "datapath"]);
+        new.hooks.xparam = Some("x".to_owned());
+        new.track.conntrack =
+            Some(TrackedConntrack { high: 95, low: 85, weight: 20, interval: Duration::from_secs(1) });
+        assert_eq!(changes(&old, &new), ["vip", "datapath", "track", "hooks"]);
     }
 }

@@ -2,15 +2,16 @@
 
 use super::reload;
 use super::worker::Ended;
-use super::{CONTROL, DaemonError, SYNC};
+use super::{CONTROL, DaemonError, HOOKS, SYNC, TRACK};
 use crate::config::{Choice, Resolved};
+use crate::hooks;
 use crate::ipc::server::ControlSocket;
 use crate::loops::Loops;
 use crate::mailbox::{PostError, Postman};
 use crate::metrics::server::MetricsListener;
 use crate::operate::StopKind;
 use crate::process;
-use crate::request::{ControlRequest, SyncRequest};
+use crate::request::{ControlRequest, HookRequest, SyncRequest, TrackRequest};
 use sd_notify::NotifyState;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,11 +24,14 @@ use tracing::{error, info, warn};
 const CONTROL_ENDS_WITHIN: Duration = Duration::from_secs(3);
 /// What is pending is sent within a second, says the sync loop's contract.
 const SYNC_ENDS_WITHIN: Duration = Duration::from_millis(1500);
+/// It only has to be woken up.
+const TRACK_ENDS_WITHIN: Duration = Duration::from_millis(500);
 const POST_AGAIN_AFTER: Duration = Duration::from_millis(5);
 
 /// What is served while the loops run.
 pub struct Services {
     pub loops: Loops,
+    pub hooks: Postman<HookRequest>,
     pub socket: ControlSocket,
     pub metrics: Option<MetricsListener>,
     pub choice: Choice,
@@ -120,6 +124,12 @@ impl Services {
         let sync = self.loops.sync.clone();
         post_stop(SYNC, &sync, || SyncRequest::Stop).await;
         self.await_end(SYNC, SYNC_ENDS_WITHIN).await;
+        // The hooks have been told of the control loop's end, and ran while the state was sent.
+        let (track, hooks) = (self.loops.track.clone(), self.hooks.clone());
+        post_stop(TRACK, &track, || TrackRequest::Stop).await;
+        post_stop(HOOKS, &hooks, || HookRequest::Stop).await;
+        self.await_end(TRACK, TRACK_ENDS_WITHIN).await;
+        self.await_end(HOOKS, hooks::END_WITHIN + TRACK_ENDS_WITHIN).await;
         info!("stopped");
     }
 

@@ -17,8 +17,8 @@ pub struct Workers {
     ended: mpsc::Sender<Ended>,
 }
 
-/// Each loop ends once; room for both.
-const NEWS_MAX: usize = 2;
+/// Each thread ends once; room for all.
+const NEWS_MAX: usize = 4;
 
 impl Workers {
     pub fn new() -> (Self, mpsc::Receiver<Ended>) {

@@ -128,8 +128,13 @@ mod tests {
     fn a_sync_link_of_its_own() {
         let plan = Plan::from_config(&fixture::config());
         assert_eq!(plan.interfaces[1].members, [(MemberId(1), 4)]);
-        let sync =
-            InterfacePlan { name: "eth2".to_owned(), id: InterfaceId(2), members: Vec::new(), sync: true, path: None };
+        let sync = InterfacePlan {
+            name: "eth2".to_owned(),
+            id: InterfaceId(2),
+            members: Vec::new(),
+            sync: true,
+            path: Some(PathId(0)),
+        };
         assert_eq!(plan.interfaces[2], sync);
         assert_eq!(plan.sync_address, IpAddr::from([10, 77, 9, 2]));
         assert_eq!(plan.peers, [(NodeId(0), IpAddr::from([10, 77, 9, 1]))]);

@@ -33,6 +33,12 @@ pub enum Request {
         limit: usize,
     },
     Resync,
+    /// Set a demotion by hand, for some seconds or until it is cleared; weight 0 clears it.
+    Demote {
+        cause: String,
+        weight: u8,
+        seconds: Option<u64>,
+    },
     /// Another master; see [`crate::loops::Loops::fail_over`].
     Failover {
         to: Option<String>,
@@ -54,7 +60,11 @@ impl Request {
     fn changes(&self) -> bool {
         match self {
             Self::Status | Self::Flows { .. } => false,
-            Self::Resync | Self::Failover { .. } | Self::Maintenance { .. } | Self::Stop { .. } => true,
+            Self::Resync
+            | Self::Demote { .. }
+            | Self::Failover { .. }
+            | Self::Maintenance { .. }
+            | Self::Stop { .. } => true,
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Serves the control socket.
 
 use super::{CONNECTIONS_MAX, FLOWS_MAX, FlowLine, REQUEST_BYTES_MAX, Reply, Request, TRANSFER_WITHIN};
+use crate::config::track::is_label;
+use crate::demotion::WEIGHT_MAX;
 use crate::loops::Loops;
 use crate::operate::StopKind;
 use rustix::process::geteuid;
@@ -124,6 +126,7 @@ async fn answer(request: &Request, uid: u32, loops: &Loops) -> Reply {
             Ok(flows) => Reply::Flows(flows.iter().map(|(flow, peer)| FlowLine::new(flow, *peer)).collect()),
             Err(silent) => Reply::Error(silent.to_string()),
         },
+        Request::Demote { cause, weight, seconds } => demote(cause, *weight, *seconds, loops).await,
         Request::Failover { to, force, wait, timeout_ms } => {
             let within = Duration::from_millis(*timeout_ms);
             match loops.fail_over(to.as_deref(), *force, *wait, within).await {
@@ -140,6 +143,20 @@ async fn answer(request: &Request, uid: u32, loops: &Loops) -> Reply {
             Ok(()) => Reply::Done,
             Err(silent) => Reply::Error(silent.to_string()),
         },
+    }
+}
+
+/// Whoever writes to the socket by hand may write anything.
+async fn demote(cause: &str, weight: u8, seconds: Option<u64>, loops: &Loops) -> Reply {
+    if !is_label(cause) {
+        return Reply::Error("the cause is no name (use 1 to 64 letters, digits, '-', '_' and '.')".to_owned());
+    }
+    if weight > WEIGHT_MAX {
+        return Reply::Error(format!("the weight {weight} is too large (choose 1 to {WEIGHT_MAX}, or 0 to clear)"));
+    }
+    match loops.demote(cause.to_owned(), weight, seconds.map(Duration::from_secs)).await {
+        Ok(()) => Reply::Done,
+        Err(error) => Reply::Error(error),
     }
 }
 
@@ -221,6 +238,12 @@ mod tests {
         let stranger = geteuid().as_raw() + 1;
         assert!(matches!(answer(&Request::Resync, stranger, &loops).await, Reply::Error(_)));
         assert!(sync.next().is_none());
+        let demote = |cause: &str, weight| Request::Demote { cause: cause.to_owned(), weight, seconds: None };
+        assert!(matches!(answer(&demote("works", 1), stranger, &loops).await, Reply::Error(_)));
+        for wrong in [demote("a b", 1), demote("", 1), demote("works", 255)] {
+            let Reply::Error(error) = answer(&wrong, 0, &loops).await else { panic!("{wrong:?} was taken") };
+            assert!(error.contains("choose") || error.contains("use"), "{error}");
+        }
         assert!(matches!(answer(&Request::Resync, 0, &loops).await, Reply::Done));
         assert!(matches!(sync.next(), Some(SyncRequest::Resync)));
     }

@@ -90,6 +90,10 @@ fn write_interfaces(page: &mut Page, status: &ControlStatus) {
     for interface in &status.interfaces {
         up.sample(&[("interface", &interface.name)], interface.up);
     }
+    let mut flapping = page.family(Kind::Gauge, "twinwall_interface_flapping", "1 while the interface comes and goes.");
+    for interface in &status.interfaces {
+        flapping.sample(&[("interface", &interface.name)], interface.flapping);
+    }
     let mut mode = page.family(
         Kind::Gauge,
         "twinwall_datapath_mode",

@@ -6,6 +6,7 @@ mod pair;
 pub mod server;
 mod sync;
 mod text;
+mod track;
 
 use crate::status::{DatapathStatus, Status};
 use text::{Kind, Page};
@@ -45,11 +46,13 @@ pub fn page(
     datapath::write(&mut page, datapath);
     if status.control_answered {
         election::write(&mut page, &status.election);
+        track::write_demotions(&mut page, &status.election);
         pair::write(&mut page, &status.election);
     }
     if status.sync_answered {
         sync::write(&mut page, &status.sync);
     }
+    track::write_hooks(&mut page, &status.hooks);
     page.finish()
 }
 

@@ -6,7 +6,7 @@ use crate::status::{ControlStatus, HandOverStatus, LeaseStatus, PathStatus, Peer
 /// Every state has its own series, so that a change is a change of value and not of label.
 const SIGHTS: [&str; 3] = ["unknown", "alive", "silent"];
 const GATES: [&str; 3] = ["closed", "open", "lapsed"];
-const HAND_OVER_STATES: [&str; 5] = ["draining", "offered", "asked", "lingering", "none"];
+const HAND_OVER_STATES: [&str; 4] = ["offering", "wanting", "lingering", "none"];
 
 pub fn write(page: &mut Page, status: &ControlStatus) {
     page.single(

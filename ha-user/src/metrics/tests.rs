@@ -4,9 +4,9 @@ use super::*;
 use crate::loops::tests::loops;
 use crate::metrics::server::MetricsListener;
 use crate::status::{
-    ControlStatus, HandOverStatus, HistogramStatus, InterfaceCounts, InterfaceStatus, LeaseStatus, MemberStatus,
-    PathStatus, PeerSightStatus, PeerStatus, StageTimes, StreamCounts, SyncStatus, TransitionStatus, VhidCounts,
-    WaitStatus, WriteStatus,
+    ControlStatus, DemotionStatus, HandOverStatus, HistogramStatus, HookStatus, InterfaceCounts, InterfaceStatus,
+    LeaseStatus, MemberStatus, PathStatus, PeerSightStatus, PeerStatus, StageTimes, StreamCounts, SyncStatus,
+    TransitionStatus, VhidCounts, WaitStatus, WriteStatus,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
@@ -42,11 +42,15 @@ fn full_status() -> Status {
         interfaces: vec![InterfaceStatus {
             name: "eth0".to_owned(),
             up: true,
+            up_in_seconds: None,
+            flapping: false,
             datapath: "native".to_owned(),
             datapath_note: None,
             counters: counts(&[("packets", 1000), ("adverts", 40), ("ttl_not_255", 1)]),
         }],
         vip_errors: counts(&[("route", 1)]),
+        demotions: vec![DemotionStatus { cause: "script:bgp".to_owned(), weight: 50, ..DemotionStatus::default() }],
+        tracked: vec!["script:bgp".to_owned(), "conntrack".to_owned()],
         ..pair_status()
     };
     let writes = BTreeMap::from([("create".to_owned(), counts(&[("ok", 7), ("EEXIST", 1)]))]);
@@ -67,6 +71,10 @@ fn full_status() -> Status {
         sync_answered: true,
         election,
         sync,
+        hooks: HookStatus {
+            runs: BTreeMap::from([("up".to_owned(), counts(&[("ok", 2), ("timed_out", 1)]))]),
+            ..HookStatus::default()
+        },
         ..Status::default()
     }
 }
@@ -103,7 +111,7 @@ fn pair_status() -> ControlStatus {
             ..LeaseStatus::default()
         },
         hand_over: HandOverStatus {
-            state: "offered".to_owned(),
+            state: "offering".to_owned(),
             refused: counts(&[("peer_unfit", 2)]),
             ..HandOverStatus::default()
         },
@@ -172,6 +180,10 @@ fn values_of_the_page() {
         "twinwall_datapath_stream_bytes_total{peer=\"fw2\",kind=\"data\",path=\"xdp\"} 700",
         "twinwall_datapath_mode{interface=\"eth0\",mode=\"native\"} 1",
         "twinwall_datapath_mode{interface=\"eth0\",mode=\"socket\"} 0",
+        "twinwall_demotion{cause=\"script:bgp\"} 50",
+        "twinwall_demotion{cause=\"conntrack\"} 0",
+        "twinwall_demotion_total_weight 50",
+        "twinwall_hook_runs_total{hook=\"up\",result=\"timed_out\"} 1",
         "twinwall_sync_lag_seconds 0.0008",
         "twinwall_conntrack_writes_total{operation=\"create\",errno=\"EEXIST\"} 1",
         "twinwall_peer_alive{peer=\"fw2\"} 1",

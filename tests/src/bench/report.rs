@@ -188,8 +188,8 @@ pub fn markdown(lines: &[Line]) -> String {
     }
     let dates: Vec<_> = lines.iter().map(|line| line.date.as_str()).collect();
     if let (Some(first), Some(last)) = (dates.iter().min(), dates.iter().max()) {
-        let _ = write!(text, "\nMeasured {first} to {last}.");
-        text.push('\n');
+        let span = if first == last { format!("until {last}") } else { format!("from {first} to {last}") };
+        let _ = writeln!(text, "\nMeasured {span}.");
     }
     text + &reasons(lines, "- ")
 }

@@ -16,15 +16,15 @@ use std::str::FromStr;
 pub enum ToolName {
     #[serde(rename = "twinwall")]
     Twinwall,
-    /// ucarp with an advert a second, and conntrackd.
-    #[serde(rename = "ucarp")]
-    Ucarp,
     /// keepalived (VRRPv3) with its shortest interval, and conntrackd.
     #[serde(rename = "keepalived-10ms")]
     Keepalived10ms,
     /// keepalived (VRRPv3) with an advert a second, and conntrackd.
     #[serde(rename = "keepalived-1s")]
     Keepalived1s,
+    /// ucarp with an advert a second, and conntrackd.
+    #[serde(rename = "ucarp")]
+    Ucarp,
 }
 
 /// Daemons on both nodes. Dropping it ends them, except twinwall's, which the lab has.
@@ -59,9 +59,9 @@ impl ToolName {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Twinwall => "twinwall",
-            Self::Ucarp => "ucarp",
             Self::Keepalived10ms => "keepalived-10ms",
             Self::Keepalived1s => "keepalived-1s",
+            Self::Ucarp => "ucarp",
         }
     }
 
@@ -69,9 +69,9 @@ impl ToolName {
     pub fn tool(self, vips: u16, preload: u32) -> Box<dyn Tool> {
         match self {
             Self::Twinwall => Box::new(Twinwall),
-            Self::Ucarp => Box::new(Beside::new(Vrrp::Ucarp, vips, preload)),
             Self::Keepalived10ms => Box::new(Beside::new(Vrrp::Keepalived { interval: "0.01" }, vips, preload)),
             Self::Keepalived1s => Box::new(Beside::new(Vrrp::Keepalived { interval: "1" }, vips, preload)),
+            Self::Ucarp => Box::new(Beside::new(Vrrp::Ucarp, vips, preload)),
         }
     }
 }

@@ -49,6 +49,8 @@ pub fn resolved(node: u8, interfaces: &[&str], vips: Vec<Vip>) -> Resolved {
             preempt: true,
             announce_burst: vec![Duration::ZERO, Duration::from_millis(100)],
             announce_refresh: None,
+            link_up_delay: Duration::from_millis(100),
+            link_down_delay: Duration::ZERO,
             timing: Timing::default(),
         },
         sync: Sync {
@@ -67,6 +69,8 @@ pub fn resolved(node: u8, interfaces: &[&str], vips: Vec<Vip>) -> Resolved {
         pin_directory: None,
         metrics_listen: None,
         log: ha_user::config::Log { filter: "info".into(), format: ha_user::config::LogFormat::Text },
+        track: ha_user::config::track::Track::default(),
+        hooks: ha_user::config::hooks::Hooks::default(),
         control_socket: "/nonexistent/twinwall.sock".into(),
         heartbeat: Heartbeat { enabled: false, ..Heartbeat::default() },
         state_directory: "/nonexistent".into(),

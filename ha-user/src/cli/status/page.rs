@@ -2,12 +2,13 @@
 
 mod pair;
 
+use super::track::{demotions, hooks};
 use crate::status::{ControlStatus, InterfaceStatus, MemberStatus, PeerStatus, Status, SyncStatus};
 use std::collections::BTreeMap;
 
 const BOLD: &str = "1";
 const GREEN: &str = "1;32";
-const YELLOW: &str = "33";
+pub(super) const YELLOW: &str = "33";
 const RED: &str = "1;31";
 
 /// Renders the page; `colour` for a terminal.
@@ -19,10 +20,12 @@ pub fn render(status: &Status, colour: bool) -> String {
         page += &members(&status.election, &ink);
         page += &pair::section(&status.election, &ink);
         page += &interfaces(&status.election.interfaces, &ink);
+        page += &demotions(&status.election.demotions, &ink);
     }
     if status.sync_answered {
         page += &sync(&status.sync, &ink);
     }
+    page += &hooks(&status.hooks, &ink);
     page += &refusals(status);
     for silence in &status.unanswered {
         page += &format!("\n{}\n", ink.paint(RED, silence));
@@ -30,16 +33,16 @@ pub fn render(status: &Status, colour: bool) -> String {
     page
 }
 
-struct Ink {
+pub(super) struct Ink {
     colour: bool,
 }
 
 impl Ink {
-    fn paint(&self, code: &str, text: &str) -> String {
+    pub(super) fn paint(&self, code: &str, text: &str) -> String {
         if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
-    fn title(&self, text: &str) -> String {
+    pub(super) fn title(&self, text: &str) -> String {
         format!("\n{}\n", self.paint(BOLD, text))
     }
 }
@@ -114,7 +117,11 @@ fn interfaces(interfaces: &[InterfaceStatus], ink: &Ink) -> String {
         };
         rows.push([
             interface.name.clone(),
-            if interface.up { "up" } else { "DOWN" }.to_owned(),
+            match (interface.up, interface.up_in_seconds) {
+                (true, _) => "up".to_owned(),
+                (false, Some(seconds)) => format!("DOWN, up in {}", duration(seconds)),
+                (false, None) => "DOWN".to_owned(),
+            },
             received.to_owned(),
             count("adverts"),
             count("frames"),
@@ -189,14 +196,14 @@ fn refusals(status: &Status) -> String {
     if lines.is_empty() { String::new() } else { format!("\nRefused\n{}", lines.concat()) }
 }
 
-fn nonzero(counts: &BTreeMap<String, u64>) -> Option<String> {
+pub(super) fn nonzero(counts: &BTreeMap<String, u64>) -> Option<String> {
     let shown: Vec<String> =
         counts.iter().filter(|(_, count)| **count > 0).map(|(name, count)| format!("{name} {count}")).collect();
     if shown.is_empty() { None } else { Some(shown.join(", ")) }
 }
 
 /// Columns as wide as their widest cell, two spaces apart; the last one runs free.
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
+pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let mut text = String::new();
     for row in rows {
         let mut line = " ".to_owned();
@@ -211,7 +218,7 @@ fn table<const N: usize>(rows: &[[String; N]]) -> String {
 }
 
 /// Two units at most: `2 h 13 min`, `4.2 s`.
-fn duration(seconds: f64) -> String {
+pub(super) fn duration(seconds: f64) -> String {
     let whole = seconds.max(0.0) as u64;
     match whole {
         0..60 => format!("{:.1} s", seconds.max(0.0)),
@@ -226,11 +233,11 @@ fn milliseconds(value: f64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
-    use crate::status::{TransitionStatus, WriteStatus};
+    use crate::status::{HookStatus, TransitionStatus, WriteStatus};
 
-    fn status() -> Status {
+    pub fn status() -> Status {
         let member = MemberStatus {
             vhid: 3,
             interface: "eth0".to_owned(),
@@ -250,6 +257,8 @@ mod tests {
         let interface = |name: &str, datapath: &str, note: Option<&str>| InterfaceStatus {
             name: name.to_owned(),
             up: true,
+            up_in_seconds: None,
+            flapping: false,
             datapath: datapath.to_owned(),
             datapath_note: note.map(str::to_owned),
             counters: BTreeMap::from([("adverts".to_owned(), 12)]),
@@ -302,6 +311,7 @@ mod tests {
                 },
                 ..SyncStatus::default()
             },
+            hooks: HookStatus::default(),
         }
     }
 

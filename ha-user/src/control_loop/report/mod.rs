@@ -4,7 +4,8 @@ mod pair;
 
 use super::ControlLoop;
 use crate::datapath::Snapshot;
-use crate::status::{ControlStatus, InterfaceStatus, MemberStatus, TransitionStatus};
+use crate::demotion::Demotion;
+use crate::status::{ControlStatus, DemotionStatus, InterfaceStatus, MemberStatus, TransitionStatus};
 use ha_common::election::{InterfaceId, MemberId, Stats, Transition};
 use ha_common::reason::DropReason;
 use ha_common::time::Instant;
@@ -21,11 +22,13 @@ impl ControlLoop {
             transitions: stats.transitions,
             last_transition: stats.last_transition.map(|transition| self.transition(&transition, now)),
             members: self.members(stats, &snapshot, now),
-            interfaces: self.ids().map(|id| self.interface(id, &snapshot)).collect(),
+            interfaces: self.ids().map(|id| self.interface(id, &snapshot, now)).collect(),
             adverts_sent: stats.adverts_sent,
             adverts_accepted: stats.adverts_accepted,
             dual_master_contacts: stats.dual_master_contacts,
             vip_errors: self.errors(),
+            demotions: self.demotions.iter().map(|demotion| demotion_status(demotion, now)).collect(),
+            tracked: self.config.track.causes().collect(),
             maintenance: stats.maintenance,
             resumed: self.resumed,
             peer: self.peer_sight(now),
@@ -33,8 +36,8 @@ impl ControlLoop {
             lease: self.lease_status(now),
             hand_over: self.hand_over_status(now),
             waits: self.waits(now),
-            history: Vec::new(),
-            stage_times: Vec::new(),
+            history: self.explainer.history(now),
+            stage_times: self.explainer.stage_times(),
         }
     }
 
@@ -70,7 +73,7 @@ impl ControlLoop {
         status.collect()
     }
 
-    fn interface(&self, id: InterfaceId, snapshot: &Snapshot) -> InterfaceStatus {
+    fn interface(&self, id: InterfaceId, snapshot: &Snapshot, now: Instant) -> InterfaceStatus {
         let attachment = self.datapath.attachment(id);
         let is_loose =
             self.config.pin_directory.is_some() && self.datapath.is_enforced(id) && !self.datapath.is_pinned(id);
@@ -83,11 +86,19 @@ impl ControlLoop {
         counters.insert("frames".to_owned(), rows().map(|row| row.frames).sum());
         InterfaceStatus {
             name: self.name(id).to_owned(),
-            up: self.links.interface(id).state.up,
+            up: self.link_counts_as_up(id),
+            up_in_seconds: self.up_in(id, now),
+            flapping: self.link_flaps(id, now),
             datapath: attachment.map_or("socket", |attachment| attachment.name()).to_owned(),
             datapath_note: note.map(str::to_owned),
             counters,
         }
+    }
+
+    /// How long until a link that came back counts as up.
+    fn up_in(&self, id: InterfaceId, now: Instant) -> Option<f64> {
+        let damper = &self.interfaces.get(usize::from(id.0))?.damper;
+        damper.poll_at().filter(|_| !damper.is_up()).map(|at| at.since(now).as_secs_f64())
     }
 
     fn errors(&self) -> BTreeMap<String, u64> {
@@ -95,6 +106,15 @@ impl ControlLoop {
         let vips = self.vips.errors().map(|(failure, count)| (failure.name().to_owned(), count));
         let overruns = ("link_events_lost".to_owned(), self.links.overruns);
         edges.chain(vips).chain([overruns]).collect()
+    }
+}
+
+fn demotion_status(demotion: &Demotion, now: Instant) -> DemotionStatus {
+    DemotionStatus {
+        cause: demotion.cause.to_string(),
+        weight: demotion.weight,
+        seconds: now.since(demotion.since).as_secs_f64(),
+        detail: demotion.detail.clone(),
     }
 }
 

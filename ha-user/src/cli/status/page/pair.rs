@@ -10,6 +10,9 @@ pub fn notices(election: &ControlStatus, ink: &Ink) -> String {
         let notice = "  under MAINTENANCE: this node takes nothing (end it with `twinwall maintenance off`)";
         text += &format!("{}\n", ink.paint(YELLOW, notice));
     }
+    if election.resumed {
+        text += "  this process went on with the mastership of the one before\n";
+    }
     let hand_over = &election.hand_over;
     if !hand_over.state.is_empty() && hand_over.state != "none" {
         let since = duration(hand_over.since_seconds.unwrap_or_default());
@@ -208,7 +211,7 @@ mod tests {
         let election = ControlStatus {
             maintenance: true,
             hand_over: HandOverStatus {
-                state: "offered".to_owned(),
+                state: "offering".to_owned(),
                 since_seconds: Some(0.2),
                 ..HandOverStatus::default()
             },
@@ -221,7 +224,7 @@ mod tests {
         };
         let text = notices(&election, &plain());
         assert!(text.contains("under MAINTENANCE"), "{text}");
-        assert!(text.contains("hand-over: offered for 0.2 s"), "{text}");
+        assert!(text.contains("hand-over: offering for 0.2 s"), "{text}");
         assert!(text.contains("hand-over waits for 1 min 1 s: peer_not_ready"), "{text}");
         let stage = |stage: &str, ms: f64| StageStatus { stage: stage.to_owned(), ms };
         let last = BreakdownStatus {
