@@ -7,11 +7,12 @@ use ha_common::election::{Command, Input};
 use std::time::Duration;
 
 /// Seeds of one kind of pair; `TWINWALL_SIM_SEEDS` asks for more.
-fn seeds() -> u64 {
+pub fn seeds() -> u64 {
     std::env::var("TWINWALL_SIM_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(12)
 }
 
-fn first_seed() -> u64 {
+/// `TWINWALL_SIM_FIRST` begins elsewhere.
+pub fn first_seed() -> u64 {
     std::env::var("TWINWALL_SIM_FIRST").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0)
 }
 
