@@ -29,6 +29,8 @@ pub(super) struct Pair {
     pub(super) candidacy: Option<Candidacy>,
     /// Nobody masters since then, as far as can be heard.
     pub(super) vacant_since: Option<Instant>,
+    /// The peer is heard without a gap: from when to when.
+    heard: Option<(Instant, Instant)>,
     /// The peer's last mastership, as it was heard of.
     served: Option<Served>,
     /// MASTER: the peer serves as well.
@@ -129,6 +131,8 @@ impl Election {
     fn hear_words(&mut self, now: Instant, report: &PeerReport) {
         self.peer_seen = true;
         self.pair.distrust = self.pair.distrust.filter(|(since, _)| report.asked <= *since);
+        let from = self.pair.heard.filter(|(_, to)| now.since(*to) < AWAY).map_or(now, |(from, _)| from);
+        self.pair.heard = Some((from, now));
         let masters = report.standing.role == ROLE_MASTER;
         if masters {
             let (term, standing) = (report.term, report.standing);
@@ -154,7 +158,8 @@ impl Election {
     /// Whether an advert came from a master that is not the peer. Only a peer that is heard can be told apart.
     ///
     /// The peer's own words say whether it masters and what it advertises; a demotion may just have changed its skew. Its
-    /// first advert may be here before its words, and its last one after them.
+    /// first advert may be here before its words, and its last one after them; and while its words were not heard, it may
+    /// have been master for a while.
     pub(super) fn is_foreign(&self, interval: Interval, received: Instant) -> bool {
         let fits = |standing: Standing| {
             let is_regular = interval.advbase == u16::from(standing.advbase) && interval.advskew >= standing.advskew;
@@ -163,9 +168,10 @@ impl Election {
         let of_peer = self.pair.served.is_some_and(|served| {
             received + CAREFUL >= served.from && received < served.to + STRAGGLERS && fits(served.standing)
         });
+        let unheard = self.pair.heard.is_none_or(|(from, _)| received < from + CAREFUL);
         match self.pair.sight {
             Sight::Unknown => false,
-            Sight::Alive(_) => !of_peer,
+            Sight::Alive(report) => !(of_peer || unheard && fits(report.standing)),
             // The last advert may have been under way for longer than the last heartbeat.
             Sight::Silent { last } => !(of_peer && received.since(last.heard) < CAREFUL),
         }
