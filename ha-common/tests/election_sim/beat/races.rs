@@ -65,7 +65,7 @@ fn begin(world: &mut World) {
         _ => {
             let index = world.rng.below(2) as usize;
             world.command(index, Command::Want);
-            world.command(1 - index, Command::HandOver { force: world.seed % 2 == 0 });
+            world.command(1 - index, Command::HandOver { force: world.seed.is_multiple_of(2) });
         }
     }
 }
@@ -92,7 +92,7 @@ fn settle(world: &mut World) {
 fn never_both() {
     let settings = |advskew| Settings { advskew, preempt: true, maintenance: false, preempt_delay: Duration::ZERO };
     for seed in first_seed()..first_seed() + seeds() {
-        let mut world = World::new([settings(0), settings(if seed % 2 == 0 { 0 } else { 100 })], seed);
+        let mut world = World::new([settings(0), settings(if seed.is_multiple_of(2) { 0 } else { 100 })], seed);
         world.start(0);
         world.start(1);
         world.run_ms(400);

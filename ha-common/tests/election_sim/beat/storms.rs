@@ -41,7 +41,7 @@ fn fault(world: &mut World, clean: bool) {
         0 | 1 => world.freeze(index, short),
         2 => world.freeze(index, short * 20),
         3 => world.hosts[index].freeze_in_tick = Some(short),
-        4 => world.pause(index, short * 5, world.seed % 2 == 0),
+        4 => world.pause(index, short * 5, world.seed.is_multiple_of(2)),
         5 => world.kill(index),
         6 | 7 => restart(world, index),
         8 => world.crash(index),
@@ -52,7 +52,7 @@ fn fault(world: &mut World, clean: bool) {
             let up = world.link_up[index][path];
             world.set_link(index, path, !up);
         }
-        13 => world.command(index, Command::HandOver { force: world.seed % 3 == 0 }),
+        13 => world.command(index, Command::HandOver { force: world.seed.is_multiple_of(3) }),
         14 => world.command(index, Command::Want),
         15 => {
             let on = world.rng.below(2) == 0;
