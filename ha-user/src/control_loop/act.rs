@@ -84,7 +84,7 @@ impl ControlLoop {
             "role changes"
         );
         self.explain_begin(transition);
-        self.untold = Some(transition);
+        self.note_for_hooks(&transition);
         self.taking_over = (transition.to == Role::Master).then_some(transition);
         if self.roles.post(transition.to, clock::now()).is_err() {
             self.failures.count(Failure::SyncMailbox);

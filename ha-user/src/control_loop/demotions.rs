@@ -5,7 +5,8 @@ use super::{ControlLoop, Failure};
 use crate::clock;
 use crate::demotion::total_weight;
 use crate::hooks::{Event, priority};
-use ha_common::election::Input;
+use ha_common::election::{Input, Transition, VipState};
+use ha_common::role::Role;
 use ha_common::time::{Instant, earliest};
 
 impl ControlLoop {
@@ -18,13 +19,23 @@ impl ControlLoop {
         }
     }
 
-    /// Posts the change of role whose actions have all been done: state, lease, addresses, announcements, then hooks.
-    pub(super) fn tell_hooks(&mut self) {
-        let Some(transition) = self.untold.take() else { return };
+    /// A change of role that the hooks are to be told of.
+    pub(super) fn note_for_hooks(&mut self, transition: &Transition) {
         let own = self.config.nodes.get(usize::from(self.config.node.0));
         let priority = priority(own.map_or(0, |node| node.advskew), self.demotion_weight);
         let term = self.election.stats().term;
         let event = Event::new(transition.from, transition.to, transition.cause.name(), priority, term);
+        self.untold = Some(match self.untold.take() {
+            Some(older) => event.after(&older),
+            None => event,
+        });
+    }
+
+    /// Posts the change whose actions have all been done: state, lease, addresses, announcements, then hooks. After a
+    /// hand-over the addresses linger, and the hooks wait until they are gone.
+    pub(super) fn tell_hooks(&mut self) {
+        let are_gone = self.wanted == VipState::Absent;
+        let Some(event) = self.untold.take_if(|event| event.to == Role::Master || are_gone) else { return };
         if let Some(hooks) = &mut self.hooks
             && hooks.post(event, clock::now()).is_err()
         {

@@ -23,7 +23,7 @@ use crate::damper::Damper;
 use crate::datapath::{self, Datapath, SocketCounters};
 use crate::demotion::Demotion;
 use crate::forwarded::Forwarded;
-use crate::hooks::HookPost;
+use crate::hooks::{Event, HookPost};
 use crate::link::{LinkError, Links};
 use crate::mailbox::{Mailbox, Postman};
 use crate::poller::Poller;
@@ -119,7 +119,7 @@ pub struct ControlLoop {
     demotions: Vec<Demotion>,
     demotion_weight: u16,
     /// The change of role that the hooks are to be told of, once everything that belongs to it is done.
-    untold: Option<Transition>,
+    untold: Option<Event>,
     /// The takeover whose addresses are not in the kernel yet.
     taking_over: Option<Transition>,
     /// The last takeover and how long it took.
