@@ -31,6 +31,8 @@ pub struct PeerReport {
     pub lease_left: Duration,
     /// When this was heard here.
     pub heard: Instant,
+    /// When it was asked for: it was said after that.
+    pub asked: Instant,
 }
 
 impl PeerReport {

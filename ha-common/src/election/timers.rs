@@ -28,12 +28,12 @@ pub(super) const CLAIM_FIRST: Duration = Duration::from_secs(30);
 pub(super) const CLAIM_MAX: Duration = Duration::from_secs(300);
 pub(super) const CLAIM_MEMORY: Duration = Duration::from_secs(600);
 
-/// Words of the peer that were heard longer ago than this are not acted upon.
+/// Words of the peer that were asked for longer ago than this are not acted upon.
 pub(super) const FRESH: Duration = Duration::from_millis(20);
 /// An answer to a candidacy counts for this long after the candidacy was announced.
 pub(super) const TAKE_OVER_WINDOW: Duration = Duration::from_millis(40);
-/// Who answers a candidacy takes nothing for this long. More than [`TAKE_OVER_WINDOW`], a short lease, [`FRESH`] and the
-/// longest round trip of a heartbeat together (docs/safety.md).
+/// Who answers a candidacy takes nothing for this long. More than [`TAKE_OVER_WINDOW`], a short lease and [`FRESH`]
+/// together (docs/safety.md).
 pub(super) const PROMISE: Duration = Duration::from_millis(150);
 /// A node that may have forgotten a promise, or knows only old words, takes nothing on words alone for this long.
 pub(super) const CAREFUL: Duration = PROMISE;

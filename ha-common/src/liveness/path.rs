@@ -188,6 +188,7 @@ mod tests {
             beat_age: Duration::ZERO,
             lease_left: Duration::ZERO,
             heard: START,
+            asked: START,
         };
         PathReply { path: PathId(0), sequence, received: START, rtt: MS / 10, mac: MAC, replies, report }
     }

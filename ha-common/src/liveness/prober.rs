@@ -189,7 +189,8 @@ impl Prober {
         if path.check(now, reply)? == Taken::Known {
             return Ok(());
         }
-        let report = PeerReport { heard: reply.received, ..reply.report };
+        let asked = reply.received - reply.rtt;
+        let report = PeerReport { heard: reply.received, asked, ..reply.report };
         let is_restart = match self.newest {
             Some(newest) if newest.session != report.session => {
                 if self.retired.contains(&report.session) || report.heard <= newest.heard {

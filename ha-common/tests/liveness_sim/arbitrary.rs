@@ -58,6 +58,7 @@ fn reply(path: u8, sequence: u64, received: Instant, session: u64) -> PathReply 
         beat_age: Duration::ZERO,
         lease_left: Duration::ZERO,
         heard: received,
+        asked: received,
     };
     let rtt = Duration::from_micros(30);
     PathReply { path: PathId(path), sequence, received, rtt, mac: [2; 6], replies: sequence, report }

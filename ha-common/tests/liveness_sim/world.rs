@@ -282,6 +282,7 @@ impl World {
                     beat_age: Duration::ZERO,
                     lease_left: Duration::ZERO,
                     heard: now,
+                    asked: now,
                 };
                 self.send(path, Frame::Reply { to: 1 - to, path, sequence, sent, report });
             }

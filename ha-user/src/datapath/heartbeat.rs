@@ -60,6 +60,7 @@ fn reply(path: PathId, entry: &PathEntry) -> Option<PathReply> {
             beat_age: age(entry.ages >> 32),
             lease_left: age(entry.ages),
             heard: received,
+            asked: received - Duration::from_nanos(entry.rtt_ns),
         },
     })
 }

@@ -69,7 +69,7 @@ impl Election {
     /// The peer's words, if it is alive and they are fresh.
     pub(super) fn sight_now(&self, now: Instant) -> Option<PeerReport> {
         match self.pair.sight {
-            Sight::Alive(report) if now.since(report.heard) <= FRESH => Some(report),
+            Sight::Alive(report) if now.since(report.asked) <= FRESH => Some(report),
             Sight::Alive(_) | Sight::Silent { .. } | Sight::Unknown => None,
         }
     }

@@ -23,8 +23,7 @@ impl Election {
             return;
         }
         self.stats.adverts_accepted += 1;
-        let mut heard = Member::heard(received, now);
-        heard.foreign = self.is_foreign(now, heard.interval, heard.at);
+        let heard = Member::heard(received, now);
         self.confirm_step_down(heard.interval, actions);
         if let Some(last) = self.stats.heard.get_mut(index) {
             *last = Some((heard.source, heard.at));
@@ -112,9 +111,27 @@ impl Election {
             }
             return;
         }
-        if self.pair.sight != Sight::Unknown && !heard.foreign {
+        if self.pair.sight == Sight::Unknown {
+            self.meet(now, index, heard, actions);
+        } else {
+            self.suspect = Some((index, heard));
+        }
+    }
+
+    /// Judges the last advert of another master by words of the peer that are newer than it.
+    pub(super) fn judge_suspect(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let Some((index, heard)) = self.suspect else { return };
+        if matches!(self.pair.sight, Sight::Alive(report) if report.asked <= heard.at) {
             return;
         }
+        self.suspect = None;
+        if self.is_foreign(heard.interval, heard.at) {
+            self.meet(now, index, heard, actions);
+        }
+    }
+
+    /// Two masters, of whom CARP's rules leave one.
+    fn meet(&mut self, now: Instant, index: usize, heard: Heard, actions: &mut Vec<Action>) {
         self.follow(now, index, heard);
         self.note_contact(now, heard.interval);
         match self.interval().cmp(&heard.interval) {

@@ -20,8 +20,6 @@ pub(super) struct Heard {
     pub(super) source: IpAddr,
     pub(super) interval: Interval,
     pub(super) at: Instant,
-    /// Certainly not the peer of a pair, whose heartbeats are heard.
-    pub(super) foreign: bool,
 }
 
 /// What a member knows. The role is the group's.
@@ -180,6 +178,6 @@ impl Member {
     /// The sign of life in an advert, with a reception time that cannot lie in the future.
     pub(super) fn heard(advert: &ReceivedAdvert, now: Instant) -> Heard {
         let (source, interval) = (advert.source, Interval::of(&advert.advert));
-        Heard { source, interval, at: advert.received.min(now), foreign: false }
+        Heard { source, interval, at: advert.received.min(now) }
     }
 }

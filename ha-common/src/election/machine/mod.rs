@@ -45,7 +45,7 @@ use crate::time::{Instant, earliest};
 use contact::{Contact, Yielded};
 use damper::Damper;
 use giving::Giving;
-use member::Member;
+use member::{Heard, Member};
 use pair::Pair;
 use preempt::Preemption;
 use silence::Hold;
@@ -96,6 +96,8 @@ pub struct Election {
     preemption: Preemption,
     claim: Claim,
     contact: Option<Contact>,
+    /// MASTER: the last advert of another one, which may be the peer's.
+    suspect: Option<(usize, Heard)>,
     /// The last contact that this node lost.
     yielded: Option<Yielded>,
     stats: Stats,
@@ -135,6 +137,7 @@ impl Election {
             preemption: Preemption::default(),
             claim: Claim::default(),
             contact: None,
+            suspect: None,
             yielded: None,
             stats: Stats {
                 refused: vec![[0; crate::reason::DropReason::COUNT]; members.len()],
@@ -194,6 +197,9 @@ impl Election {
             }
             Role::Master => {
                 self.look_for_rival(now, actions);
+                if self.role == Role::Master {
+                    self.judge_suspect(now, actions);
+                }
                 if self.role == Role::Master {
                     self.drive_hand_over(now, actions);
                 }

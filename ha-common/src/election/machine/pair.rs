@@ -29,10 +29,21 @@ pub(super) struct Pair {
     pub(super) candidacy: Option<Candidacy>,
     /// Nobody masters since then, as far as can be heard.
     pub(super) vacant_since: Option<Instant>,
-    /// When the peer last said that it is MASTER, and its words.
-    served: Option<(Instant, Standing)>,
+    /// The peer is heard without a gap: from when to when.
+    heard: Option<(Instant, Instant)>,
+    /// The peer's last mastership, as it was heard of.
+    served: Option<Served>,
     /// MASTER: the peer serves as well.
     pub(super) rival: bool,
+}
+
+/// A mastership of the peer: when it was first and last said, and in which words.
+#[derive(Clone, Copy, Debug)]
+struct Served {
+    term: u64,
+    from: Instant,
+    to: Instant,
+    standing: Standing,
 }
 
 /// This node's announcement that it takes over, which the peer must answer.
@@ -119,10 +130,14 @@ impl Election {
 
     fn hear_words(&mut self, now: Instant, report: &PeerReport) {
         self.peer_seen = true;
-        self.pair.distrust = self.pair.distrust.filter(|(since, _)| report.heard <= *since);
+        self.pair.distrust = self.pair.distrust.filter(|(since, _)| report.asked <= *since);
+        let from = self.pair.heard.filter(|(_, to)| now.since(*to) < AWAY).map_or(now, |(from, _)| from);
+        self.pair.heard = Some((from, now));
         let masters = report.standing.role == ROLE_MASTER;
         if masters {
-            self.pair.served = Some((now, report.standing));
+            let (term, standing) = (report.term, report.standing);
+            let from = self.pair.served.filter(|served| served.term == term).map_or(now, |served| served.from);
+            self.pair.served = Some(Served { term, from, to: now, standing });
         }
         if report.term > self.pair.term {
             self.pair.term = report.term;
@@ -140,18 +155,23 @@ impl Election {
         self.pair.term
     }
 
-    /// Whether an advert comes from a master that is not the peer. Only a peer that is heard can be told apart.
+    /// Whether an advert came from a master that is not the peer. Only a peer that is heard can be told apart.
     ///
-    /// The peer's own words say whether it masters and what it advertises; a demotion may just have changed its skew.
-    pub(super) fn is_foreign(&self, now: Instant, interval: Interval, received: Instant) -> bool {
+    /// The peer's own words say whether it masters and what it advertises; a demotion may just have changed its skew. Its
+    /// first advert may be here before its words, and its last one after them; and while its words were not heard, it may
+    /// have been master for a while.
+    pub(super) fn is_foreign(&self, interval: Interval, received: Instant) -> bool {
         let fits = |standing: Standing| {
             let is_regular = interval.advbase == u16::from(standing.advbase) && interval.advskew >= standing.advskew;
             is_regular || interval == CLAIM_INTERVAL || interval == Interval::GOODBYE
         };
-        let of_peer = self.pair.served.is_some_and(|(at, standing)| now.since(at) < STRAGGLERS && fits(standing));
+        let of_peer = self.pair.served.is_some_and(|served| {
+            received + CAREFUL >= served.from && received < served.to + STRAGGLERS && fits(served.standing)
+        });
+        let unheard = self.pair.heard.is_none_or(|(from, _)| received < from + CAREFUL);
         match self.pair.sight {
             Sight::Unknown => false,
-            Sight::Alive(_) => !of_peer,
+            Sight::Alive(report) => !(of_peer || unheard && fits(report.standing)),
             // The last advert may have been under way for longer than the last heartbeat.
             Sight::Silent { last } => !(of_peer && received.since(last.heard) < CAREFUL),
         }
@@ -159,7 +179,8 @@ impl Election {
 
     /// A foreign master is heard on some member, and is not one that this node would preempt.
     pub(super) fn follows_foreign(&self, now: Instant) -> bool {
-        let alive = |heard: &Heard| heard.foreign && heard.at + self.timing.master_down > now;
+        let alive =
+            |heard: &Heard| heard.at + self.timing.master_down > now && self.is_foreign(heard.interval, heard.at);
         let any = self.members.iter().flat_map(|member| member.followed.iter().flatten()).any(alive);
         any && !(self.would_preempt(now) && self.holds_state(now))
     }

@@ -105,6 +105,7 @@ impl Election {
         self.announcer.stop();
         self.claim.end(now);
         self.contact = None;
+        self.suspect = None;
         self.hold = None;
         self.pair.vacant_since = None;
         for member in &mut self.members {

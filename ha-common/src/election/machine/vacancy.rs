@@ -55,7 +55,7 @@ impl Election {
             return Verdict::Wait(wait);
         }
         // What was said long ago may not be true any more.
-        if now.since(report.heard) > FRESH {
+        if now.since(report.asked) > FRESH {
             return Verdict::Wait(self.wait);
         }
         if report.serves() {

@@ -119,7 +119,7 @@ impl Election {
             (Role::Master, _) => Some(Refusal::AlreadyMaster),
             (Role::Init | Role::Fault, _) => Some(Refusal::NotReady),
             (Role::Backup, _) if self.asked_since.is_some() || self.is_stopping() => Some(Refusal::Busy),
-            (Role::Backup, Sight::Alive(report)) if now.since(report.heard) <= FRESH && report.serves() => {
+            (Role::Backup, Sight::Alive(report)) if now.since(report.asked) <= FRESH && report.serves() => {
                 (!self.is_ready(now)).then_some(Refusal::NotReady)
             }
             (Role::Backup, Sight::Alive(_) | Sight::Silent { .. } | Sight::Unknown) => Some(Refusal::PeerUnknown),

@@ -15,8 +15,6 @@ use std::time::Duration;
 
 /// Of the loop.
 pub const TICK: Duration = Duration::from_millis(1);
-/// Answers that took longer are no evidence.
-const RTT_MAX: Duration = Duration::from_millis(50);
 
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
@@ -140,7 +138,7 @@ impl Daemon {
     /// The tick: reads the clock, then everything else, then decides. [`Self::finish`] does what was decided.
     pub fn begin(&mut self, now: Instant, kernel: &Kernel) {
         let (mut actions, mut probes) = (Vec::new(), Vec::new());
-        for reply in kernel.replies.iter().flatten().filter(|reply| reply.rtt <= RTT_MAX) {
+        for reply in kernel.replies.iter().flatten() {
             self.prober.handle(now, liveness::Input::Reply(reply), &mut probes);
         }
         if self.prober.poll_at().is_some_and(|at| at <= now) {

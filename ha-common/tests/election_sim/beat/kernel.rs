@@ -57,6 +57,7 @@ impl Kernel {
             beat_age: Duration::from_micros(reply.beat_age_us.into()),
             lease_left: Duration::from_micros(reply.lease_left_us.into()),
             heard: now,
+            asked: Instant(reply.sent_ns),
         };
         *slot = Some(PathReply {
             path: PathId(reply.path),

@@ -7,11 +7,12 @@ use ha_common::election::{Command, Input};
 use std::time::Duration;
 
 /// Seeds of one kind of pair; `TWINWALL_SIM_SEEDS` asks for more.
-fn seeds() -> u64 {
+pub fn seeds() -> u64 {
     std::env::var("TWINWALL_SIM_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(12)
 }
 
-fn first_seed() -> u64 {
+/// `TWINWALL_SIM_FIRST` begins elsewhere.
+pub fn first_seed() -> u64 {
     std::env::var("TWINWALL_SIM_FIRST").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0)
 }
 
@@ -40,7 +41,7 @@ fn fault(world: &mut World, clean: bool) {
         0 | 1 => world.freeze(index, short),
         2 => world.freeze(index, short * 20),
         3 => world.hosts[index].freeze_in_tick = Some(short),
-        4 => world.pause(index, short * 5, world.seed % 2 == 0),
+        4 => world.pause(index, short * 5, world.seed.is_multiple_of(2)),
         5 => world.kill(index),
         6 | 7 => restart(world, index),
         8 => world.crash(index),
@@ -51,7 +52,7 @@ fn fault(world: &mut World, clean: bool) {
             let up = world.link_up[index][path];
             world.set_link(index, path, !up);
         }
-        13 => world.command(index, Command::HandOver { force: world.seed % 3 == 0 }),
+        13 => world.command(index, Command::HandOver { force: world.seed.is_multiple_of(3) }),
         14 => world.command(index, Command::Want),
         15 => {
             let on = world.rng.below(2) == 0;

@@ -148,11 +148,12 @@ impl Rig {
             beat_age: Duration::ZERO,
             lease_left: Duration::ZERO,
             heard: self.now,
+            asked: self.now,
         }
     }
 
     fn see(&mut self, report: PeerReport) {
-        self.input(Input::Peer(Sight::Alive(PeerReport { heard: self.now, ..report })));
+        self.input(Input::Peer(Sight::Alive(PeerReport { heard: self.now, asked: self.now, ..report })));
     }
 
     /// Lets time pass while the peer says `report` every millisecond, until a role changes or a hand-over ends.

@@ -86,7 +86,12 @@ fn a_fenced_term() {
 fn two_masters() {
     let mut rig = Rig::ahead(config(100));
     let own = rig.stats().term;
+    let ready = rig.ready();
+    rig.see_for(ms(200), ready);
     rig.hear(LAN, 1, 0);
+    assert_eq!(rig.role(), Role::Master, "it may be the peer's");
+    rig.now = rig.now + ms(1);
+    rig.see(rig.ready());
     assert_eq!(rig.cause(), Cause::BetterMaster, "a third master, as the peer does not serve");
 
     let mut rig = Rig::ahead(config(100));
