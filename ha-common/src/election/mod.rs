@@ -92,7 +92,7 @@ pub struct PairTimes {
 impl Default for PairTimes {
     fn default() -> Self {
         Self {
-            lease_short: Duration::from_millis(30),
+            lease_short: Duration::from_millis(40),
             lease_long: Duration::from_millis(1500),
             linger: Duration::from_millis(100),
             drain: Duration::from_millis(500),

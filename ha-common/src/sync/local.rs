@@ -156,10 +156,11 @@ impl Engine {
             for peer in self.peers.iter_mut().filter(|peer| peer.up) {
                 peer.start_bulk(true, &self.table);
             }
-        } else if before == Role::Master
-            && let Some(peer) = self.heir()
-        {
-            self.hand_over(now, peer, None);
+        } else if before == Role::Master {
+            self.relax_after_mastership();
+            if let Some(peer) = self.heir() {
+                self.hand_over(now, peer, None);
+            }
         }
         self.peers.iter_mut().for_each(super::peer::Peer::hello_soon);
     }

@@ -3,7 +3,8 @@
 //! An entry that was made by traffic follows the windows of its connection strictly. While another node forwards, they
 //! move unseen, and when the traffic comes back, its packets are INVALID (`ctnetlink` section 5). A standby's entries
 //! are opened when it hears of them (`remote`); a master that was frozen, or has met a second one, stays master
-//! and opens its own.
+//! and opens its own. So does one that ceases to be master: what the new one has told of its flows may have been read
+//! while this node still took itself for the master of them.
 
 use super::Action;
 use super::engine::Engine;
@@ -23,6 +24,11 @@ impl Engine {
         if self.role == Role::Master && self.was_frozen(now) {
             self.relaxing = Some(0);
         }
+    }
+
+    /// From now on another node forwards the flows that were made here.
+    pub(super) fn relax_after_mastership(&mut self) {
+        self.relaxing = Some(0);
     }
 
     /// Two masters have met and the other one yielded: it forwarded some of this node's flows.
@@ -114,6 +120,18 @@ mod tests {
         assert_eq!(first + updates(&mut engine, &mut now, [Input::Timer, Input::Timer]), 5000);
         now = now + TIMEOUT;
         assert_eq!(updates(&mut engine, &mut now, [Input::Timer, Input::Timer]), 0);
+    }
+
+    /// A node that ceases to be master writes the established TCP flows that its own traffic made, once; one that
+    /// never was has nothing to write.
+    #[test]
+    fn windows_are_relaxed_when_a_mastership_ends() {
+        let mut engine = engine();
+        let mut now = Instant(0);
+        updates(&mut engine, &mut now, [Input::Role(Role::Master)]);
+        updates(&mut engine, &mut now, [Input::Changed(&tcp(1, ESTABLISHED)), Input::Changed(&tcp(2, 4))]);
+        assert_eq!(updates(&mut engine, &mut now, [Input::Role(Role::Backup), Input::Timer]), 1);
+        assert_eq!(updates(&mut engine, &mut now, [Input::Role(Role::Fault), Input::Timer]), 0);
     }
 
     /// Of two masters the one that stays writes its flows when the other has yielded.

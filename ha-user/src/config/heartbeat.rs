@@ -25,6 +25,8 @@ pub struct Heartbeat {
 }
 
 const INTERVAL: Duration = Duration::from_millis(1);
+/// The election acts on words that were asked for 20 ms ago at the most.
+const INTERVAL_MAX: Duration = Duration::from_millis(10);
 const MULTIPLIER: u8 = 5;
 const DEAD_AFTER_MAX: Duration = Duration::from_millis(200);
 /// As many paths as a prober keeps.
@@ -63,7 +65,7 @@ pub fn read(root: &mut Section<'_>, problems: &mut Problems<'_>) -> Keys {
     let ms = Duration::from_millis;
     let keys = Keys {
         enabled: section.optional(problems, "enabled", boolean),
-        interval: section.optional(problems, "interval", fixed(ms(1)..=ms(1000))),
+        interval: section.optional(problems, "interval", fixed(ms(1)..=INTERVAL_MAX)),
         multiplier: section.optional(problems, "multiplier", integer(3..=100)),
         dead_after_max: section.optional(problems, "dead_after_max", fixed(ms(3)..=ms(100_000))),
         paths: section.list(problems, "paths", interface),

@@ -222,18 +222,18 @@ fn ipv6_pair() {
 #[test]
 fn heartbeat_and_lease_keys() {
     let text = PACKAGED.replace("sync = { interface = \"eth0\" }", "sync = { interface = \"eth2\" }")
-        + "[heartbeat]\ninterval = \"20ms\"\nmultiplier = 10\n[election]\nadvbase = 2\nlease_alone = \"3s\"\n\
+        + "[heartbeat]\ninterval = \"10ms\"\nmultiplier = 10\n[election]\nadvbase = 2\nlease_alone = \"3s\"\n\
            preempt_delay = \"0s\"\nlinger = \"0ms\"\n[daemon]\nstate_directory = \"/var/lib/other\"\n";
     let (resolved, report) = Files::new().resolve(&text).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(report.problems, []);
     let heartbeat = &resolved.heartbeat;
-    assert_eq!((heartbeat.interval, heartbeat.multiplier), (Duration::from_millis(20), 10));
+    assert_eq!((heartbeat.interval, heartbeat.multiplier), (Duration::from_millis(10), 10));
     assert_eq!(
         (heartbeat.dead_after_max, heartbeat.paths.join(" ")),
         (Duration::from_millis(200), "eth2 eth0 eth1".into())
     );
     let timing = resolved.election.timing;
-    assert_eq!((timing.lease, timing.lease_alone), (Duration::from_millis(100), Duration::from_secs(3)));
+    assert_eq!((timing.lease, timing.lease_alone), (Duration::from_millis(50), Duration::from_secs(3)));
     assert_eq!((timing.linger, timing.restart_grace), (Duration::ZERO, Duration::from_secs(5)));
     assert_eq!(resolved.state_directory, Path::new("/var/lib/other"));
 }
@@ -242,8 +242,8 @@ fn heartbeat_and_lease_keys() {
 #[test]
 fn wrong_heartbeat_and_lease() {
     let text = PACKAGED.to_owned()
-        + "[heartbeat]\ninterval = \"50ms\"\ndead_after_max = \"100ms\"\npaths = [\"eth0\", \"eth0\", \"eth3\"]\nmultiplier = 2\n\
-           [election]\nlease = \"60ms\"\nlease_alone = \"1600ms\"\nrestart_grace = \"31s\"\nlinger = \"off\"\n\
+        + "[heartbeat]\ninterval = \"10ms\"\ndead_after_max = \"20ms\"\npaths = [\"eth0\", \"eth0\", \"eth3\"]\nmultiplier = 2\n\
+           [election]\nlease = \"15ms\"\nlease_alone = \"1600ms\"\nrestart_grace = \"31s\"\nlinger = \"off\"\n\
            [daemon]\nstate_directory = \"lib\"\n";
     insta::assert_snapshot!(Files::new().report(&text));
     let text = PACKAGED.to_owned() + "[heartbeat]\npaths = [\"eth1\"]\n[election]\ndead_ratio = 1\n";

@@ -32,8 +32,10 @@ impl Timing {
     }
 }
 
-const LEASE: Duration = Duration::from_millis(30);
-const LEASE_MAX: Duration = Duration::from_secs(1);
+const LEASE: Duration = Duration::from_millis(40);
+/// A node promises for 150 ms that it takes nothing: longer than a candidate's window (40 ms), its lease, and the age of
+/// the words that it is judged by (20 ms) together. See docs/safety.md.
+const LEASE_MAX: Duration = Duration::from_millis(80);
 const LEASE_ALONE: Duration = Duration::from_millis(1500);
 const RESTART_GRACE: Duration = Duration::from_secs(5);
 const LINGER: Duration = Duration::from_millis(100);

@@ -4,7 +4,7 @@ use crate::topology::Node;
 
 /// The lease of a master whose peer is alive, nanoseconds: its answers may not go on for longer than that beside
 /// another master's.
-pub const LEASE: u64 = 30_000_000;
+pub const LEASE: u64 = 40_000_000;
 
 /// One answer to one request; times are nanoseconds since the observer began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

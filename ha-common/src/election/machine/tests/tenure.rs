@@ -7,7 +7,7 @@ use super::*;
 #[test]
 fn lengths() {
     let mut rig = Rig::ahead(config(0));
-    assert_eq!(rig.stats().lease.unwrap().length, ms(30));
+    assert_eq!(rig.stats().lease.unwrap().length, PairTimes::default().lease_short);
     rig.input(Input::Peer(Sight::Silent { last: rig.ready() }));
     assert_eq!(rig.stats().lease.unwrap().length, ms(1500));
     assert_eq!(Rig::master(config(0)).stats().lease.unwrap().length, ms(1500));
