@@ -142,7 +142,7 @@ impl Election {
             Some(report) => self.refuse_peer(&Giving::new(now, cause), &report).map(|_| Wait::PeerNotReady),
         };
         self.wait = wait;
-        (wait.is_none() && now >= self.retry_from).then_some(cause)
+        (wait.is_none() && (asked || now >= self.retry_from)).then_some(cause)
     }
 
     /// The peer serves in a newer term, by this node's offer.

@@ -101,6 +101,11 @@ impl Election {
         if was_away || self.pair.careful_until.is_none() {
             self.pair.be_careful(now);
         }
+        // Without heartbeats yet: no deadline of a backup is later than that. The grace for the peer to show up begins anew.
+        let overslept = now.since(self.now) > self.timing.master_down + AWAY;
+        if overslept && self.config.peer_node.is_some() && self.role == Role::Backup {
+            self.preemption.begin_anew(now);
+        }
     }
 
     pub(super) fn on_peer(&mut self, now: Instant, sight: Sight, actions: &mut Vec<Action>) {
@@ -134,7 +139,9 @@ impl Election {
         let from = self.pair.heard.filter(|(_, to)| now.since(*to) < AWAY).map_or(now, |(from, _)| from);
         self.pair.heard = Some((from, now));
         let masters = report.standing.role == ROLE_MASTER;
-        if masters {
+        let newer = report.term > self.pair.term && owner(report.term) == self.config.peer_node;
+        // A mastership may have been over before anything was heard of it.
+        if masters || newer {
             let (term, standing) = (report.term, report.standing);
             let from = self.pair.served.filter(|served| served.term == term).map_or(now, |served| served.from);
             self.pair.served = Some(Served { term, from, to: now, standing });
@@ -143,7 +150,7 @@ impl Election {
             self.pair.term = report.term;
             self.pair.candidacy = None;
             // Publishing this term from now on is the answer to the candidacy, and a promise not to take over.
-            if !masters && owner(report.term) == self.config.peer_node {
+            if !masters && newer {
                 self.pair.promised_until = Some(now + PROMISE);
             }
         }

@@ -24,6 +24,12 @@ impl Preemption {
         }
     }
 
+    /// What was waited for could not be noticed.
+    pub(super) fn begin_anew(&mut self, now: Instant) {
+        self.backup_since = now;
+        self.waiting_since = None;
+    }
+
     pub(super) fn suspend(&mut self) {
         self.suspended = true;
     }

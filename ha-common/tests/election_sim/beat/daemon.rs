@@ -128,11 +128,28 @@ impl Daemon {
         self.input(now, Input::Advert(&advert), kernel)
     }
 
-    /// One input between ticks, done at once.
+    /// One input between ticks, done at once; what a freeze interrupted ends first.
     pub fn input(&mut self, now: Instant, input: Input<'_>, kernel: &mut Kernel) -> Vec<Sent> {
+        let mut sent = self.finish(now, kernel);
         let mut actions = Vec::new();
+        self.check_lease(now, kernel, &mut actions);
         self.election.handle(now, input, &mut actions);
-        self.carry_out(now, now, actions, Vec::new(), kernel)
+        sent.extend(self.carry_out(now, now, actions, Vec::new(), kernel));
+        sent
+    }
+
+    /// As every wake-up of the loop begins.
+    fn check_lease(&mut self, now: Instant, kernel: &Kernel, actions: &mut Vec<Action>) {
+        let Some(lease) = self.election.stats().lease else { return };
+        let closed_term = kernel.closed_term;
+        let event = if self.deadline.is_some_and(|deadline| now >= deadline) {
+            LeaseEvent::Lapsed
+        } else if closed_term >= lease.term {
+            LeaseEvent::Fenced { closed_term }
+        } else {
+            return;
+        };
+        self.election.handle(now, Input::Lease(event), actions);
     }
 
     /// The tick: reads the clock, then everything else, then decides. [`Self::finish`] does what was decided.
@@ -144,17 +161,7 @@ impl Daemon {
         if self.prober.poll_at().is_some_and(|at| at <= now) {
             self.prober.handle(now, liveness::Input::Timer, &mut probes);
         }
-        if let Some(lease) = self.election.stats().lease {
-            let event = if self.deadline.is_some_and(|deadline| now >= deadline) {
-                Some(LeaseEvent::Lapsed)
-            } else {
-                let closed_term = kernel.closed_term;
-                (closed_term >= lease.term).then_some(LeaseEvent::Fenced { closed_term })
-            };
-            if let Some(event) = event {
-                self.election.handle(now, Input::Lease(event), &mut actions);
-            }
-        }
+        self.check_lease(now, kernel, &mut actions);
         self.election.handle(now, Input::Peer(self.prober.sight()), &mut actions);
         if self.election.poll_at().is_some_and(|at| at <= now) {
             self.election.handle(now, Input::Timer, &mut actions);

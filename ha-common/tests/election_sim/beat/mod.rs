@@ -2,7 +2,8 @@
 //!
 //! - `kernel.rs`: the entry, the fence and the gate, as the XDP programs keep them; it outlives its daemon.
 //! - `daemon.rs`: the control loop in small: tick, lease, actions in order; may freeze in the middle of a tick.
-//! - `world.rs`: time, three paths (LAN, WAN, sync), faults, and the watch over the gates after every single event.
+//! - `world.rs`: time, three paths (LAN, WAN, sync), faults.
+//! - `watch.rs`: the watch over the gates after every single event.
 //! - `rules.rs`: one scenario a rule, with its time. `races.rs`: both on the point of taking over.
 //! - `storms.rs`: random faults over many seeds, then peace.
 
@@ -11,4 +12,5 @@ mod kernel;
 mod races;
 mod rules;
 mod storms;
+mod watch;
 mod world;

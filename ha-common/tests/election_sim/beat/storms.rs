@@ -64,7 +64,7 @@ fn fault(world: &mut World, clean: bool) {
             world.input(index, Input::Demotion(total));
         }
         17 => world.command(index, Command::Stop),
-        18 => world.delay_max = Duration::from_micros([50, 200, 5000][world.rng.below(3) as usize]),
+        18 => world.delay_max = Duration::from_micros([50, 200, 2000][world.rng.below(3) as usize]),
         _ => peace(world),
     }
 }

@@ -2,24 +2,19 @@
 
 use super::daemon::{Daemon, Sent, Settings, TICK};
 use super::kernel::{Kernel, PATHS};
+use super::watch::{Memory, Watch};
 use crate::node::{Packet, SEGMENTS};
 use crate::world::Rng;
 use ha_common::election::{Cause, Command, Input};
 use ha_common::role::{Role, SyncHealth};
 use ha_common::time::Instant;
-use ha_common::wire::heartbeat::{FLAG_OFFER, Heartbeat, Kind, Standing};
+use ha_common::wire::heartbeat::{Heartbeat, Kind};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
 /// The sync link; LAN and WAN are 0 and 1, as the segments of adverts.
 pub const SYNC: usize = 2;
-/// Both gates may be open for so long when the new master has taken an offer and the old one has not heard yet.
-const OVERLAP_MAX: Duration = Duration::from_millis(4);
-/// An offer that was withdrawn may still be taken by words that are so old.
-const WITHDRAWN: Duration = Duration::from_millis(30);
-/// After a cut of every path is healed, or when nothing ran, one gate closes within this.
-pub const HEALED: Duration = Duration::from_millis(60);
 const SYNC_TICK: Duration = Duration::from_millis(10);
 const SYNC_NOTICES: Duration = Duration::from_millis(300);
 
@@ -48,16 +43,6 @@ pub struct Host {
     synced_since: Option<Instant>,
 }
 
-/// The longest times of what must be short.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Watch {
-    pub none: Duration,
-    pub overlap: Duration,
-    /// Both gates open, all paths cut or nothing running.
-    pub excused: Duration,
-    pub changes: u64,
-}
-
 pub struct World {
     pub now: Instant,
     pub rng: Rng,
@@ -74,15 +59,7 @@ pub struct World {
     /// How long changes of flows take to be acknowledged.
     pub lag: Duration,
     sync_at: Instant,
-    connected_since: Option<Instant>,
-    none_since: Option<Instant>,
-    two_since: Option<Instant>,
-    /// When an offer last stood.
-    offered_at: Option<Instant>,
-    open_before: [bool; 2],
-    /// Who used a term; the mastership under way of each host.
-    terms: BTreeMap<u64, usize>,
-    current: [u64; 2],
+    pub memory: Memory,
     pub watch: Watch,
 }
 
@@ -115,13 +92,7 @@ impl World {
             delay_max: Duration::from_micros(200),
             lag: Duration::from_millis(2),
             sync_at: now,
-            connected_since: None,
-            none_since: None,
-            two_since: None,
-            offered_at: None,
-            open_before: [false; 2],
-            terms: BTreeMap::new(),
-            current: [0; 2],
+            memory: Memory::default(),
             watch: Watch::default(),
         }
     }
@@ -152,8 +123,7 @@ impl World {
     pub fn crash(&mut self, index: usize) {
         self.kill(index);
         self.hosts[index].kernel = None;
-        self.terms.retain(|_, user| *user != index);
-        self.current[index] = 0;
+        self.memory.forget_terms(index);
     }
 
     pub fn boot(&mut self, index: usize) {
@@ -264,7 +234,7 @@ impl World {
     }
 
     /// Heartbeats go both ways on some path without loss, and somebody sends them.
-    fn connected(&self) -> bool {
+    pub fn connected(&self) -> bool {
         (0..2).all(|index| self.has_kernel(index))
             && (self.runs(0) || self.runs(1))
             && (0..PATHS).any(|path| self.carries(path) && self.loss_percent[path] == 0)
@@ -417,66 +387,5 @@ impl World {
             let health = SyncHealth { peer_alive: in_sync, in_sync, lag: self.lag, flushed };
             self.input(index, Input::Sync(health));
         }
-    }
-
-    // -- the watch --
-
-    fn observe(&mut self) {
-        let now = self.now;
-        self.connected_since = self.connected().then(|| self.connected_since.unwrap_or(now));
-        let offers = |host: &Host| {
-            host.kernel.as_ref().is_some_and(|kernel| Standing::unpack(kernel.entry.state).has(FLAG_OFFER))
-        };
-        if self.hosts.iter().any(offers) {
-            self.offered_at = Some(now);
-        }
-        let open = [self.is_open(0), self.is_open(1)];
-        for (index, is_open) in open.into_iter().enumerate() {
-            self.watch.changes += u64::from(self.open_before[index] != is_open);
-            self.open_before[index] = is_open;
-            if is_open {
-                self.check_term(index);
-            }
-        }
-        if open == [true; 2] {
-            let since = *self.two_since.get_or_insert(now);
-            self.check_two(now, now.since(since));
-        } else {
-            self.two_since = None;
-        }
-        let fit = self.is_fit(0) || self.is_fit(1);
-        self.none_since = (fit && open == [false; 2]).then(|| self.none_since.unwrap_or(now));
-        self.watch.none = self.watch.none.max(self.none_since.map_or(Duration::ZERO, |since| now.since(since)));
-    }
-
-    /// Never two open gates, but for the moment of a hand-over, and when no heartbeat can tell one of the other.
-    fn check_two(&mut self, now: Instant, lasted: Duration) {
-        let offered = self.offered_at.is_some_and(|at| now.since(at) < WITHDRAWN);
-        let handed_over = offered && lasted < OVERLAP_MAX;
-        let apart = self.connected_since.is_none_or(|since| now.since(since) < HEALED);
-        if handed_over {
-            self.watch.overlap = self.watch.overlap.max(lasted);
-        } else if apart {
-            self.watch.excused = self.watch.excused.max(lasted);
-        } else {
-            let last = |index: usize| self.hosts[index].daemon.as_ref().and_then(|d| d.transitions.last().copied());
-            panic!("seed {}: both gates open for {lasted:?} at {now:?}: {:?}", self.seed, [last(0), last(1)]);
-        }
-    }
-
-    /// A term is one mastership of one node.
-    fn check_term(&mut self, index: usize) {
-        let Some(kernel) = &self.hosts[index].kernel else { return };
-        let term = kernel.entry.term;
-        if self.current[index] != term {
-            self.current[index] = term;
-            let known = self.terms.insert(term, index);
-            assert_eq!(known, None, "seed {}: term {term:#x} used again", self.seed);
-        }
-    }
-
-    pub fn watch_anew(&mut self) {
-        self.watch = Watch::default();
-        self.none_since = None;
     }
 }

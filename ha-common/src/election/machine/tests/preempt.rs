@@ -14,6 +14,19 @@ fn a_foreign_worse_master_is_preempted_after_the_grace() {
     assert_eq!(transition.at, start + SECOND * 3);
 }
 
+/// A node that did not run during the grace gives its peer another one: it could not notice that the peer is none of the
+/// foreign ones.
+#[test]
+fn a_grace_that_was_slept_through_is_none() {
+    let mut rig = Rig::backup(config(0));
+    rig.now = rig.now + ms(3100);
+    rig.hear(LAN, 1, 100);
+    rig.hear(WAN, 1, 100);
+    assert_eq!(rig.role(), Role::Backup);
+    rig.run_hearing(SECOND * 5, &[LAN, WAN], 1, 100);
+    assert_eq!((rig.role(), rig.cause()), (Role::Master, Cause::Preempt));
+}
+
 /// No preempt by configuration, by equality, or by a better master.
 #[test]
 fn only_the_strictly_better_preempts() {
