@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{Read, Seek, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
@@ -262,12 +262,14 @@ impl Files {
     /// # Errors
     /// When nobody answers on the socket within 2 s (a frozen daemon does not).
     pub fn status(&self) -> Result<Status> {
+        // Into a file: a long answer would fill a pipe that nobody reads until the end.
+        let mut said = tempfile::tempfile()?;
         let mut command = self.command(&["status", "--json"])?;
-        command.stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut asking = Process::start(command)?;
-        let status = asking.wait(Duration::from_secs(2))?;
+        command.stdout(said.try_clone()?).stderr(Stdio::null());
+        let status = Process::start(command)?.wait(Duration::from_secs(2))?;
         let mut answer = String::new();
-        asking.child().stdout.take().context("no pipe")?.read_to_string(&mut answer)?;
+        said.rewind()?;
+        said.read_to_string(&mut answer)?;
         ensure!(status.success(), "{}: status failed, {status}", self.node.name());
         Ok(Status(serde_json::from_str(&answer).context("status --json is not JSON")?))
     }
