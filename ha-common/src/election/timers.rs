@@ -50,6 +50,8 @@ pub(super) const STRAGGLERS: Duration = Duration::from_millis(1500);
 /// What was silent before this node was away is proven to be so after this: longer than the longest time after which the
 /// prober finds a peer silent.
 pub(super) const SILENCE_PROVEN: Duration = Duration::from_millis(250);
+/// What an advert and its wake-ups may be late on busy machines.
+pub(super) const ADVERT_LATENESS: Duration = Duration::from_millis(50);
 /// A peer that closed this node's gate, but is not heard, lives: its silence proves nothing for so long.
 pub(super) const FENCED_HOLD: Duration = Duration::from_secs(3);
 /// After a hand-over that failed, no other begins by itself for this long.

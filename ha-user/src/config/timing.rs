@@ -23,15 +23,6 @@ pub struct Timing {
     pub linger: Duration,
 }
 
-impl Timing {
-    /// The lease of a master that advertises with this skew (demotion included) while nobody could take over by
-    /// heartbeats, at most what [`bound`] allows.
-    #[must_use]
-    pub fn lease_alone_at(&self, advbase: u8, dead_ratio: u8, advskew: u8) -> Duration {
-        self.lease_alone.min(bound(advbase, dead_ratio, advskew))
-    }
-}
-
 const LEASE: Duration = Duration::from_millis(40);
 /// A node promises for 150 ms that it takes nothing: longer than a candidate's window (40 ms), its lease, and the age of
 /// the words that it is judged by (20 ms) together. See docs/safety.md.
@@ -145,8 +136,5 @@ mod tests {
         assert_eq!(bound(1, 3, 128), ms(1450));
         assert_eq!(bound(1, 1, 0), Duration::ZERO);
         assert_eq!(bound(254, 255, 254).as_secs(), 254 * 254 - 2);
-        let timing = Timing::default();
-        assert_eq!(timing.lease_alone_at(1, 3, 0), LEASE_ALONE);
-        assert_eq!(timing.lease_alone_at(1, 3, 128), ms(1450));
     }
 }

@@ -1,8 +1,9 @@
 //! The lease of this node's mastership: its length, its loss, and going on with one after a restart.
 
 use super::Election;
+use super::rank::advertised_skew;
 use super::transition::Farewell;
-use crate::election::timers::{CAREFUL, FENCED_HOLD};
+use crate::election::timers::{ADVERT_LATENESS, CAREFUL, FENCED_HOLD, advert_interval};
 use crate::election::{Action, Cause, Lease, LeaseEvent, LeaseOrder};
 use crate::role::Role;
 use crate::sight::Sight;
@@ -18,11 +19,21 @@ impl Election {
 
     /// Short while somebody could take over within milliseconds; else long, but over before adverts decide.
     fn lease_length(&self) -> Duration {
-        let times = self.config.times;
         match self.pair.sight {
-            Sight::Alive(_) => times.lease_short,
-            Sight::Silent { .. } | Sight::Unknown => times.lease_long.min(self.timing.master_down / 2),
+            Sight::Alive(_) => self.config.times.lease_short,
+            Sight::Silent { .. } | Sight::Unknown => self.config.times.lease_long.min(self.until_adverts_decide()),
         }
+    }
+
+    /// The least time between a freeze of this node and a takeover by a node that goes by adverts: its last advert was
+    /// up to one interval before the freeze, and a demotion makes that interval longer.
+    fn until_adverts_decide(&self) -> Duration {
+        if self.config.advbase == 0 {
+            return self.timing.master_down / 2;
+        }
+        let dead = Duration::from_secs(u64::from(self.config.advbase)) * u32::from(self.config.dead_ratio.max(1));
+        let interval = advert_interval(self.config.advbase, advertised_skew(&self.config, self.demotion));
+        dead.saturating_sub(interval + ADVERT_LATENESS).max(self.config.times.lease_short)
     }
 
     pub(super) fn on_lease(&mut self, now: Instant, event: LeaseEvent, actions: &mut Vec<Action>) {

@@ -13,6 +13,10 @@ fn lengths() {
     assert_eq!(Rig::master(config(0)).stats().lease.unwrap().length, ms(1500));
     let fast = Rig::master(Config { advbase: 0, advskew: 64, ..config(0) });
     assert_eq!(fast.stats().lease.unwrap().length, ms(375));
+    let mut demoted = Rig::master(config(0));
+    demoted.input(Input::Demotion(254));
+    let length = demoted.stats().lease.unwrap().length;
+    assert!((ms(950)..ms(965)).contains(&length), "3 s less an interval of 1.99 s and 50 ms: {length:?}");
     assert_eq!(Rig::backup(config(0)).stats().lease, None);
 }
 
