@@ -20,8 +20,6 @@ const PACE_DEAD: Duration = Duration::from_millis(10);
 const TOGETHER: Duration = SILENT_AFTER;
 /// Who speaks again this soon after it was found silent was not dead.
 const RECOVERED_WITHIN: Duration = Duration::from_secs(1);
-/// How many of the peer's former processes are remembered.
-const SESSIONS: usize = 8;
 
 /// The state machine: answers in, probes and [`Sight`]s out.
 #[derive(Debug)]
@@ -37,8 +35,6 @@ pub struct Prober {
     newest: Option<PeerReport>,
     /// As it was last told; the report in it may be older than `newest`.
     told: Sight,
-    /// Sessions that had a successor, oldest first.
-    retired: Vec<u64>,
     silent_since: Option<Instant>,
     silences: u64,
     recovered: u64,
@@ -59,7 +55,6 @@ impl Prober {
             last: Instant::default(),
             newest: None,
             told: Sight::Unknown,
-            retired: Vec::with_capacity(SESSIONS),
             silent_since: None,
             silences: 0,
             recovered: 0,
@@ -193,38 +188,36 @@ impl Prober {
         let report = PeerReport { heard: reply.received, asked, ..reply.report };
         let is_restart = match self.newest {
             Some(newest) if newest.session != report.session => {
-                if self.retired.contains(&report.session) || report.heard <= newest.heard {
+                // Two paths may deliver in another order than was spoken. What was asked after one process was heard last,
+                // and is answered by another, is answered by its successor.
+                if report.asked < newest.heard {
                     path.refuse(reply);
                     return Err(Refusal::OldSession);
                 }
-                Some(newest.session)
+                true
             }
-            Some(_) | None => None,
+            Some(_) | None => false,
         };
         path.take(now, reply);
         self.due = earliest(self.due, Some(now + self.interval));
-        if let Some(old) = is_restart {
-            self.retire(now, old);
+        if is_restart {
+            self.begin_anew(now);
         }
         self.silence.hear(reply.received);
-        self.adopt(now, report, is_restart.is_some(), out);
+        self.adopt(now, report, is_restart, out);
         Ok(())
     }
 
     /// The peer's process has a successor: its silence in between was no delay, and it may be back on all paths.
-    fn retire(&mut self, now: Instant, session: u64) {
-        if self.retired.len() == SESSIONS {
-            self.retired.remove(0);
-        }
-        self.retired.push(session);
+    fn begin_anew(&mut self, now: Instant) {
         self.silence.excuse();
         self.paths.iter_mut().for_each(|path| path.hurry(now));
     }
 
     fn adopt(&mut self, now: Instant, report: PeerReport, is_restart: bool, out: &mut Vec<Action>) {
-        // Answers of one tick come path by path: the newest of them counts.
+        // Answers come path by path, and one may overtake the other: what was asked last counts.
         let newest = match self.newest {
-            Some(newest) if newest.heard > report.heard => newest,
+            Some(newest) if newest.session == report.session && newest.asked > report.asked => newest,
             Some(_) | None => report,
         };
         self.newest = Some(newest);

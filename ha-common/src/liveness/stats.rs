@@ -14,7 +14,7 @@ pub enum Refusal {
     Impossible,
     /// To an older probe than the newest answered.
     Stale,
-    /// Of a process of the peer that has a successor.
+    /// Of another process of the peer than was heard last, to a probe from before that: it may be the one before.
     OldSession,
 }
 

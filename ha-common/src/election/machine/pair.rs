@@ -37,10 +37,9 @@ pub(super) struct Pair {
     pub(super) rival: bool,
 }
 
-/// A mastership of the peer: when it was first and last said, and in which words.
+/// Masterships of the peer, one soon after the other: when that was first and last said, and in which words.
 #[derive(Clone, Copy, Debug)]
 struct Served {
-    term: u64,
     from: Instant,
     to: Instant,
     standing: Standing,
@@ -142,9 +141,9 @@ impl Election {
         let newer = report.term > self.pair.term && owner(report.term) == self.config.peer_node;
         // A mastership may have been over before anything was heard of it.
         if masters || newer {
-            let (term, standing) = (report.term, report.standing);
-            let from = self.pair.served.filter(|served| served.term == term).map_or(now, |served| served.from);
-            self.pair.served = Some(Served { term, from, to: now, standing });
+            let recent = self.pair.served.filter(|served| now < served.to + STRAGGLERS);
+            let from = recent.map_or(now, |served| served.from);
+            self.pair.served = Some(Served { from, to: now, standing: report.standing });
         }
         if report.term > self.pair.term {
             self.pair.term = report.term;

@@ -66,7 +66,7 @@ fn crash() {
     }
 }
 
-/// The master's process freezes or is killed: its lease lapses, and its peer has the group within 40 ms. The frozen one,
+/// The master's process freezes or is killed: its lease lapses, and its peer has the group within 50 ms. The frozen one,
 /// when it goes on, is BACKUP at once, and the better node gets the group back when it may.
 #[test]
 fn freeze_and_kill() {
@@ -78,7 +78,7 @@ fn freeze_and_kill() {
             } else {
                 world.freeze(0, Duration::from_millis(2000));
             }
-            world.run_ms(40);
+            world.run_ms(50);
             assert!(world.is_open(1) && !world.is_open(0), "seed {seed}");
             assert_eq!(world.cause(1), Cause::LeaseLapsed, "seed {seed}");
             if kill {
@@ -88,7 +88,7 @@ fn freeze_and_kill() {
             assert!(!world.is_open(0) || !world.is_open(1), "seed {seed}");
             world.run_ms(2000);
             assert_eq!((world.master(), world.cause(0)), (0, Cause::Preempt), "seed {seed}");
-            assert!(world.watch.none < Duration::from_millis(40), "seed {seed}: {:?}", world.watch);
+            assert!(world.watch.none < Duration::from_millis(50), "seed {seed}: {:?}", world.watch);
         }
     }
 }
@@ -98,8 +98,8 @@ fn freeze_and_kill() {
 fn freeze_in_the_middle_of_a_takeover() {
     for seed in 0..60 {
         let mut world = pair(seed);
-        world.freeze(0, Duration::from_millis(50));
-        world.run_ms(25 + seed % 10);
+        world.freeze(0, Duration::from_millis(60));
+        world.run_ms(35 + seed % 10);
         world.hosts[1].freeze_in_tick = Some(Duration::from_millis(20 + seed));
         world.run_ms(1500);
         world.master();
@@ -257,8 +257,8 @@ fn a_lost_lease_and_nobody_else() {
         let mut world = pair(seed);
         world.set_link(1, 0, false);
         world.run_ms(100);
-        world.freeze(0, Duration::from_millis(45));
-        world.run_ms(60);
+        world.freeze(0, Duration::from_millis(60));
+        world.run_ms(75);
         assert_eq!((world.master(), world.cause(0)), (0, Cause::NoMaster), "seed {seed}");
     }
 }
