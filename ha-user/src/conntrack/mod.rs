@@ -11,6 +11,7 @@ pub mod errno;
 pub mod events;
 pub mod filter;
 pub mod own_addresses;
+mod pace;
 mod socket;
 pub mod sysctl;
 pub mod uapi;

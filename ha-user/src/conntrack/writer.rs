@@ -6,7 +6,9 @@
 
 use super::attribute::{Builder, Messages};
 use super::encode::{self, MixedFamilies, UpdateParts};
+use super::pace::Pace;
 use super::{ConntrackError, decode, errno, socket, uapi};
+use crate::clock;
 use ha_common::sync::WriteKind;
 use ha_common::sync::flow::{Flow, FlowKey, status};
 use netlink_sys::Socket;
@@ -129,6 +131,7 @@ pub struct Writer {
     sequence: u32,
     builder: Builder,
     answer: Vec<u8>,
+    pace: Pace,
     steps: Vec<(usize, Step)>,
     slots: Vec<Slot>,
     accepted: [u64; Operation::ALL.len()],
@@ -154,6 +157,7 @@ impl Writer {
             sequence: 0,
             builder: Builder::default(),
             answer: vec![0; 16 * 1024],
+            pace: Pace::new(BATCH_MAX),
             steps: Vec::with_capacity(BATCH_MAX),
             slots: Vec::with_capacity(2 * BATCH_MAX),
             accepted: [0; Operation::ALL.len()],
@@ -168,7 +172,11 @@ impl Writer {
 
     /// Does the writes in order, and tells `sink` what did not simply succeed.
     pub fn apply(&mut self, writes: &[Write], conflict: Conflict, mut sink: impl FnMut(Outcome<'_>)) {
-        for batch in writes.chunks(BATCH_MAX) {
+        let mut rest = writes;
+        while !rest.is_empty() {
+            let (batch, later) = rest.split_at(self.pace.batch().min(rest.len()));
+            rest = later;
+            let began = clock::now();
             self.steps.clear();
             self.steps.extend(batch.iter().map(first_step).enumerate());
             for round in 1..=ROUNDS_MAX {
@@ -178,6 +186,7 @@ impl Writer {
                     break;
                 }
             }
+            self.pace.learn(batch.len(), clock::now().since(began));
         }
     }
 
