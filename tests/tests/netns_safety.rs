@@ -181,4 +181,8 @@ fn netns_a_healed_partition_has_one_master() {
     assert_eq!((after.violations(), after.apart()), (vec![], vec![]));
     let answering = Node::BOTH.map(|node| after.answered_since(node, healed));
     assert!(answering == [true, false] || answering == [false, true], "{answering:?}");
+    let winner = if answering[0] { Node::Fw1 } else { Node::Fw2 };
+    let log = std::fs::read_to_string(watched.lab.dir().join(format!("{}.log", winner.name()))).unwrap();
+    let event = log.lines().find(|line| line.contains("another master was met")).expect("an event");
+    assert!(event.contains(&format!("peer=\"{}\"", winner.peer().name())), "{event}");
 }

@@ -100,6 +100,8 @@ pub struct ControlLoop {
     operators: Operators,
     /// The hand-over that the sync loop was last asked to drain for.
     draining: Option<Instant>,
+    /// Contacts with other masters that were told.
+    contacts_told: u64,
     /// What the election waits for, and since when.
     waiting: Option<(Wait, Instant)>,
     /// The mastership of the process before was taken over at the start.
@@ -172,6 +174,7 @@ impl ControlLoop {
             sync,
             operators: Operators::default(),
             draining: None,
+            contacts_told: 0,
             waiting: None,
             resumed: election_config.resume.is_some(),
             stop_by: None,
@@ -319,8 +322,21 @@ impl ControlLoop {
         }
         self.drain_if_handing_over();
         self.note_wait(now);
+        self.note_contact();
         self.publish(now);
         self.explain_more(now);
+    }
+
+    /// Another master was met while this node was one: who it is, as far as can be told.
+    fn note_contact(&mut self) {
+        let stats = self.election.stats();
+        if std::mem::replace(&mut self.contacts_told, stats.dual_master_contacts) == stats.dual_master_contacts {
+            return;
+        }
+        let heard = stats.heard.iter().flatten().max_by_key(|(_, at)| *at).map(|(source, _)| source.to_string());
+        let peer = plan::only_peer(&self.config).and_then(|peer| self.config.nodes.get(usize::from(peer.0)));
+        let (peer, role) = (peer.map(|node| node.name.as_str()), stats.role.name());
+        tracing::warn!(peer, heard, role, contacts = stats.dual_master_contacts, "another master was met while master");
     }
 
     fn note_wait(&mut self, now: Instant) {

@@ -9,7 +9,7 @@ use crate::election::{Action, Cause};
 use crate::role::Role;
 use crate::sight::Sight;
 use crate::time::Instant;
-use crate::wire::heartbeat::ROLE_MASTER;
+use crate::wire::heartbeat::{FLAG_OFFER, ROLE_MASTER};
 
 /// One contact, from the first advert of another master until none has been heard for a while.
 #[derive(Clone, Copy, Debug)]
@@ -49,8 +49,10 @@ impl Election {
                 self.leave_with(now, Role::Backup, Cause::Superseded, Farewell::Quiet, actions);
             }
             _ if report.standing.role == ROLE_MASTER => {
-                // A gate that was closed in a living lease was closed by this node's probes.
+                // A gate that was closed in a living lease was closed by this node's probes. Who offers the group is about
+                // to let go of it, as planned.
                 let was_open = report.serves() || !report.lease_left.is_zero();
+                let was_open = was_open && !report.standing.has(FLAG_OFFER);
                 self.stats.dual_master_contacts += u64::from(was_open && !self.pair.rival);
                 self.pair.rival |= was_open;
             }
