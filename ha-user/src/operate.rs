@@ -78,7 +78,7 @@ impl Loops {
         let within = if wait { within.min(WAIT_MAX) } else { BEGUN_AFTER };
         let asked = ask_within("control", within, |reply| {
             let request = match gets {
-                true => ControlRequest::Want { force, reply },
+                true => ControlRequest::Want { reply },
                 false => ControlRequest::HandOver { force, reply },
             };
             self.control.post(request)
@@ -158,8 +158,8 @@ mod tests {
                     seen.push(format!("hand over {force}"));
                     unanswered.extend(answer(reply, outcome.clone()));
                 }
-                Some(ControlRequest::Want { force, reply }) => {
-                    seen.push(format!("want {force}"));
+                Some(ControlRequest::Want { reply }) => {
+                    seen.push("want".to_owned());
                     unanswered.extend(answer(reply, outcome.clone()));
                 }
                 Some(other) => panic!("{other:?}"),
@@ -186,7 +186,7 @@ mod tests {
         let cases = [
             ("master", None, "fw2", "hand over true", done()),
             ("master", Some("fw2"), "fw2", "hand over true", done()),
-            ("backup", None, "fw1", "want true", done()),
+            ("backup", None, "fw1", "want", done()),
             ("master", Some("fw1"), "fw1", "", refused(HandOverRefusal::AlreadyMaster)),
             ("backup", Some("fw2"), "fw2", "", refused(HandOverRefusal::NotMaster)),
         ];

@@ -24,7 +24,6 @@ pub enum ControlRequest {
     },
     /// This node is to get the group. Answered when it is master, or at once when refused.
     Want {
-        force: bool,
         reply: oneshot::Sender<HandOverOutcome>,
     },
     /// Take nothing any more (and hand over what is here), or be of use again. What is asked is on disk already.

@@ -25,7 +25,7 @@ pub struct Arguments {
     /// Wait until the new master has confirmed
     #[arg(long)]
     wait: bool,
-    /// Even if sessions are lost, or a peer without heartbeats (ucarp) cannot confirm
+    /// From the master: even if sessions are lost, or a peer without heartbeats (ucarp) cannot confirm
     #[arg(long)]
     force: bool,
     /// How long --wait waits

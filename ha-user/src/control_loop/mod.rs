@@ -396,7 +396,7 @@ impl ControlLoop {
                     self.demotions_changed();
                 }
                 Some(ControlRequest::HandOver { force, reply }) => self.hand_over(Command::HandOver { force }, reply),
-                Some(ControlRequest::Want { force: _, reply }) => self.hand_over(Command::Want, reply),
+                Some(ControlRequest::Want { reply }) => self.hand_over(Command::Want, reply),
                 Some(ControlRequest::Maintenance { on, force, reply }) => self.maintenance(on, force, reply),
                 Some(ControlRequest::Stop { keep_role: false }) => self.begin_stop(),
                 Some(ControlRequest::Stop { keep_role: true }) => {
