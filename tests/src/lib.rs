@@ -16,4 +16,5 @@ pub mod realtime;
 pub mod topology;
 pub mod torture;
 pub mod traffic;
+pub mod watched;
 pub mod xdp_verdict;

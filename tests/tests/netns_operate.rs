@@ -4,8 +4,9 @@ use ha_tests::daemon::{STATE, Settings, sample, scrape};
 use ha_tests::lab::Lab;
 use ha_tests::netns::wait_until;
 use ha_tests::observer::Observer;
-use ha_tests::topology::{Node, SERVER};
-use ha_tests::traffic::{Load, Traffic};
+use ha_tests::topology::Node;
+use ha_tests::traffic::Traffic;
+use ha_tests::watched::watched_pair;
 use std::process::Output;
 use std::time::{Duration, Instant};
 
@@ -26,12 +27,7 @@ struct Operated {
 
 impl Operated {
     fn new() -> Self {
-        let lab = Lab::running(&Settings::default()).unwrap();
-        let load = Load { tcp: 20, udp: 20, icmp: 5, ..Load::default() };
-        let traffic = Traffic::start(&lab.pair.client, &lab.pair.server, SERVER.into(), &load).unwrap();
-        traffic.expect_survival(0, SESSIONS).unwrap();
-        let observer = Observer::start(&lab.pair).unwrap();
-        std::thread::sleep(Duration::from_millis(500));
+        let (observer, traffic, lab) = watched_pair().unwrap();
         Self { observer, traffic, lab }
     }
 

@@ -5,11 +5,12 @@ use ha_tests::daemon::Settings;
 use ha_tests::lab::Lab;
 use ha_tests::netns::wait_until;
 use ha_tests::observer::{Observer, Timeline};
-use ha_tests::topology::{Node, Port, SERVER};
-use ha_tests::traffic::{Load, Traffic};
+use ha_tests::topology::{Node, Port};
+use ha_tests::traffic::Traffic;
+use ha_tests::watched::watched_pair;
 use std::time::Duration;
 
-/// From the freeze or the death of a master until the other one answers: its lease of 30 ms, the notice of its end, and
+/// From the freeze or the death of a master until the other one answers: its lease of 40 ms, the notice of its end, and
 /// ample margin for a busy machine. The bench measures how long it really takes.
 const TAKEOVER: Duration = Duration::from_millis(500);
 /// From the healing of a partition until there is one master: the first heartbeat that comes through decides.
@@ -27,12 +28,7 @@ struct Watched {
 
 impl Watched {
     fn new() -> Self {
-        let lab = Lab::running(&Settings::default()).unwrap();
-        let load = Load { tcp: 20, udp: 20, icmp: 5, ..Load::default() };
-        let traffic = Traffic::start(&lab.pair.client, &lab.pair.server, SERVER.into(), &load).unwrap();
-        traffic.expect_survival(0, SESSIONS).unwrap();
-        let observer = Observer::start(&lab.pair).unwrap();
-        std::thread::sleep(Duration::from_millis(500));
+        let (observer, traffic, lab) = watched_pair().unwrap();
         Self { observer, traffic, lab }
     }
 

@@ -56,6 +56,13 @@ pub struct Resolved {
 }
 
 impl Resolved {
+    /// The other node of a pair; `None` in larger clusters, where nobody is the only peer.
+    pub fn only_peer(&self) -> Option<NodeId> {
+        let others = (0u8..).map(NodeId).take(self.nodes.len()).filter(|node| *node != self.node);
+        let [peer] = others.collect::<Vec<_>>()[..] else { return None };
+        Some(peer)
+    }
+
     /// This node's name.
     pub fn own_name(&self) -> &str {
         self.nodes.get(usize::from(self.node.0)).map_or("", |node| &node.name)

@@ -334,7 +334,7 @@ impl ControlLoop {
             return;
         }
         let heard = stats.heard.iter().flatten().max_by_key(|(_, at)| *at).map(|(source, _)| source.to_string());
-        let peer = plan::only_peer(&self.config).and_then(|peer| self.config.nodes.get(usize::from(peer.0)));
+        let peer = self.config.only_peer().and_then(|peer| self.config.nodes.get(usize::from(peer.0)));
         let (peer, role) = (peer.map(|node| node.name.as_str()), stats.role.name());
         tracing::warn!(peer, heard, role, contacts = stats.dual_master_contacts, "another master was met while master");
     }

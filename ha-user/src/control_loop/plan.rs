@@ -3,7 +3,6 @@
 use crate::config::Resolved;
 use crate::datapath::Inherited;
 use ha_common::election::{Config, Damping, Member, PairTimes};
-use ha_common::role::NodeId;
 use ha_common::time::Instant;
 use ha_common::wire::heartbeat::{self, FLAG_RESTARTING, Gate, Standing};
 
@@ -41,7 +40,7 @@ pub fn election_config(config: &Resolved, heritage: &Heritage) -> Config {
     });
     Config {
         node: config.node,
-        peer_node: only_peer(config),
+        peer_node: config.only_peer(),
         advbase: config.election.advbase,
         advskew: node.map_or(0, |node| node.advskew),
         dead_ratio: config.election.dead_ratio,
@@ -63,20 +62,13 @@ pub fn election_config(config: &Resolved, heritage: &Heritage) -> Config {
     }
 }
 
-pub fn only_peer(config: &Resolved) -> Option<NodeId> {
-    match (config.nodes.len(), config.node) {
-        (2, NodeId(0)) => Some(NodeId(1)),
-        (2, NodeId(1)) => Some(NodeId(0)),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::fixture::config;
     use ha_common::abi::{FenceEntry, SelfEntry};
     use ha_common::election::InterfaceId;
+    use ha_common::role::NodeId;
     use ha_common::wire::heartbeat::ROLE_MASTER;
 
     fn nothing() -> Heritage {

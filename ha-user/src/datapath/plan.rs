@@ -103,11 +103,7 @@ impl Plan {
 }
 
 fn heartbeat(config: &Resolved) -> Option<HeartbeatPlan> {
-    let peer = match (config.nodes.len(), config.node) {
-        (2, NodeId(0)) => NodeId(1),
-        (2, NodeId(1)) => NodeId(0),
-        _ => return None,
-    };
+    let peer = config.only_peer()?;
     let sync = &config.sync;
     let key = || ha_common::sync::heartbeat_key(&sync.secret, &config.cluster, sync.key_epoch);
     config.heartbeat.enabled.then(|| HeartbeatPlan { node: config.node, peer, key: key() })

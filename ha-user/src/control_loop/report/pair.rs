@@ -32,7 +32,7 @@ impl ControlLoop {
             Sight::Alive(report) => ("alive", Some(report)),
             Sight::Silent { last } => ("silent", Some(last)),
         };
-        let peer = super::super::plan::only_peer(&self.config);
+        let peer = self.config.only_peer();
         let name = peer.and_then(|peer| self.config.nodes.get(usize::from(peer.0))).map(|node| node.name.clone());
         let status = PeerSightStatus {
             node: name.unwrap_or_default(),
