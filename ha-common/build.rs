@@ -13,6 +13,8 @@ fn protocol() {
         Err(error) => panic!("cannot compile proto/sync.proto: {error} (correct the file)"),
     };
     let mut config = prost_build::Config::new();
+    // Few flows have it: the others need not carry the room for it.
+    config.boxed(".twinwall.sync.v1.Flow.extra");
     if let Err(error) = config.compile_fds(descriptors) {
         panic!("cannot generate Rust from proto/sync.proto: {error}");
     }

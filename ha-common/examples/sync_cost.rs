@@ -46,6 +46,7 @@ fn flow(n: u32) -> Flow {
         mark: 0,
         tcp: Some(Tcp { state: 3, wscale: [7, 7], flags: [3, 3] }),
         id: n + 1,
+        extra: None,
     }
 }
 

@@ -37,6 +37,7 @@ fn plain(original: Tuple) -> Flow {
         mark: 0,
         tcp: (original.protocol == 6).then_some(Tcp { state: 3, wscale: [7, 9], flags: [0x03, 0x03] }),
         id: 0,
+        extra: None,
     }
 }
 
@@ -130,7 +131,7 @@ fn table(dump: &mut DumpSource) -> Result<HashMap<FlowKey, Flow>> {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
         let progress = dump.read(|flow| {
-            flows.insert(flow.key, *flow);
+            flows.insert(flow.key, flow.clone());
         });
         match progress {
             Progress::Ended { complete: true } => return Ok(flows),
@@ -171,7 +172,7 @@ fn netns_every_kind_reads_back_as_written() -> Result<()> {
     namespace.enter(|| -> Result<()> {
         let mut writer = Writer::open()?;
         let flows = every_kind();
-        let creates: Vec<Write> = flows.iter().copied().map(Write::Create).collect();
+        let creates: Vec<Write> = flows.iter().cloned().map(Write::Create).collect();
         write_all(&mut writer, &creates);
         let entries = table(&mut DumpSource::open()?)?;
         for flow in &flows {
@@ -198,7 +199,7 @@ fn netns_conntrack_tool_agrees() -> Result<()> {
     let flows: Vec<Flow> =
         every_kind().into_iter().filter(|flow| matches!(flow.key.original.protocol, 6 | 17)).collect();
     let ids = namespace.enter(|| -> Result<HashMap<FlowKey, u32>> {
-        let creates: Vec<Write> = flows.iter().copied().map(Write::Create).collect();
+        let creates: Vec<Write> = flows.iter().cloned().map(Write::Create).collect();
         write_all(&mut Writer::open()?, &creates);
         Ok(table(&mut DumpSource::open()?)?.into_iter().map(|(key, flow)| (key, flow.id)).collect())
     })??;
@@ -264,9 +265,9 @@ fn observe(events: &mut EventSource, settle: Duration) -> (HashMap<FlowKey, Flow
         events.read(|event| match event {
             Event::Changed(flow) => {
                 let tcp = flow.tcp.or(seen.get(&flow.key).and_then(|flow| flow.tcp));
-                seen.insert(flow.key, Flow { tcp, ..*flow });
+                seen.insert(flow.key, Flow { tcp, ..flow.clone() });
             }
-            Event::Destroyed(flow) => destroyed.push(*flow),
+            Event::Destroyed(flow) => destroyed.push(flow.clone()),
             Event::Lost => panic!("events were lost"),
         });
         std::thread::sleep(Duration::from_millis(5));
@@ -312,7 +313,7 @@ fn netns_real_traffic_is_carried_over() -> Result<()> {
     let nat = |bits| flows.iter().filter(|flow| flow.status & (status::SRC_NAT | status::DST_NAT) == bits).count();
     assert_eq!((nat(status::SRC_NAT), nat(status::DST_NAT)), (3, 1), "{flows:#?}");
     standby.enter(|| -> Result<()> {
-        let creates: Vec<Write> = flows.iter().copied().map(Write::Create).collect();
+        let creates: Vec<Write> = flows.iter().cloned().map(Write::Create).collect();
         write_all(&mut Writer::open()?, &creates);
         let entries = table(&mut DumpSource::open()?)?;
         for flow in &flows {
@@ -336,7 +337,7 @@ fn netns_delete_respects_the_id() -> Result<()> {
             key: FlowKey { zone: 3, ..plain(tuple("10.1.0.1", "10.2.0.1", 17, (1, 2))).key },
             ..plain(tuple("10.1.0.1", "10.2.0.1", 17, (1, 2)))
         };
-        write_all(&mut writer, &[Write::Create(flow)]);
+        write_all(&mut writer, &[Write::Create(flow.clone())]);
         let id = table(&mut dump)?[&flow.key].id;
         let mut failures = Vec::new();
         writer.apply(&[Write::Delete { key: flow.key, id: id ^ 1 }], Conflict::Replace, |outcome| match outcome {
@@ -362,7 +363,7 @@ fn netns_failures_are_attributed() -> Result<()> {
             reply: tuple("10.2.0.1", "10.2.0.210", 6, (PORT, 7000)),
             ..with_status(plain(tuple("10.9.9.9", "10.2.0.1", 6, (7, PORT))), status::SRC_NAT)
         };
-        write_all(&mut writer, &[Write::Create(blocker)]);
+        write_all(&mut writer, &[Write::Create(blocker.clone())]);
         let flows: Vec<Flow> = (0..10_000u32)
             .map(|n| {
                 let source = Ipv4Addr::from(0x0a01_0000 + n / 1000);
@@ -376,7 +377,7 @@ fn netns_failures_are_attributed() -> Result<()> {
                 flow
             })
             .collect();
-        let creates: Vec<Write> = flows.iter().copied().map(Write::Create).collect();
+        let creates: Vec<Write> = flows.iter().cloned().map(Write::Create).collect();
         let mut failed = HashMap::new();
         writer.apply(&creates, Conflict::KeepLive, |outcome| match outcome {
             Outcome::Failed { write, errno } => assert_eq!(failed.insert(*write.key(), errno), None),
@@ -414,7 +415,7 @@ fn netns_conflicts_are_resolved() -> Result<()> {
 
         // The same flow again: the entry stays, its mark changes.
         write_all(&mut writer, &[Write::Create(Flow { mark: 5, ..nat(1) })]);
-        let entry = table(&mut dump)?[&nat(1).key];
+        let entry = table(&mut dump)?[&nat(1).key].clone();
         assert_eq!((entry.id, entry.mark), (first, 5));
 
         // Another translation on a node that forwards: kept; on one that does not: replaced.
@@ -432,7 +433,7 @@ fn netns_conflicts_are_resolved() -> Result<()> {
         let mut other = nat(2);
         other.key.original.source = "10.1.0.77".parse()?;
         let mut removed = Vec::new();
-        writer.apply(&[Write::Create(other)], Conflict::Replace, |outcome| match outcome {
+        writer.apply(&[Write::Create(other.clone())], Conflict::Replace, |outcome| match outcome {
             Outcome::Removed(live) => removed.push(live.key),
             other => panic!("{other:?}"),
         });
@@ -452,25 +453,25 @@ fn netns_updates() -> Result<()> {
     namespace.enter(|| -> Result<()> {
         let (mut writer, mut dump) = (Writer::open()?, DumpSource::open()?);
         let flow = plain(tuple("10.1.0.1", "10.2.0.1", 6, (5000, PORT)));
-        write_all(&mut writer, &[Write::Update(flow)]);
+        write_all(&mut writer, &[Write::Update(flow.clone())]);
         assert_same(&table(&mut dump)?[&flow.key], &flow);
         let id = table(&mut dump)?[&flow.key].id;
 
-        let closing = Flow { mark: 9, timeout: 60, tcp: Some(Tcp { state: 4, ..flow.tcp.unwrap() }), ..flow };
-        write_all(&mut writer, &[Write::Update(closing)]);
+        let closing = Flow { mark: 9, timeout: 60, tcp: Some(Tcp { state: 4, ..flow.tcp.unwrap() }), ..flow.clone() };
+        write_all(&mut writer, &[Write::Update(closing.clone())]);
         assert_same(&table(&mut dump)?[&flow.key], &closing);
 
-        let stale = Flow { status: status::CONFIRMED, mark: 10, ..closing };
-        write_all(&mut writer, &[Write::Update(stale)]);
-        let entry = table(&mut dump)?[&flow.key];
-        assert_same(&entry, &Flow { status: flow.status, ..stale });
+        let stale = Flow { status: status::CONFIRMED, mark: 10, ..closing.clone() };
+        write_all(&mut writer, &[Write::Update(stale.clone())]);
+        let entry = table(&mut dump)?[&flow.key].clone();
+        assert_same(&entry, &Flow { status: flow.status, ..stale.clone() });
         assert_eq!(entry.id, id);
 
         let mut fixed = plain(tuple("10.1.0.2", "10.2.0.1", 17, (5000, 53)));
         fixed.status |= status::FIXED_TIMEOUT;
-        write_all(&mut writer, &[Write::Create(fixed)]);
-        write_all(&mut writer, &[Write::Update(Flow { mark: 11, timeout: 30, ..fixed })]);
-        assert_same(&table(&mut dump)?[&fixed.key], &Flow { mark: 11, ..fixed });
+        write_all(&mut writer, &[Write::Create(fixed.clone())]);
+        write_all(&mut writer, &[Write::Update(Flow { mark: 11, timeout: 30, ..fixed.clone() })]);
+        assert_same(&table(&mut dump)?[&fixed.key], &Flow { mark: 11, ..fixed.clone() });
         let counters = writer.counters();
         assert_eq!((counters["update"]["ENOENT"], counters["update"]["EBUSY"], counters["update"]["EPERM"]), (1, 1, 1));
         Ok(())
@@ -487,14 +488,17 @@ fn netns_own_writes_make_no_events() -> Result<()> {
         let mut events = EventSource::open(ours.port(), MIB, MIB)?;
         let mine = plain(tuple("10.1.0.1", "10.2.0.1", 6, (5000, PORT)));
         let foreign = plain(tuple("10.1.0.2", "10.2.0.1", 6, (5000, PORT)));
-        write_all(&mut ours, &[Write::Create(mine), Write::Update(mine), Write::Delete { key: mine.key, id: 0 }]);
-        write_all(&mut theirs, &[Write::Create(foreign)]);
+        write_all(
+            &mut ours,
+            &[Write::Create(mine.clone()), Write::Update(mine.clone()), Write::Delete { key: mine.key, id: 0 }],
+        );
+        write_all(&mut theirs, &[Write::Create(foreign.clone())]);
         let id = table(&mut dump)?[&foreign.key].id;
-        write_all(&mut theirs, &[Write::Update(Flow { mark: 3, ..foreign })]);
+        write_all(&mut theirs, &[Write::Update(Flow { mark: 3, ..foreign.clone() })]);
         write_all(&mut theirs, &[Write::Delete { key: foreign.key, id }]);
         let (seen, destroyed) = observe(&mut events, Duration::from_millis(100));
         assert_eq!(seen.keys().collect::<Vec<_>>(), [&foreign.key]);
-        assert_same(&seen[&foreign.key], &Flow { mark: 3, ..foreign });
+        assert_same(&seen[&foreign.key], &Flow { mark: 3, ..foreign.clone() });
         assert_eq!(destroyed.iter().map(|flow| (flow.key, flow.id)).collect::<Vec<_>>(), [(foreign.key, id)]);
         assert_eq!(events.stats().malformed, 0);
         Ok(())

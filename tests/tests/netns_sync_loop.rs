@@ -166,7 +166,7 @@ impl Node {
             let progress = self.dump.read(|flow| {
                 let inside = |address: IpAddr| matches!(address, IpAddr::V4(v4) if v4.octets()[..2] == [10, 1]);
                 if inside(flow.key.original.source) || flow.key.original.source.is_ipv6() && flow.mark == V6_MARK {
-                    flows.insert(flow.key, *flow);
+                    flows.insert(flow.key, flow.clone());
                 }
             });
             match progress {
@@ -212,6 +212,7 @@ fn flow(n: u32) -> Flow {
         mark: 0,
         tcp: None,
         id: 0,
+        extra: None,
     };
     if protocol == 6 {
         // A translated address of its own per thousand, so that no two reply tuples are equal.
@@ -298,7 +299,7 @@ fn netns_changes_are_replicated() -> Result<()> {
     let mut local = flow(1);
     local.key.original.destination = "10.2.0.210".parse()?;
     local = Flow { reply: local.key.original.inverse(), ..local };
-    a.traffic(&[Write::Create(v6), Write::Create(local)]);
+    a.traffic(&[Write::Create(v6.clone()), Write::Create(local.clone())]);
     wait_until("the local flow is seen", PATIENCE, || a.status().is_ok_and(|status| status.events_filtered > 0))?;
     a.traffic(&[Write::Delete { key: local.key, id: 0 }]);
     converge(&mut a, &mut b, 601)?;

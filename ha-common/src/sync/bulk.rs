@@ -188,7 +188,7 @@ mod tests {
     use super::*;
 
     fn table(flows: u32) -> Table {
-        let mut table = Table::new(0, 100_000);
+        let mut table = super::super::table::tests::table(100_000);
         for n in 0..flows {
             let owner = if n % 2 == 0 { Owner::Local } else { Owner::Found };
             table.insert(&flow(n), owner, 1).unwrap();
@@ -244,7 +244,7 @@ mod tests {
     /// A long stretch of foreign flows is walked in bounded steps.
     #[test]
     fn seek_is_bounded() {
-        let mut table = Table::new(0, 100_000);
+        let mut table = super::super::table::tests::table(100_000);
         for n in 0..SEEK_MAX + 10 {
             table.insert(&flow(n), Owner::Found, 1).unwrap();
         }

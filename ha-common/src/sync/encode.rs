@@ -1,6 +1,7 @@
 //! [`Flow`] to and from the protobuf messages. Decoding checks every range, so that what comes out can
 //! be written into a kernel.
 
+use super::encode_extra::{extra_message, extra_value};
 use super::flow::{Flow, FlowKey, Tcp, Tuple, status};
 use crate::proto;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -26,6 +27,7 @@ pub(super) fn flow_message(flow: &Flow, version: u64, handover: bool) -> proto::
             flags: u32::from(tcp.flags[0]) | u32::from(tcp.flags[1]) << 8,
         }),
         handover,
+        extra: flow.extra.as_deref().map(|extra| Box::new(extra_message(extra))),
     }
 }
 
@@ -57,6 +59,10 @@ pub(super) fn flow_value(message: &proto::Flow) -> Option<Flow> {
         mark: message.mark,
         tcp,
         id: 0,
+        extra: match &message.extra {
+            Some(extra) => Some(Box::new(extra_value(extra, key.original.source.is_ipv6())?)),
+            None => None,
+        },
     })
 }
 
@@ -69,7 +75,7 @@ pub(super) fn key_value(message: Option<&proto::Key>) -> Option<FlowKey> {
     })
 }
 
-fn tuple_message(tuple: &Tuple) -> proto::Tuple {
+pub(super) fn tuple_message(tuple: &Tuple) -> proto::Tuple {
     let mut message = proto::Tuple {
         source_port: u32::from(tuple.source_port),
         destination_port: u32::from(tuple.destination_port),
@@ -86,7 +92,7 @@ fn tuple_message(tuple: &Tuple) -> proto::Tuple {
     message
 }
 
-fn tuple_value(message: &proto::Tuple, protocol: u8, ipv6: bool) -> Option<Tuple> {
+pub(super) fn tuple_value(message: &proto::Tuple, protocol: u8, ipv6: bool) -> Option<Tuple> {
     let (source, destination): (IpAddr, IpAddr) = if ipv6 {
         (
             whole(message.source_high, message.source_low).into(),
@@ -112,23 +118,24 @@ fn tcp_value(message: &proto::Tcp) -> Option<Tcp> {
     (wscale.iter().all(|&scale| scale <= WSCALE_MAX)).then_some(Tcp { state, wscale, flags: [original, reply] })
 }
 
-fn halves(address: Ipv6Addr) -> (u64, u64) {
+pub(super) fn halves(address: Ipv6Addr) -> (u64, u64) {
     let bits = address.to_bits();
     ((bits >> 64) as u64, bits as u64)
 }
 
-fn whole(high: u64, low: u64) -> Ipv6Addr {
+pub(super) fn whole(high: u64, low: u64) -> Ipv6Addr {
     Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low))
 }
 
 #[cfg(test)]
 pub(super) mod tests {
+    use super::super::encode_extra::tests::any_extra;
     use super::*;
     use proptest::prelude::*;
     use prost::Message;
 
     /// Any flow the kernel could give, IPv4 and IPv6, translated or not.
-    pub(crate) fn any_flow() -> impl Strategy<Value = Flow> {
+    pub(crate) fn any_flow() -> BoxedStrategy<Flow> {
         let address = |ipv6: bool| {
             if ipv6 {
                 any::<Ipv6Addr>().prop_map(IpAddr::V6).boxed()
@@ -153,19 +160,23 @@ pub(super) mod tests {
             flags,
         });
         let rest = (any::<u16>(), any::<u32>(), 0..TIMEOUT_MAX, any::<u32>(), proptest::option::of(tcp));
-        (any::<bool>(), any::<u8>()).prop_flat_map(move |(ipv6, protocol)| {
-            (tuple(ipv6, protocol), proptest::option::of(tuple(ipv6, protocol)), rest.clone()).prop_map(
-                |(original, reply, (zone, bits, timeout, mark, tcp))| Flow {
-                    key: FlowKey { original, zone },
-                    reply: reply.unwrap_or(original.inverse()),
-                    status: bits & status::REPLICATED,
-                    timeout,
-                    mark,
-                    tcp,
-                    id: 0,
-                },
-            )
-        })
+        (any::<bool>(), any::<u8>())
+            .prop_flat_map(move |(ipv6, protocol)| {
+                let extra = proptest::option::weighted(0.3, any_extra(ipv6).prop_map(Box::new));
+                (tuple(ipv6, protocol), proptest::option::of(tuple(ipv6, protocol)), rest.clone(), extra).prop_map(
+                    |(original, reply, (zone, bits, timeout, mark, tcp), extra)| Flow {
+                        key: FlowKey { original, zone },
+                        reply: reply.unwrap_or(original.inverse()),
+                        status: bits & status::REPLICATED,
+                        timeout,
+                        mark,
+                        tcp,
+                        id: 0,
+                        extra,
+                    },
+                )
+            })
+            .boxed()
     }
 
     proptest! {
@@ -189,7 +200,7 @@ pub(super) mod tests {
         };
         assert!(flow_value(&good).is_some());
         let broken = |change: fn(&mut proto::Flow)| {
-            let mut message = good;
+            let mut message = good.clone();
             change(&mut message);
             flow_value(&message)
         };
@@ -201,6 +212,6 @@ pub(super) mod tests {
         assert_eq!(broken(|flow| flow.tcp.as_mut().unwrap().wscale = 0xf), None);
         assert_eq!(broken(|flow| flow.tcp.as_mut().unwrap().flags = 0x10000), None);
         let port = proto::Tuple { source_port: 65536, ..proto::Tuple::default() };
-        assert_eq!(flow_value(&proto::Flow { reply: Some(port), ..good }), None);
+        assert_eq!(flow_value(&proto::Flow { reply: Some(port), ..good.clone() }), None);
     }
 }

@@ -1,5 +1,6 @@
 //! The state machine itself: inputs are dispatched, then everything that is due is done.
 
+use super::digest::digest_key;
 use super::inbox::Inbox;
 use super::keepalive::{Retries, Wheel};
 use super::peer::{Peer, bit};
@@ -20,7 +21,7 @@ use prost::Message;
 /// The masks of an entry have a bit per peer.
 const PEERS_MAX: usize = 8;
 /// Less cannot hold the largest single change; more is not a UDP payload.
-const FRAME_BYTES_MIN: usize = 400;
+const FRAME_BYTES_MIN: usize = 1200;
 const FRAME_BYTES_MAX: usize = 65_000;
 /// Changes of the lag alone are reported at most this often.
 const HEALTH_GAP: Duration = Duration::from_millis(100);
@@ -90,7 +91,7 @@ impl Engine {
     pub fn new(config: Config, seed: u64) -> Self {
         let keyring = Keyring::new(config.secret.clone(), &config.cluster, config.key_epoch);
         let peers = (0u8..).zip(config.peers.iter().take(PEERS_MAX));
-        let peers = peers.map(|(index, &node)| Peer::new(PeerId(index), node, &config, &keyring)).collect();
+        let peers: Vec<_> = peers.map(|(index, &node)| Peer::new(PeerId(index), node, &config, &keyring)).collect();
         Self {
             node: config.node,
             frame_bytes: config.frame_bytes_max.clamp(FRAME_BYTES_MIN, FRAME_BYTES_MAX),
@@ -100,7 +101,7 @@ impl Engine {
             seed,
             role: Role::Init,
             clock: 0,
-            table: Table::new(seed, config.flows_max),
+            table: Table::new(seed, digest_key(&config.cluster), peers.len(), config.flows_max),
             peers,
             dump: Dump::new(),
             wheel: Wheel::new(),
@@ -180,7 +181,7 @@ impl Engine {
                 Owner::Peer(_) => true,
                 Owner::Local | Owner::Found => false,
             };
-            (entry.flow, peers)
+            (entry.flow(), peers)
         })
     }
 
@@ -338,8 +339,8 @@ impl Engine {
             if let Some(entry) = self.table.get_mut(slot).filter(|entry| entry.is_owned_by(id)) {
                 // Its clock began anew as well: any word of the new session is newer. So did its transfers: an epoch of
                 // the old session must not pass for one of the new.
-                entry.version = 0;
                 entry.epoch = 0;
+                self.table.set_version(slot, 0);
             }
         }
     }

@@ -51,18 +51,18 @@ impl Filling<'_> {
     /// Adds an entry as it is now. False when the frame is full; an entry with nothing to say fits always.
     pub fn carry(&mut self, slot: Slot, entry: &Entry) -> bool {
         let kind = if entry.is_tombstone() {
-            Kind::Removal(proto::Removal { key: Some(encode::key_message(&entry.flow.key)), version: entry.version })
+            Kind::Removal(proto::Removal { key: Some(encode::key_message(&entry.key())), version: entry.version() })
         } else {
             let handover = match entry.owner() {
                 Owner::Local => false,
                 Owner::Peer(_) => true,
                 Owner::Found => return true,
             };
-            Kind::Upsert(encode::flow_message(&entry.flow, entry.version, handover))
+            Kind::Upsert(encode::flow_message(&entry.flow(), entry.version(), handover))
         };
         let fits = self.add(kind);
         if fits {
-            self.frame.carried.push(Carried { slot, version: entry.version });
+            self.frame.carried.push(Carried { slot, version: entry.version() });
         }
         fits
     }

@@ -1,5 +1,7 @@
 //! A connection as conntrack knows it, independent of kernel and wire formats.
 
+pub use super::extra::{Expectation, ExpectedNat, Extra, Sctp, SequenceAdjustment, Synproxy, ZoneDirection};
+
 use std::net::IpAddr;
 
 /// Conntrack status bits (`IPS_*`) that this project uses.
@@ -51,7 +53,7 @@ pub struct Tcp {
 }
 
 /// A conntrack entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flow {
     pub key: FlowKey,
     /// Translated reply tuple as the kernel dumps it; NAT is read off its difference to the original.
@@ -65,6 +67,29 @@ pub struct Flow {
     pub tcp: Option<Tcp>,
     /// `CTA_ID` on the node where it was read; zero when unknown. Never sent.
     pub id: u32,
+    /// What few flows have. `None` when there is nothing of it, or when an event did not carry it.
+    pub extra: Option<Box<Extra>>,
+}
+
+impl Flow {
+    /// Takes from `before`, an older state of the same flow, what an event leaves out because it did not change
+    /// (`ctnetlink` section 12).
+    pub fn complete_with(&mut self, before: &Flow) {
+        if self.id == 0 {
+            self.id = before.id;
+        }
+        self.tcp = self.tcp.or(before.tcp);
+        match (&mut self.extra, &before.extra) {
+            (_, None) => {}
+            (None, Some(old)) => self.extra = Some(old.clone()),
+            (Some(extra), Some(old)) => extra.complete_with(old),
+        }
+    }
+
+    /// The rare attributes, to be written to.
+    pub fn extra_mut(&mut self) -> &mut Extra {
+        self.extra.get_or_insert_default()
+    }
 }
 
 impl Tuple {

@@ -228,7 +228,7 @@ impl Inbox {
     }
 
     fn let_go(&self, held: &Held, table: &mut Table) {
-        let mine = |entry: &Entry| entry.owner() == Owner::Peer(self.peer) && entry.version == held.version;
+        let mine = |entry: &Entry| entry.owner() == Owner::Peer(self.peer) && entry.version() == held.version;
         if let Some(entry) = table.get_mut(held.slot).filter(|entry| entry.is_tombstone() && mine(entry)) {
             entry.flags.clear(Flags::HELD_FOR_GAP);
             table.bury(held.slot);

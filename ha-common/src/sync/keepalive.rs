@@ -34,9 +34,12 @@ fn seconds(now: Instant) -> u32 {
 }
 
 /// The flow as it is written into this node's kernel for a peer.
-pub(super) fn written(flow: &Flow) -> Flow {
-    let timeout = if flow.status & status::FIXED_TIMEOUT != 0 { flow.timeout } else { flow.timeout.max(TIMEOUT_MIN) };
-    Flow { timeout, ..*flow }
+pub(super) fn written(flow: Flow) -> Flow {
+    Flow { timeout: written_timeout(flow.status, flow.timeout), ..flow }
+}
+
+fn written_timeout(of_flow: u32, timeout: u32) -> u32 {
+    if of_flow & status::FIXED_TIMEOUT != 0 { timeout } else { timeout.max(TIMEOUT_MIN) }
 }
 
 pub(super) struct Wheel {
@@ -110,7 +113,7 @@ impl Engine {
     pub(super) fn keep_alive(&mut self, now: Instant, slot: Slot) {
         let jitter = self.jitter(slot);
         let Some(entry) = self.table.get_mut(slot) else { return };
-        let timeout = written(&entry.flow).timeout;
+        let timeout = written_timeout(entry.status(), entry.timeout);
         entry.refresh_at = seconds(now).saturating_add(timeout / 2 - jitter % (timeout / 8).max(1));
         self.wheel.link(&mut self.table, slot);
     }
@@ -132,7 +135,7 @@ impl Engine {
     /// A peer's flow vanished from this node's kernel: it is created again, with pauses, then asked for.
     pub(super) fn restore(&mut self, now: Instant, slot: Slot, peer: PeerId, out: &mut Vec<Action>) {
         let Some(entry) = self.table.get_mut(slot) else { return };
-        entry.flow.id = 0;
+        entry.id = 0;
         entry.flags.set(Flags::ABSENT);
         entry.retries = entry.retries.saturating_add(1);
         let retries = entry.retries;
@@ -165,8 +168,8 @@ impl Engine {
         let Some(entry) = self.table.get_mut(slot) else { return };
         entry.flags.clear(Flags::ABSENT);
         entry.flags.set(Flags::WRITTEN);
-        entry.flow.id = 0;
-        out.push(Action::Create(written(&entry.flow)));
+        entry.id = 0;
+        out.push(Action::Create(written(entry.flow())));
         self.keep_alive(now, slot);
     }
 
@@ -174,7 +177,7 @@ impl Engine {
     pub(super) fn update(&mut self, now: Instant, slot: Slot, out: &mut Vec<Action>) {
         let Some(entry) = self.table.get_mut(slot) else { return };
         entry.flags.set(Flags::WRITTEN);
-        out.push(Action::Update(written(&entry.flow)));
+        out.push(Action::Update(written(entry.flow())));
         self.keep_alive(now, slot);
     }
 
@@ -221,7 +224,7 @@ impl Engine {
     }
 
     fn retry_later(&mut self, now: Instant, slot: Slot, remedy: Remedy) {
-        let Some(version) = self.table.get(slot).map(|entry| entry.version) else { return };
+        let Some(version) = self.table.get(slot).map(Entry::version) else { return };
         if self.retries.0.len() < RETRIES_QUEUED_MAX {
             self.retries.0.push_back(Retry { at: now + RETRY_DELAY, slot, version, remedy });
         }
@@ -230,10 +233,10 @@ impl Engine {
 
     fn try_again(&mut self, now: Instant, retry: &Retry, out: &mut Vec<Action>) {
         let unchanged =
-            |entry: &&Entry| entry.is_live() && entry.version == retry.version && entry.flags.has(Flags::ABSENT);
+            |entry: &&Entry| entry.is_live() && entry.version() == retry.version && entry.flags.has(Flags::ABSENT);
         let Some(entry) = self.table.get(retry.slot).filter(unchanged) else { return };
         let Owner::Peer(peer) = entry.owner() else { return };
-        let key = entry.flow.key;
+        let key = entry.key();
         match retry.remedy {
             Remedy::Create => self.create(now, retry.slot, out),
             Remedy::AskOwner => {
@@ -258,7 +261,7 @@ mod tests {
     /// the clock over the whole wheel loses none.
     #[test]
     fn wheel_visits_in_time() {
-        let mut table = Table::new(0, 1000);
+        let mut table = super::super::table::tests::table(1000);
         let mut wheel = Wheel::new();
         while wheel.turn(1000).is_some() {}
         for n in 0..100 {
@@ -287,7 +290,7 @@ mod tests {
     /// Short timeouts are lengthened, long and fixed ones are written as they came.
     #[test]
     fn timeouts_written() {
-        let with = |timeout, status| written(&Flow { timeout, status, ..flow(1) }).timeout;
+        let with = |timeout, status| written(Flow { timeout, status, ..flow(1) }).timeout;
         assert_eq!(with(30, 0), TIMEOUT_MIN);
         assert_eq!(with(432_000, 0), 432_000);
         assert_eq!(with(30, status::FIXED_TIMEOUT), 30);

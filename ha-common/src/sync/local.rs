@@ -41,31 +41,27 @@ impl Engine {
         let generation = self.dump.generation();
         let Some(entry) = self.table.get_mut(slot) else { return };
         entry.dump = generation;
-        let mut flow = *flow;
+        let old = entry.flow();
+        let mut flow = flow.clone();
         if entry.is_tombstone() {
             self.table.revive(slot);
         } else {
             entry.flags.clear(Flags::ABSENT);
             entry.retries = 0;
-            if flow.id == 0 {
-                flow.id = entry.flow.id;
-            }
-            // Events tell the protocol's state only when it changed (`ctnetlink` section 12).
-            flow.tcp = flow.tcp.or(entry.flow.tcp);
-            if is_same_state(&entry.flow, &flow) {
-                entry.flow.id = flow.id;
+            flow.complete_with(&old);
+            if is_same_state(&old, &flow) {
+                entry.id = flow.id;
                 if entry.owner() == Owner::Local {
-                    entry.flow.timeout = flow.timeout;
+                    entry.timeout = flow.timeout;
                 }
                 return;
             }
         }
         let version = self.tick();
         if let Some(entry) = self.table.get_mut(slot) {
-            entry.flow = flow;
-            entry.version = version;
+            entry.set_flow(&flow);
         }
-        self.table.set_owner(slot, Owner::Local);
+        self.table.claim(slot, Owner::Local, version);
         self.publish(now, slot);
     }
 
@@ -74,7 +70,7 @@ impl Engine {
         let Some(slot) = self.table.find(key) else { return };
         let generation = self.dump.generation();
         let Some(entry) = self.table.get_mut(slot).filter(|entry| entry.is_live()) else { return };
-        if id != 0 && entry.flow.id != 0 && id != entry.flow.id {
+        if id != 0 && entry.id != 0 && id != entry.id {
             // The tuple was used again before this event came: the new flow lives.
             return;
         }
@@ -88,8 +84,8 @@ impl Engine {
         let owed = self.up_mask();
         let dumping = self.dump.is_running();
         self.table.entomb(slot);
+        self.table.set_version(slot, version);
         if let Some(entry) = self.table.get_mut(slot) {
-            entry.version = version;
             entry.owed = owed;
             if dumping {
                 entry.flags.set(Flags::HELD_FOR_DUMP);
@@ -174,10 +170,7 @@ impl Engine {
             entry.flags.clear(Flags::HANDOVER);
             match entry.owner() {
                 Owner::Local => {}
-                Owner::Found => {
-                    entry.version = version;
-                    self.table.set_owner(slot, Owner::Local);
-                }
+                Owner::Found => self.table.claim(slot, Owner::Local, version),
                 Owner::Peer(_) => self.table.set_owner(slot, Owner::Local),
             }
         }
@@ -203,9 +196,8 @@ impl Engine {
             if entry.flags.has(Flags::LIVE_HERE) {
                 continue;
             }
-            if let Some(version) = version {
-                entry.version = version;
-            } else {
+            let kept = entry.version();
+            if version.is_none() {
                 // A transfer that began before this moment does not judge it.
                 entry.epoch = epoch;
                 entry.flags.clear(Flags::HANDOVER);
@@ -213,10 +205,10 @@ impl Engine {
                     entry.flags.set(Flags::HANDOVER);
                 }
             }
-            let strict_windows = entry.flow.tcp.is_some() && !entry.flags.has(Flags::WRITTEN);
-            let soon = strict_windows || entry.flow.timeout < SHORT;
+            let strict_windows = entry.has_tcp() && !entry.flags.has(Flags::WRITTEN);
+            let soon = strict_windows || entry.timeout < SHORT;
             let within = if soon { UNKNOWN_TIMEOUT_SHORT } else { UNKNOWN_TIMEOUT_LONG };
-            self.table.set_owner(slot, Owner::Peer(peer));
+            self.table.claim(slot, Owner::Peer(peer), version.unwrap_or(kept));
             self.keep_alive_within(now, slot, within);
         }
         // Names what is still this node's, so that the peer takes the rest: reliable, where a hello is not.

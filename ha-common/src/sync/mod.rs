@@ -4,8 +4,12 @@
 //! of the conntrack table, and per peer an outbox of dirty flows and an inbox of received frames.
 
 mod bulk;
+mod digest;
 mod encode;
+mod encode_extra;
 mod engine;
+mod entry;
+mod extra;
 mod filling;
 pub mod flow;
 mod inbox;
@@ -22,6 +26,7 @@ mod session;
 mod table;
 
 pub use engine::Engine;
+pub use extra::{EXPECTATIONS_MAX, NAME_BYTES_MAX};
 pub use seal::heartbeat_key;
 
 use crate::reason::DropReason;

@@ -410,7 +410,7 @@ fn is_acked(ack: &proto::Ack, sequence: u64) -> bool {
 }
 
 fn is_same(entry: &Entry, version: u64) -> bool {
-    entry.version == version
+    entry.version() == version
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ struct Rig {
 
 impl Rig {
     fn new(window: usize) -> Self {
-        let (table, outbox) = (Table::new(0, 10_000), Outbox::new(1, window));
+        let (table, outbox) = (super::super::table::tests::table(10_000), Outbox::new(1, window));
         Self { table, outbox, now: Instant(1_000_000_000), data: proto::Data::default() }
     }
 
@@ -24,7 +24,7 @@ impl Rig {
             Some(slot) => slot,
             None => self.table.insert(&flow(n), Owner::Local, version).unwrap(),
         };
-        self.table.get_mut(slot).unwrap().version = version;
+        self.table.set_version(slot, version);
         self.outbox.mark(&mut self.table, slot, Stamp::at(self.now));
         slot
     }
@@ -33,7 +33,7 @@ impl Rig {
     fn frame(&mut self) -> Option<(u64, u64, Vec<u64>)> {
         self.now = self.now + BATCH_DELAY;
         let sequence = self.outbox.fill(self.now, &mut self.table, &mut self.data, BYTES)?;
-        let version = |change: &proto::Change| match change.kind {
+        let version = |change: &proto::Change| match &change.kind {
             Some(Kind::Upsert(flow)) => flow.version,
             Some(Kind::Removal(removal)) => removal.version,
             _ => 0,
@@ -88,7 +88,7 @@ fn an_empty_frame_tells_the_floor() {
     let slot = rig.change(1, 1);
     rig.frame();
     // The flow changes hands: its loss needs no repair.
-    rig.table.get_mut(slot).unwrap().version = 9;
+    rig.table.set_version(slot, 9);
     rig.now = rig.now + RTO_FIRST;
     rig.outbox.on_timer(rig.now, &mut rig.table);
     assert_eq!(rig.frame(), Some((2, 2, vec![])));

@@ -118,21 +118,21 @@ impl Engine {
             return self.on_changed(now, flow, out);
         }
         entry.dump = generation;
-        entry.flow.id = flow.id;
+        entry.id = flow.id;
         entry.flags.clear(Flags::ABSENT);
-        let same = is_same_state(&entry.flow, flow);
+        let same = is_same_state(&entry.flow(), flow);
         let owner = entry.owner();
         let authority = match owner {
             Owner::Peer(peer) => self.is_up(peer),
             Owner::Local | Owner::Found => false,
         };
         match (owner, self.table.get_mut(slot)) {
-            (Owner::Local, Some(entry)) if same => entry.flow.timeout = flow.timeout,
+            (Owner::Local, Some(entry)) if same => entry.timeout = flow.timeout,
             (Owner::Local, _) => self.on_changed(now, flow, out),
             (Owner::Peer(_), _) if same => {}
             // What this kernel has is an old or failed write: the peer knows better.
             (Owner::Peer(_), _) if authority => self.create(now, slot, out),
-            (Owner::Peer(_) | Owner::Found, Some(entry)) => entry.flow = *flow,
+            (Owner::Peer(_) | Owner::Found, Some(entry)) => entry.set_flow(flow),
             (Owner::Peer(_) | Owner::Found, None) => {}
         }
     }
@@ -214,7 +214,7 @@ impl Engine {
                 continue;
             }
             if by_master {
-                out.push(Action::Delete { key: entry.flow.key, id: entry.flow.id });
+                out.push(Action::Delete { key: entry.key(), id: entry.id });
                 self.forget(slot);
                 purged += 1;
             } else if self.role == Role::Master {

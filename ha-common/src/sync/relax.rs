@@ -43,13 +43,13 @@ impl Engine {
         let Some(first) = self.relaxing else { return };
         let end = first.saturating_add(SLOTS_PER_RUN).min(self.table.slots());
         let is_strict = |entry: &&mut Entry| {
-            let established = entry.flow.tcp.is_some_and(|tcp| tcp.state == ESTABLISHED);
+            let established = entry.tcp_state() == Some(ESTABLISHED);
             established && entry.is_live() && !entry.flags.has(Flags::WRITTEN)
         };
         for slot in first..end {
             let Some(entry) = self.table.get_mut(slot).filter(is_strict) else { continue };
             entry.flags.set(Flags::WRITTEN);
-            out.push(Action::Update(written(&entry.flow)));
+            out.push(Action::Update(written(entry.flow())));
         }
         self.relaxing = (end < self.table.slots()).then_some(end);
     }

@@ -26,6 +26,7 @@ pub(super) fn is_same_state(a: &Flow, b: &Flow) -> bool {
         && (a.status ^ b.status) & status::REPLICATED == 0
         && a.mark == b.mark
         && a.tcp.map(|tcp| tcp.state) == b.tcp.map(|tcp| tcp.state)
+        && a.extra == b.extra
 }
 
 /// Bits that the kernel cannot clear and addresses that it cannot change make it another flow
@@ -81,16 +82,16 @@ impl Engine {
             self.name_in_epoch(origin, slot);
             return true;
         }
-        let (was_live, old, absent) = (entry.is_live(), entry.flow, entry.flags.has(Flags::ABSENT));
+        let (was_live, old, absent) = (entry.is_live(), entry.flow(), entry.flags.has(Flags::ABSENT));
         let was_found = entry.owner() == Owner::Found;
-        let changed = entry.version != version;
+        let changed = entry.version() != version;
         if !was_live {
             self.table.revive(slot);
         }
-        self.table.set_owner(slot, owner);
+        self.table.claim(slot, owner, version);
         if let Some(entry) = self.table.get_mut(slot) {
-            entry.flow = Flow { id: old.id, ..flow };
-            entry.version = version;
+            entry.set_flow(&flow);
+            entry.id = old.id;
             entry.dirty = 0;
             if changed {
                 entry.retries = 0;
@@ -115,7 +116,7 @@ impl Engine {
     /// The kernel's entry was made by packets that passed here, so its TCP windows are those of that time. Packets of a
     /// session that went on elsewhere would be invalid to it, until a write makes it liberal (`ctnetlink` section 5).
     fn has_own_windows(&self, slot: Slot) -> bool {
-        self.table.get(slot).is_some_and(|entry| entry.flow.tcp.is_some() && !entry.flags.has(Flags::WRITTEN))
+        self.table.get(slot).is_some_and(|entry| entry.has_tcp() && !entry.flags.has(Flags::WRITTEN))
     }
 
     fn on_removal(&mut self, now: Instant, origin: Origin, message: &proto::Removal, out: &mut Vec<Action>) -> bool {
@@ -132,7 +133,7 @@ impl Engine {
             self.mark_all(now, slot);
         } else if self.is_accepted(entry, origin.peer, version) {
             if entry.is_live() {
-                out.push(Action::Delete { key, id: entry.flow.id });
+                out.push(Action::Delete { key, id: entry.id });
             }
             self.bury_for_peer(origin, slot, version);
         } else {
@@ -177,10 +178,10 @@ impl Engine {
     fn is_accepted(&self, entry: &Entry, peer: PeerId, version: u64) -> bool {
         match entry.owner() {
             Owner::Found => true,
-            Owner::Peer(_) if entry.is_live() => version >= entry.version,
+            Owner::Peer(_) if entry.is_live() => version >= entry.version(),
             // A removal is final against the state it removed.
-            Owner::Peer(_) => version > entry.version,
-            Owner::Local if version != entry.version => version > entry.version,
+            Owner::Peer(_) => version > entry.version(),
+            Owner::Local if version != entry.version() => version > entry.version(),
             Owner::Local => entry.is_live() && self.yields_to(peer),
         }
     }
@@ -202,7 +203,7 @@ impl Engine {
             entry.flags.clear(Flags::LIVE_HERE);
             entry.flags.clear(Flags::HANDOVER);
             entry.flags.clear(Flags::FIXED_TIMEOUT);
-            if entry.flow.status & status::FIXED_TIMEOUT != 0 {
+            if entry.status() & status::FIXED_TIMEOUT != 0 {
                 entry.flags.set(Flags::FIXED_TIMEOUT);
             }
         }
@@ -237,11 +238,10 @@ impl Engine {
 
     /// Removes an entry, or keeps its tombstone while an older frame or a dump line may still come.
     fn bury_for_peer(&mut self, origin: Origin, slot: Slot, version: u64) {
-        self.table.set_owner(slot, Owner::Peer(origin.peer));
+        self.table.claim(slot, Owner::Peer(origin.peer), version);
         self.table.entomb(slot);
         let dumping = self.dump.is_running();
         if let Some(entry) = self.table.get_mut(slot) {
-            entry.version = version;
             entry.owed = 0;
             if dumping {
                 entry.flags.set(Flags::HELD_FOR_DUMP);
@@ -258,7 +258,7 @@ impl Engine {
 
 /// A stand-in for a flow of which only the key is known; it becomes a tombstone at once.
 fn absent(key: FlowKey) -> Flow {
-    Flow { reply: key.original.inverse(), key, status: 0, timeout: 0, mark: 0, tcp: None, id: 0 }
+    Flow { reply: key.original.inverse(), key, status: 0, timeout: 0, mark: 0, tcp: None, id: 0, extra: None }
 }
 
 #[cfg(test)]

@@ -4,8 +4,12 @@
 //! slot together with the version of its entry tells whether what a queue remembers is still so. The slab
 //! grows in chunks: no copy of the whole table and no doubling of its memory at one insertion.
 
-use super::PeerId;
+pub(super) use super::entry::{Entry, Flags, Owner};
+
+use super::digest::{Sums, identity};
+use super::entry::Life;
 use super::flow::{Flow, FlowKey};
+use crate::wire::siphash::Key;
 use core::hash::BuildHasher;
 use foldhash::quality::FixedState;
 use hashbrown::HashTable;
@@ -14,103 +18,8 @@ pub(super) type Slot = u32;
 
 const CHUNK_BITS: u32 = 12;
 const CHUNK: usize = 1 << CHUNK_BITS;
-
-/// Who answers for a flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Owner {
-    /// This node: its kernel saw the traffic, or it is master.
-    Local,
-    /// Found in the kernel at start; nobody has claimed it yet.
-    Found,
-    /// That peer; this node's kernel holds a copy.
-    Peer(PeerId),
-}
-
-/// One bit each: what is special about an entry.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Flags(u8);
-
-impl Flags {
-    /// Known to be missing in the kernel.
-    pub const ABSENT: Flags = Flags(1);
-    /// A real event was seen while this node was not master.
-    pub const LIVE_HERE: Flags = Flags(2);
-    /// Given away at a demotion while the table was still being sent.
-    pub const HANDOVER: Flags = Flags(4);
-    /// The tombstone is kept because an older frame may still arrive.
-    pub const HELD_FOR_GAP: Flags = Flags(8);
-    /// The tombstone is kept because a running dump may still list the flow.
-    pub const HELD_FOR_DUMP: Flags = Flags(16);
-    /// The kernel refuses new timeouts (`IPS_FIXED_TIMEOUT`).
-    pub const FIXED_TIMEOUT: Flags = Flags(32);
-    /// This kernel's entry was written by this node, hence with liberal window checks.
-    pub const WRITTEN: Flags = Flags(64);
-
-    pub fn has(self, flag: Flags) -> bool {
-        self.0 & flag.0 != 0
-    }
-    pub fn set(&mut self, flag: Flags) {
-        self.0 |= flag.0;
-    }
-    pub fn clear(&mut self, flag: Flags) {
-        self.0 &= !flag.0;
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Life {
-    Free,
-    Live,
-    Tombstone,
-}
-
-/// A flow with what replication needs to know about it.
-#[derive(Debug)]
-pub(super) struct Entry {
-    pub flow: Flow,
-    /// Lamport time of the last change.
-    pub version: u64,
-    /// Second (of the engine's clock) at which the kernel's timeout is written again.
-    pub refresh_at: u32,
-    /// Next slot in the same bucket of the keep-alive wheel.
-    pub wheel_next: Slot,
-    /// Low bits of the peer's bulk epoch in which it was last named.
-    pub epoch: u16,
-    owner: Owner,
-    life: Life,
-    pub flags: Flags,
-    /// Bit per peer: the newest state is to be sent.
-    pub dirty: u8,
-    /// Bit per peer, of the slot and not the entry: an item for this slot stands in the peer's queue.
-    pub queued: u8,
-    /// Bit per peer: the removal is not yet acknowledged.
-    pub owed: u8,
-    /// Failed or repeated creations since the last success.
-    pub retries: u8,
-    /// Generation of the dump that listed it, or during which it changed.
-    pub dump: u8,
-    /// Of the slot and not the entry: linked into the keep-alive wheel.
-    pub in_wheel: bool,
-}
-
-impl Entry {
-    pub fn owner(&self) -> Owner {
-        self.owner
-    }
-    pub fn is_live(&self) -> bool {
-        self.life == Life::Live
-    }
-    pub fn is_tombstone(&self) -> bool {
-        self.life == Life::Tombstone
-    }
-    /// Live and owned by this node.
-    pub fn is_local(&self) -> bool {
-        self.is_live() && self.owner == Owner::Local
-    }
-    pub fn is_owned_by(&self, peer: PeerId) -> bool {
-        self.is_live() && self.owner == Owner::Peer(peer)
-    }
-}
+/// The index of so many flows is reserved at once: 10 MiB, of which 2 are touched.
+const INDEX_RESERVED: usize = 1 << 20;
 
 /// Live entries by owner.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -129,20 +38,29 @@ pub(super) struct Table {
     hasher: FixedState,
     flows_max: usize,
     counts: Counts,
+    digest_key: Key,
+    /// Sums over this node's flows, and over each peer's.
+    local_sums: Sums,
+    peer_sums: Vec<Sums>,
 }
 
 impl Table {
     /// An empty table for at most `flows_max` entries (tombstones included); `seed` keeps the order of the
-    /// hash table unknown to those who choose the flows.
-    pub fn new(seed: u64, flows_max: usize) -> Self {
+    /// hash table unknown to those who choose the flows, `digest_key` is the same on all nodes.
+    pub fn new(seed: u64, digest_key: Key, peers: usize, flows_max: usize) -> Self {
+        let flows_max = flows_max.min(u32::MAX as usize - 1);
         Self {
-            index: HashTable::new(),
+            // Of a large table a later enlargement would stop the loop for a tenth of a second.
+            index: HashTable::with_capacity(flows_max.min(INDEX_RESERVED)),
             chunks: Vec::new(),
             free: Vec::new(),
             slots: 0,
             hasher: FixedState::with_seed(seed),
-            flows_max: flows_max.min(u32::MAX as usize - 1),
+            flows_max,
             counts: Counts::default(),
+            digest_key,
+            local_sums: Sums::new(),
+            peer_sums: (0..peers).map(|_| Sums::new()).collect(),
         }
     }
 
@@ -159,9 +77,24 @@ impl Table {
         self.index.len() >= self.flows_max
     }
 
+    /// The sums over the flows of an owner; nobody's flows have none.
+    pub fn sums(&self, owner: Owner) -> Option<&Sums> {
+        match owner {
+            Owner::Local => Some(&self.local_sums),
+            Owner::Found => None,
+            Owner::Peer(peer) => self.peer_sums.get(usize::from(peer.0)),
+        }
+    }
+
+    /// In which bucket of the sums an entry is counted.
+    pub fn bucket(&self, entry: &Entry) -> usize {
+        identity(self.digest_key, &entry.key()).bucket()
+    }
+
     /// The slot of a live entry or tombstone.
     pub fn find(&self, key: &FlowKey) -> Option<Slot> {
-        self.index.find(self.hasher.hash_one(key), |&slot| self.key_at(slot) == Some(key)).copied()
+        let is_it = |&slot: &Slot| self.slot(slot).is_some_and(|entry| entry.has_key(key));
+        self.index.find(self.hasher.hash_one(key), is_it).copied()
     }
 
     /// The entry in a slot that is not free.
@@ -184,24 +117,10 @@ impl Table {
             return None;
         }
         let slot = self.free.pop().unwrap_or(self.slots);
-        let (queued, in_wheel, wheel_next) =
-            self.slot(slot).map_or((0, false, 0), |old| (old.queued, old.in_wheel, old.wheel_next));
-        let entry = Entry {
-            flow: *flow,
-            version,
-            refresh_at: 0,
-            wheel_next,
-            epoch: 0,
-            owner,
-            life: Life::Live,
-            flags: Flags::default(),
-            dirty: 0,
-            queued,
-            owed: 0,
-            retries: 0,
-            dump: 0,
-            in_wheel,
-        };
+        let mut entry = Entry::new(flow, owner, version);
+        if let Some(old) = self.slot(slot) {
+            (entry.queued, entry.in_wheel, entry.wheel_next) = (old.queued, old.in_wheel, old.wheel_next);
+        }
         match self.slot_mut(slot) {
             Some(old) => *old = entry,
             None => self.push(entry),
@@ -209,30 +128,61 @@ impl Table {
         let Self { index, chunks, hasher, .. } = self;
         index.insert_unique(hasher.hash_one(flow.key), slot, |&slot| {
             // A slot in the index always has an entry; the alternative only keeps this total.
-            entry_at(chunks, slot).map_or(0, |entry| hasher.hash_one(entry.flow.key))
+            entry_at(chunks, slot).map_or(0, |entry| hasher.hash_one(entry.key()))
         });
         self.count(owner, Life::Live, 1);
+        self.sum(owner, &flow.key, None, Some(version));
         Some(slot)
     }
 
     /// Forgets the entry; its slot may be used again at once.
     pub fn remove(&mut self, slot: Slot) {
         let Some(entry) = self.get(slot) else { return };
-        let (key, owner, life) = (entry.flow.key, entry.owner, entry.life);
+        let key = entry.key();
         if let Ok(found) = self.index.find_entry(self.hasher.hash_one(key), |&at| at == slot) {
             found.remove();
         }
-        self.set_life(slot, Life::Free);
-        self.count(owner, life, -1);
+        self.change_life(slot, Life::Free);
+        if let Some(entry) = self.slot_mut(slot) {
+            entry.let_go();
+        }
         self.free.push(slot);
     }
 
     pub fn set_owner(&mut self, slot: Slot, owner: Owner) {
+        if let Some(version) = self.get(slot).map(Entry::version) {
+            self.claim(slot, owner, version);
+        }
+    }
+
+    pub fn set_version(&mut self, slot: Slot, version: u64) {
+        if let Some(owner) = self.get(slot).map(Entry::owner) {
+            self.claim(slot, owner, version);
+        }
+    }
+
+    /// Gives an entry another owner and version.
+    pub fn claim(&mut self, slot: Slot, owner: Owner, version: u64) {
         let Some(entry) = self.get_mut(slot) else { return };
-        let (before, life) = (entry.owner, entry.life);
-        entry.owner = owner;
-        self.count(before, life, -1);
-        self.count(owner, life, 1);
+        let (before, old, life) = (entry.owner(), entry.version(), entry.life);
+        if (before, old) == (owner, version) {
+            return;
+        }
+        entry.put(owner, version);
+        if before != owner {
+            self.count(before, life, -1);
+            self.count(owner, life, 1);
+        }
+        if life == Life::Live
+            && let Some(key) = self.get(slot).map(Entry::key)
+        {
+            if before == owner {
+                self.sum(owner, &key, Some(old), Some(version));
+            } else {
+                self.sum(before, &key, Some(old), None);
+                self.sum(owner, &key, None, Some(version));
+            }
+        }
     }
 
     /// Turns a live entry into the memory of its removal.
@@ -247,7 +197,7 @@ impl Table {
             entry.owed = 0;
             entry.retries = 0;
             entry.flags = Flags::default();
-            entry.flow.id = 0;
+            entry.id = 0;
         }
     }
 
@@ -265,10 +215,6 @@ impl Table {
         entry_at(&self.chunks, slot)
     }
 
-    fn key_at(&self, slot: Slot) -> Option<&FlowKey> {
-        self.slot(slot).map(|entry| &entry.flow.key)
-    }
-
     fn push(&mut self, entry: Entry) {
         match self.chunks.last_mut().filter(|chunk| chunk.len() < CHUNK) {
             Some(chunk) => chunk.push(entry),
@@ -282,17 +228,35 @@ impl Table {
     }
 
     fn change_life(&mut self, slot: Slot, life: Life) {
-        let Some(entry) = self.get(slot) else { return };
-        let (owner, before) = (entry.owner, entry.life);
-        self.set_life(slot, life);
+        let Some(entry) = self.get_mut(slot) else { return };
+        let (owner, version, before, key) = (entry.owner(), entry.version(), entry.life, entry.key());
+        entry.life = life;
+        entry.dirty = 0;
         self.count(owner, before, -1);
         self.count(owner, life, 1);
+        let counted = |life: Life| (life == Life::Live).then_some(version);
+        self.sum(owner, &key, counted(before), counted(life));
     }
 
-    fn set_life(&mut self, slot: Slot, life: Life) {
-        if let Some(entry) = self.slot_mut(slot) {
-            entry.life = life;
-            entry.dirty = 0;
+    /// A live entry's part of its owner's sums changes.
+    fn sum(&mut self, owner: Owner, key: &FlowKey, before: Option<u64>, after: Option<u64>) {
+        let sums = match owner {
+            Owner::Local => &mut self.local_sums,
+            Owner::Found => return,
+            Owner::Peer(peer) => match self.peer_sums.get_mut(usize::from(peer.0)) {
+                Some(sums) => sums,
+                None => return,
+            },
+        };
+        if before == after {
+            return;
+        }
+        let identity = identity(self.digest_key, key);
+        if let Some(version) = before {
+            sums.subtract(identity, version);
+        }
+        if let Some(version) = after {
+            sums.add(identity, version);
         }
     }
 
@@ -314,6 +278,7 @@ fn entry_at(chunks: &[Vec<Entry>], slot: Slot) -> Option<&Entry> {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use super::super::PeerId;
     use super::*;
     use crate::sync::flow::{Tuple, status};
 
@@ -334,14 +299,19 @@ pub(super) mod tests {
             mark: 0,
             tcp: None,
             id: 0,
+            extra: None,
         }
+    }
+
+    pub(crate) fn table(flows_max: usize) -> Table {
+        Table::new(1, [1, 2], 2, flows_max)
     }
 
     /// The table against a plain map under a random walk of insertions and removals: same content, bounded
     /// slots, counts right.
     #[test]
     fn agrees_with_a_map() {
-        let mut table = Table::new(1, 500);
+        let mut table = table(500);
         let mut model = std::collections::HashMap::new();
         let mut random = 7u64;
         for _ in 0..20_000 {
@@ -363,10 +333,42 @@ pub(super) mod tests {
         assert!(model.iter().all(|(key, &slot)| table.find(key) == Some(slot)));
     }
 
+    /// However entries come, change hands and versions, die, rise and go: the sums are those of what is there, and two tables
+    /// with the same flows have the same sums whatever the way to them.
+    #[test]
+    fn sums_are_those_of_the_live_entries() {
+        let mut walked = table(300);
+        let mut random = 11u64;
+        let owners = [Owner::Local, Owner::Found, Owner::Peer(PeerId(0)), Owner::Peer(PeerId(1))];
+        for version in 0..20_000 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let (flow, owner) = (flow((random >> 33) as u32 % 400), owners[(random >> 20) as usize % 4]);
+            match (walked.find(&flow.key), (random >> 50) % 6) {
+                (None, _) => drop(walked.insert(&flow, owner, version)),
+                (Some(slot), 0) => walked.remove(slot),
+                (Some(slot), 1) => walked.set_owner(slot, owner),
+                (Some(slot), 2) => walked.set_version(slot, version),
+                (Some(slot), 3) if walked.get(slot).unwrap().is_live() => walked.entomb(slot),
+                (Some(slot), 4) if walked.get(slot).unwrap().is_tombstone() => walked.revive(slot),
+                (Some(slot), _) => walked.claim(slot, owner, version),
+            }
+        }
+        let mut straight = table(300);
+        for slot in 0..walked.slots() {
+            if let Some(entry) = walked.get(slot).filter(|entry| entry.is_live()) {
+                straight.insert(&entry.flow(), entry.owner(), entry.version()).unwrap();
+            }
+        }
+        for owner in owners {
+            assert_eq!(walked.sums(owner).map(Sums::all), straight.sums(owner).map(Sums::all), "{owner:?}");
+        }
+        assert!(straight.sums(Owner::Local).unwrap().all().iter().any(|&sum| sum != 0));
+    }
+
     /// A tombstone is found by its key, counted apart, and goes when nothing holds it.
     #[test]
     fn life_of_a_tombstone() {
-        let mut table = Table::new(1, 10);
+        let mut table = table(10);
         let slot = table.insert(&flow(1), Owner::Local, 5).unwrap();
         table.entomb(slot);
         assert_eq!(table.counts(), Counts { tombstones: 1, ..Counts::default() });
@@ -377,11 +379,5 @@ pub(super) mod tests {
         table.bury(slot);
         assert_eq!(table.find(&flow(1).key), None);
         assert_eq!(table.counts(), Counts::default());
-    }
-
-    /// The promise behind "one million flows": an entry costs no more than 136 bytes.
-    #[test]
-    fn an_entry_is_small() {
-        assert!(size_of::<Entry>() <= 136, "an entry has {} bytes", size_of::<Entry>());
     }
 }

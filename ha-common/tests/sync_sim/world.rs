@@ -59,8 +59,8 @@ pub struct Kernel {
 impl Kernel {
     fn put(&mut self, now: Instant, flow: &Flow) -> Flow {
         self.next_id += 1;
-        let flow = Flow { id: self.next_id, ..*flow };
-        self.flows.insert(flow.key, (flow, now + Duration::from_secs(flow.timeout.into())));
+        let flow = Flow { id: self.next_id, ..flow.clone() };
+        self.flows.insert(flow.key, (flow.clone(), now + Duration::from_secs(flow.timeout.into())));
         flow
     }
 
@@ -213,10 +213,10 @@ impl World {
         let state = &mut self.nodes[node];
         let id = state.kernel.flows.get(&flow.key).map(|(flow, _)| flow.id);
         let flow = match id {
-            Some(id) => Flow { id, ..*flow },
+            Some(id) => Flow { id, ..flow.clone() },
             None => state.kernel.put(self.now, flow),
         };
-        state.kernel.flows.insert(flow.key, (flow, self.now + Duration::from_secs(flow.timeout.into())));
+        state.kernel.flows.insert(flow.key, (flow.clone(), self.now + Duration::from_secs(flow.timeout.into())));
         if !state.deaf {
             self.give(node, Input::Changed(&flow));
         }
@@ -334,7 +334,7 @@ impl World {
             match self.nodes[node].dump.pop_front() {
                 Some(Some(flow)) => {
                     // A dump line tells of the flow as it is when the line is made.
-                    let line = self.nodes[node].kernel.flows.get(&flow.key).map(|(flow, _)| *flow);
+                    let line = self.nodes[node].kernel.flows.get(&flow.key).map(|(flow, _)| flow.clone());
                     line.into_iter().for_each(|flow| self.give(node, Input::Dumped(&flow)));
                 }
                 Some(None) => self.give(node, Input::DumpEnd { complete: true }),
@@ -352,7 +352,7 @@ impl World {
             Action::Dump => {
                 self.give(node, Input::DumpBegin);
                 let state = &mut self.nodes[node];
-                state.dump = state.kernel.flows.values().map(|(flow, _)| Some(*flow)).chain([None]).collect();
+                state.dump = state.kernel.flows.values().map(|(flow, _)| Some(flow.clone())).chain([None]).collect();
             }
             Action::Health(health) => self.nodes[node].in_sync = health.in_sync,
             Action::Event(event) => self.nodes[node].events.push(event),
@@ -406,6 +406,7 @@ pub fn udp(n: u32) -> Flow {
         mark: n,
         tcp: None,
         id: 0,
+        extra: None,
     }
 }
 

@@ -32,6 +32,7 @@ fn worked_example() -> Flow {
         mark: 0,
         tcp: Some(Tcp { state: 3, wscale: [0; 2], flags: [0; 2] }),
         id: 0,
+        extra: None,
     }
 }
 
@@ -109,7 +110,7 @@ fn oracle(message: &[u8]) -> Flow {
     };
     let empty = tuple("0.0.0.0", "0.0.0.0", 0, (0, 0));
     let key = FlowKey { original: empty, zone: 0 };
-    let mut flow = Flow { key, reply: empty, status: 0, timeout: 0, mark: 0, tcp: None, id: 0 };
+    let mut flow = Flow { key, reply: empty, status: 0, timeout: 0, mark: 0, tcp: None, id: 0, extra: None };
     for attribute in attributes {
         match attribute {
             ConntrackAttribute::CtaTupleOrig(nest) => flow.key.original = oracle_tuple(&nest),
@@ -199,6 +200,7 @@ fn any_flow(protocols: &'static [u8]) -> impl Strategy<Value = Flow> {
             mark,
             tcp: (protocol == 6).then_some(Tcp { state: tcp.0, wscale: tcp.1, flags: tcp.2 }),
             id,
+            extra: None,
         })
     })
 }
@@ -285,12 +287,12 @@ fn nat_attributes() {
     let plain = {
         let original = tuple("10.0.0.1", "10.0.1.1", 17, (1000, 53));
         let key = FlowKey { original, zone: 0 };
-        Flow { key, reply: original.inverse(), status: 0xe, timeout: 30, mark: 0, tcp: None, id: 0 }
+        Flow { key, reply: original.inverse(), status: 0xe, timeout: 30, mark: 0, tcp: None, id: 0, extra: None }
     };
-    let snat = Flow { reply: tuple("10.0.1.1", "10.9.9.9", 17, (53, 1000)), ..plain };
-    let port_only = Flow { reply: tuple("10.0.1.1", "10.0.0.1", 17, (53, 2000)), ..plain };
-    let dnat = Flow { reply: tuple("10.8.8.8", "10.0.0.1", 17, (53, 1000)), ..plain };
-    let to_itself = Flow { status: 0x19e, ..plain };
+    let snat = Flow { reply: tuple("10.0.1.1", "10.9.9.9", 17, (53, 1000)), ..plain.clone() };
+    let port_only = Flow { reply: tuple("10.0.1.1", "10.0.0.1", 17, (53, 2000)), ..plain.clone() };
+    let dnat = Flow { reply: tuple("10.8.8.8", "10.0.0.1", 17, (53, 1000)), ..plain.clone() };
+    let to_itself = Flow { status: 0x19e, ..plain.clone() };
     let cases = [
         (plain, vec![]),
         (snat, vec![uapi::CTA_NAT_SRC]),

@@ -47,6 +47,7 @@ pub fn flow(payload: &[u8]) -> Result<Flow, Malformed> {
         mark: found.mark,
         tcp: found.tcp,
         id: found.id,
+        extra: None,
     })
 }
 

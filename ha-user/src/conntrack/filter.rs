@@ -79,7 +79,7 @@ mod tests {
             destination_port: 80,
         };
         let key = FlowKey { original: tuple(original), zone: 0 };
-        Flow { key, reply: tuple(reply), status, timeout: 60, mark: 0, tcp: None, id: 0 }
+        Flow { key, reply: tuple(reply), status, timeout: 60, mark: 0, tcp: None, id: 0, extra: None }
     }
 
     fn accepts(original: (&str, &str), reply: (&str, &str), status: u32) -> bool {

@@ -25,7 +25,7 @@ const RECV_BUFFER_BYTES: usize = 4 << 20;
 const ROUNDS_MAX: usize = 6;
 
 /// One wanted change of the table.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Write {
     /// Make the flow; replaces what stands in its way.
     Create(Flow),
@@ -112,7 +112,7 @@ enum Step {
 }
 
 /// One request of the batch on its way.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Slot {
     /// Position of the write in the batch.
     write: usize,
@@ -311,27 +311,26 @@ impl Writer {
 
     /// Counts the answers, reports final failures, and puts the next steps of the others into `self.steps`.
     fn follow_up(&mut self, batch: &[Write], conflict: Conflict, last: bool, sink: &mut impl FnMut(Outcome<'_>)) {
-        let mut index = 0;
-        while let Some(&slot) = self.slots.get(index) {
-            index += 1;
-            self.count(&slot);
+        let slots = std::mem::take(&mut self.slots);
+        let mut answers = slots.iter();
+        while let Some(slot) = answers.next() {
+            self.count(slot);
             let Some(write) = batch.get(slot.write) else { continue };
             let next = match slot.operation {
                 Operation::Get => {
                     // The second of the two answers to a look follows at once.
-                    let by_reply = self.slots.get(index).copied();
-                    index += 1;
-                    if let Some(by_reply) = &by_reply {
+                    let by_reply = answers.next();
+                    if let Some(by_reply) = by_reply {
                         self.count(by_reply);
                     }
-                    let found = slot.found.or(by_reply.and_then(|slot| slot.found));
-                    resolve(write, found.as_ref(), conflict, sink)
+                    let found = slot.found.as_ref().or(by_reply.and_then(|slot| slot.found.as_ref()));
+                    resolve(write, found, conflict, sink)
                 }
                 Operation::Delete if slot.errno != 0 && !matches!(write, Write::Delete { .. }) => {
                     // Room for another: if it is gone already, so much the better; else the create says so.
                     continue;
                 }
-                Operation::Create | Operation::Update | Operation::Delete => after_error(&slot),
+                Operation::Create | Operation::Update | Operation::Delete => after_error(slot),
             };
             match next {
                 Next::Done => {}
@@ -340,6 +339,7 @@ impl Writer {
                 Next::Failed(errno) => sink(Outcome::Failed { write, errno }),
             }
         }
+        self.slots = slots;
     }
 
     fn count(&mut self, slot: &Slot) {

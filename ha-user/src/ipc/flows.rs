@@ -153,6 +153,7 @@ pub(super) mod tests {
             mark: 1,
             tcp: Some(Tcp { state: 3, ..Tcp::default() }),
             id: 0,
+            extra: None,
         }
     }
 
