@@ -44,7 +44,7 @@ impl SyncLoop {
             events_filtered: self.counters.filtered,
             refused,
             peers: (0u8..).zip(&stats.peers).map(|(index, peer)| self.peer_status(PeerId(index), peer)).collect(),
-            writes: WriteStatus { by_errno: self.writer.counters() },
+            writes: WriteStatus { by_errno: self.writing.counters() },
             socket_errors,
         }
     }
