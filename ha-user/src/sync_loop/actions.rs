@@ -156,6 +156,19 @@ impl SyncLoop {
             Event::BulkReceived { peer, flows, purged } => {
                 tracing::info!(peer = self.peer_name(peer), flows, purged, "the whole table was received");
             }
+            Event::TablesDiffer { peer, buckets } => {
+                tracing::warn!(
+                    peer = self.peer_name(peer),
+                    buckets,
+                    "the peer's copies differ in some flows: they are sent again"
+                );
+            }
+            Event::RepairSent { peer, flows } => {
+                tracing::info!(peer = self.peer_name(peer), flows, "flows that differed were sent again");
+            }
+            Event::RepairReceived { peer, flows, purged } => {
+                tracing::info!(peer = self.peer_name(peer), flows, purged, "flows that differed were received again");
+            }
             Event::EventsLost => tracing::warn!("conntrack events were lost: the table is read again"),
             Event::TableFull => {
                 let flows_max = self.config.sync.flows_max;
