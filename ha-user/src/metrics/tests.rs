@@ -59,7 +59,13 @@ fn full_status() -> Status {
         lag_ms: 0.8,
         flows_local: 200,
         refused: counts(&[("frame_auth", 5)]),
-        peers: vec![PeerStatus { node: "fw2".to_owned(), alive: true, rtt_ms: 0.25, ..PeerStatus::default() }],
+        peers: vec![PeerStatus {
+            node: "fw2".to_owned(),
+            alive: true,
+            rtt_ms: 0.25,
+            proven_ms: Some(80.0),
+            ..PeerStatus::default()
+        }],
         writes: WriteStatus { by_errno: writes },
         ..SyncStatus::default()
     };
