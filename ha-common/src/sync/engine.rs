@@ -41,6 +41,7 @@ pub(super) struct Counters {
     pub refreshed: u64,
     pub writes_failed: u64,
     pub writes_abandoned: u64,
+    pub withdrawn: u64,
 }
 
 /// A flush that has not ended.
@@ -139,6 +140,9 @@ impl Engine {
             Input::Role(role) => self.on_role(now, role),
             Input::Flush => self.flushing = Some(Flush { asked: now, barrier: now, superseded: self.superseded() }),
             Input::Resync => self.on_resync(),
+            Input::Withdraw { key } => self.on_withdraw(now, key),
+            Input::Retain(filter) => self.on_retain(now, filter),
+            Input::Reread => self.on_reread(),
         }
         self.run(now, out);
     }
@@ -169,6 +173,7 @@ impl Engine {
             refreshed: self.counters.refreshed,
             writes_failed: self.counters.writes_failed,
             writes_abandoned: self.counters.writes_abandoned,
+            withdrawn: self.counters.withdrawn,
             peers: self.peers.iter().map(Peer::stats).collect(),
         }
     }
