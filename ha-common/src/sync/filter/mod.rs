@@ -13,7 +13,7 @@ mod young;
 
 pub use admission::{Admission, AdmissionStats};
 pub use ports::{PortMatch, has_ports};
-pub use prefix::{Prefix, PrefixSet};
+pub use prefix::{Prefix, PrefixSet, mask_v4, mask_v6};
 pub use refusal::FilterReason;
 pub use young::YOUNG_MAX;
 
