@@ -47,7 +47,10 @@ impl Engine {
 
     /// The peers remove their copies; this node's kernel goes on with the flow.
     fn withdraw(&mut self, now: Instant, slot: Slot) {
-        let Some(entry) = self.table.get(slot).filter(|entry| entry.is_live()) else { return };
+        let generation = self.dump.generation();
+        let Some(entry) = self.table.get_mut(slot).filter(|entry| entry.is_live()) else { return };
+        // A line of a running dump is older than this decision.
+        entry.dump = generation;
         match entry.owner() {
             Owner::Local => {
                 self.counters.withdrawn += 1;
