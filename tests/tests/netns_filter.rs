@@ -127,14 +127,16 @@ fn netns_each_criterion_decides_what_arrives() {
         &[("tcp", 443, "", true), ("udp", 444, "", false), ("tcp", 7999, "", false), ("udp", 8500, "", true)],
     );
     case(r#"ports = { ignore = ["53-54"] }"#, &[("udp", 53, "", false), ("tcp", 54, "", false), ("udp", 55, "", true)]);
-    case(
-        "zones = { ignore = [7] }",
-        &[("tcp", 1, "-w 7", false), ("tcp", 2, "-w 8", true), ("tcp", 3, "", true)],
-    );
+    case("zones = { ignore = [7] }", &[("tcp", 1, "-w 7", false), ("tcp", 2, "-w 8", true), ("tcp", 3, "", true)]);
     case("zones = [0]", &[("tcp", 1, "-w 7", false), ("tcp", 3, "", true)]);
     case(
         r#"marks = ["0x10/0xf0"]"#,
-        &[("tcp", 1, "-m 0x11", true), ("tcp", 2, "-m 0x21", false), ("tcp", 3, "", false), ("udp", 4, "-m 0x1f", true)],
+        &[
+            ("tcp", 1, "-m 0x11", true),
+            ("tcp", 2, "-m 0x21", false),
+            ("tcp", 3, "", false),
+            ("udp", 4, "-m 0x1f", true),
+        ],
     );
     case("assured_only = true", &[("udp", 1, "-u SEEN_REPLY", false), ("udp", 2, "-u SEEN_REPLY,ASSURED", true)]);
     case(

@@ -122,7 +122,27 @@ impl Engine {
     }
 
     /// Takes one input and appends what is to be done, in order. Total: never blocks, never panics.
+    ///
+    /// Inputs that come in thousands are only taken note of: what is due after them is done with the next
+    /// [`Input::Timer`], for which [`Engine::poll_at`] then asks at once.
     pub fn handle(&mut self, now: Instant, input: Input<'_>, out: &mut Vec<Action>) {
+        let comes_in_thousands = match input {
+            Input::Datagram { .. }
+            | Input::Changed(_)
+            | Input::Destroyed { .. }
+            | Input::Dumped(_)
+            | Input::Withdraw { .. }
+            | Input::Reread => true,
+            Input::Timer
+            | Input::EventsLost
+            | Input::DumpBegin
+            | Input::DumpEnd { .. }
+            | Input::WriteFailed { .. }
+            | Input::Role(_)
+            | Input::Flush
+            | Input::Resync
+            | Input::Retain(_) => false,
+        };
         match input {
             Input::Timer => {}
             Input::Datagram { bytes } => {
@@ -144,12 +164,14 @@ impl Engine {
             Input::Retain(filter) => self.on_retain(now, filter),
             Input::Reread => self.on_reread(),
         }
-        self.run(now, out);
+        if !comes_in_thousands {
+            self.run(now, out);
+        }
     }
 
     /// When [`Input::Timer`] is due at the latest.
     pub fn poll_at(&self) -> Option<Instant> {
-        let peers = self.peers.iter().map(|peer| peer.poll_at(self.ran_at, self.peer_timeout));
+        let peers = self.peers.iter().map(|peer| peer.poll_at(self.ran_at, self.peer_timeout, self.frame_bytes));
         let relax = self.relaxing.map(|_| self.ran_at);
         let own = [self.dump.poll_at(), self.wheel.poll_at(), self.retries.poll_at(), self.health_due(), relax];
         peers.chain(own).fold(None, earliest)

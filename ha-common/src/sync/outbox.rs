@@ -209,11 +209,16 @@ impl Outbox {
         }
     }
 
-    pub fn poll_at(&self) -> Option<Instant> {
-        let flush = (self.is_window_open() && !self.queue.is_empty()).then(|| self.flushed + BATCH_DELAY);
-        let seek = (self.seeking && self.is_window_open()).then_some(Instant(0));
+    /// `bytes` as in [`Outbox::fill`].
+    pub fn poll_at(&self, bytes: usize) -> Option<Instant> {
         let timeout = self.in_flight.front().map(|frame| frame.at + self.rtt.timeout());
-        earliest(earliest(flush, seek), timeout)
+        if !self.is_window_open() {
+            return timeout;
+        }
+        if self.seeking || self.is_due_at_once(bytes) {
+            return Some(Instant(0));
+        }
+        earliest((!self.queue.is_empty()).then(|| self.flushed + BATCH_DELAY), timeout)
     }
 
     /// Age of the oldest change not acknowledged.
@@ -275,10 +280,14 @@ impl Outbox {
     }
 
     fn is_due(&self, now: Instant, bytes: usize) -> bool {
-        let full = self.queue.len() * FLOW_BYTES_TYPICAL >= bytes;
         let waited = !self.queue.is_empty() && now >= self.flushed + BATCH_DELAY;
+        waited || self.is_due_at_once(bytes)
+    }
+
+    fn is_due_at_once(&self, bytes: usize) -> bool {
+        let full = self.queue.len() * FLOW_BYTES_TYPICAL >= bytes;
         let bulk = self.bulk.end_due().is_some() || (self.bulk.slots_left() > 0 && !self.seeking);
-        full || waited || bulk || !self.wants.is_empty() || self.is_behind()
+        full || bulk || !self.wants.is_empty() || self.is_behind()
     }
 
     fn mark_entry(&mut self, table: &mut Table, slot: Slot) -> bool {

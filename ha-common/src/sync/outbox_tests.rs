@@ -143,7 +143,7 @@ fn timers_back_off() {
     rig.change(1, 1);
     for _ in 0..40 {
         rig.frame();
-        let at = rig.outbox.poll_at().unwrap();
+        let at = rig.outbox.poll_at(BYTES).unwrap();
         assert!(at.since(rig.now) <= RTO_MAX);
         rig.now = rig.now.max(at);
         rig.outbox.on_timer(rig.now, &mut rig.table);

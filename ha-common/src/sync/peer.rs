@@ -124,7 +124,7 @@ impl Peer {
         scratch: &mut proto::Data,
         out: &mut Vec<Action>,
     ) {
-        let body = frame_bytes - HEADER_LEN - TAG_LEN;
+        let body = body_bytes(frame_bytes);
         while let Some(sequence) = self.outbox.fill(now, table, scratch, body) {
             if let Some(datagram) = self.session.seal(keyring, Kind::Data, sequence, scratch) {
                 self.send(datagram, out);
@@ -132,13 +132,16 @@ impl Peer {
         }
     }
 
-    pub fn poll_at(&self, now: Instant, timeout: Duration) -> Option<Instant> {
+    pub fn poll_at(&self, now: Instant, timeout: Duration, frame_bytes: usize) -> Option<Instant> {
         let hello = Some(self.hello_at);
         if !self.up {
             return hello;
         }
         let silence = Some(self.heard + timeout);
-        earliest(earliest(hello, silence), earliest(self.outbox.poll_at(), self.inbox.poll_at(now)))
+        earliest(
+            earliest(hello, silence),
+            earliest(self.outbox.poll_at(body_bytes(frame_bytes)), self.inbox.poll_at(now)),
+        )
     }
 
     pub fn stats(&self) -> PeerStats {
@@ -169,6 +172,11 @@ impl Peer {
         self.counters.bytes_sent += datagram.len() as u64;
         out.push(Action::Send { peer: self.id, datagram });
     }
+}
+
+/// What a frame of this size holds besides header and tag.
+fn body_bytes(frame_bytes: usize) -> usize {
+    frame_bytes.saturating_sub(HEADER_LEN + TAG_LEN)
 }
 
 /// The peer's bit in an entry's masks.

@@ -113,15 +113,18 @@ impl PeerSocket {
     }
 
     /// Hands the peers' datagrams that wait to `sink`, at most one batch: what they cause, acknowledgements above
-    /// all, must not wait for more.
-    pub fn read(&mut self, mut sink: impl FnMut(&[u8])) {
-        let Some(open) = &self.open else { return };
-        if let Err(error) = self.batch.recv(&open.socket) {
-            if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) {
-                count_error(&mut self.stats, &error);
+    /// all, must not wait for more. True when more may wait.
+    pub fn read(&mut self, mut sink: impl FnMut(&[u8])) -> bool {
+        let Some(open) = &self.open else { return false };
+        let count = match self.batch.recv(&open.socket) {
+            Ok(count) => count,
+            Err(error) => {
+                if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) {
+                    count_error(&mut self.stats, &error);
+                }
+                return false;
             }
-            return;
-        }
+        };
         for datagram in self.batch.datagrams() {
             let known = datagram.source.is_some_and(|source| {
                 self.peers.iter().any(|peer| peer.ip() == source.ip() && peer.port() == source.port())
@@ -134,6 +137,7 @@ impl PeerSocket {
                 sink(datagram.bytes);
             }
         }
+        count == crate::recv_batch::BATCH_MAX
     }
 
     /// Sends datagrams in order, each to the peer of that position in the list given to [`PeerSocket::new`]. What

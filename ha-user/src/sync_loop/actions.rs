@@ -1,23 +1,30 @@
 //! Doing what the engine wants: writes in batches, then datagrams, then the rest.
 
 use super::SyncLoop;
+use super::writing::{Report, Writing};
 use crate::clock;
 use crate::conntrack::dump::Selection;
-use crate::conntrack::writer::{Outcome, Write};
+use crate::conntrack::writer::Write;
 use crate::mailbox::PostError;
 use crate::request::ControlRequest;
 use ha_common::role::SyncHealth;
 use ha_common::sync::{Action, Event, Input, PeerId, WriteKind};
+use std::collections::VecDeque;
 
 /// Rounds of actions per call: an input, the failures of its writes, and what follows from those. More wait for
 /// the next wake-up.
 const ROUNDS_MAX: usize = 4;
 
+/// To which peer, and what.
+type Datagram = (usize, Vec<u8>);
+
 /// Actions sorted by who does them; the memory is reused.
 #[derive(Default)]
 pub(super) struct Pending {
     writes: Vec<Write>,
-    datagrams: Vec<(usize, Vec<u8>)>,
+    datagrams: Vec<Datagram>,
+    /// Datagrams that wait for the batches of writes up to this one.
+    held: VecDeque<(u64, Vec<Datagram>)>,
     /// Not yet taken by the control loop; only the newest counts.
     health: Option<SyncHealth>,
 }
@@ -26,7 +33,7 @@ impl SyncLoop {
     /// Does the actions that the engine has asked for, and tells it what failed.
     ///
     /// Within a round all writes come before all datagrams: an acknowledgement must not leave before the write
-    /// that it stands for, and a write that is early does no harm.
+    /// that it stands for is done, and a write that is early does no harm.
     pub(super) fn execute(&mut self) {
         for _ in 0..ROUNDS_MAX {
             if self.actions.is_empty() {
@@ -37,15 +44,41 @@ impl SyncLoop {
                 self.sort(action);
             }
             self.write();
-            self.socket.send(&self.pending.datagrams);
-            self.pending.datagrams.clear();
+            self.send();
         }
         self.post_health();
+    }
+
+    /// Takes note of batches of writes that have ended, and sends what waited for them.
+    pub(super) fn on_written(&mut self) {
+        self.with_reports(|writing, sink| writing.collect(sink));
+        self.send();
+    }
+
+    /// Waits until every write is done.
+    pub(super) fn finish_writes(&mut self) {
+        self.with_reports(|writing, sink| writing.finish_all(sink));
+        self.send();
     }
 
     /// Actions wait that the last call did not get to.
     pub(super) fn is_busy(&self) -> bool {
         !self.actions.is_empty()
+    }
+
+    /// Sends the datagrams whose writes are done, in order.
+    fn send(&mut self) {
+        let Self { pending: Pending { datagrams, held, .. }, writing, socket, .. } = self;
+        if !datagrams.is_empty() && writing.is_busy() {
+            held.push_back((writing.submitted(), std::mem::take(datagrams)));
+        }
+        while held.front().is_some_and(|(batch, _)| *batch <= writing.completed()) {
+            if let Some((_, waiting)) = held.pop_front() {
+                socket.send(&waiting);
+            }
+        }
+        socket.send(datagrams);
+        datagrams.clear();
     }
 
     fn sort(&mut self, action: Action) {
@@ -61,25 +94,31 @@ impl SyncLoop {
     }
 
     fn write(&mut self) {
-        let Self { writer, engine, actions, pending, conflict, .. } = self;
+        let mut writes = std::mem::take(&mut self.pending.writes);
+        let conflict = self.conflict;
+        self.with_reports(|writing, sink| writing.submit(&mut writes, conflict, sink));
+        self.pending.writes = writes;
+    }
+
+    /// Lets something be done with the kernel's table, and tells the engine what it reports.
+    fn with_reports(&mut self, act: impl FnOnce(&mut Writing, &mut dyn FnMut(Report))) {
+        let Self { writing, engine, actions, .. } = self;
         let now = clock::now();
-        writer.apply(&pending.writes, *conflict, |outcome| match outcome {
-            Outcome::Failed { write, errno } => {
-                let failed = Input::WriteFailed { key: write.key(), write: write.kind(), errno };
-                engine.handle(now, failed, actions);
+        act(writing, &mut |report| match report {
+            Report::Failed { key, write, errno } => {
+                engine.handle(now, Input::WriteFailed { key: &key, write, errno }, actions);
             }
             // What lives in the kernel counts as if it had been heard of just now.
-            Outcome::Kept(flow) => engine.handle(now, Input::Changed(flow), actions),
-            Outcome::Removed(flow) => {
+            Report::Kept(flow) => engine.handle(now, Input::Changed(&flow), actions),
+            Report::Removed(flow) => {
                 // Its owner may want it back: then later, when the flow that needed its place may have gone.
                 let failed = Input::WriteFailed { key: &flow.key, write: WriteKind::Create, errno: libc::EEXIST };
                 engine.handle(now, failed, actions);
                 engine.handle(now, Input::Destroyed { key: &flow.key, id: flow.id }, actions);
             }
             // A dump finds what is missing.
-            Outcome::Unknown => engine.handle(now, Input::EventsLost, actions),
+            Report::Unknown => engine.handle(now, Input::EventsLost, actions),
         });
-        pending.writes.clear();
     }
 
     fn start_dump(&mut self) {

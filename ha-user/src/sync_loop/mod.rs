@@ -5,6 +5,7 @@
 
 mod actions;
 mod status;
+mod writing;
 
 use crate::clock;
 use crate::config::Resolved;
@@ -27,6 +28,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
+use writing::Writing;
 
 /// Frames sent and not yet acknowledged per peer: some thousand flows. What is in flight waits at a peer that is
 /// short of CPU time, and must not wait longer than the sender takes it for lost.
@@ -40,12 +42,17 @@ const DRAIN_MAX: Duration = Duration::from_millis(200);
 /// Requests taken per wake-up.
 const REQUESTS_PER_WAKE: usize = 16;
 
+/// Events and datagrams that follow each other closely are taken together: the loop is not woken for them again before this
+/// time has passed. A wake-up costs as much as several of them.
+const WAKE_GAP: Duration = Duration::from_micros(500);
+
 /// What each descriptor of the poller is.
 const MAILBOX: u64 = 0;
 const EVENTS: u64 = 1;
 const DUMP: u64 = 2;
 const ADDRESSES: u64 = 3;
 const PEERS: u64 = 4;
+const WRITTEN: u64 = 5;
 
 /// Why the loop cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +65,8 @@ pub enum SyncLoopError {
     Randomness(getrandom::Error),
     #[error("cannot make a poller: {0} (are file descriptors exhausted?)")]
     Poller(io::Error),
+    #[error("cannot make a mailbox: {0} (are file descriptors exhausted?)")]
+    Mailbox(io::Error),
 }
 
 /// Everything of the sync thread.
@@ -69,7 +78,7 @@ pub struct SyncLoop {
     peers: Vec<NodeId>,
     events: EventSource,
     dump: DumpSource,
-    writer: Writer,
+    writing: Writing,
     socket: PeerSocket,
     addresses: OwnAddresses,
     /// What the administrator wants replicated; [`Admission`] has the node's own addresses in addition.
@@ -84,6 +93,8 @@ pub struct SyncLoop {
     socket_complaint: Option<String>,
     socket_due: Instant,
     addresses_due: Instant,
+    /// Until when events and datagrams are left to gather.
+    gather_until: Instant,
     /// Set by a stop request: when to end even if something is pending.
     stop_by: Option<Instant>,
 }
@@ -118,7 +129,7 @@ impl SyncLoop {
             peers,
             events,
             dump: DumpSource::open()?,
-            writer,
+            writing: Writing::new(writer).map_err(SyncLoopError::Mailbox)?,
             socket,
             addresses,
             wanted,
@@ -130,6 +141,7 @@ impl SyncLoop {
             socket_complaint: None,
             socket_due: Instant(0),
             addresses_due: clock::now() + ADDRESS_INTERVAL,
+            gather_until: Instant(0),
             stop_by: None,
         })
     }
@@ -143,25 +155,47 @@ impl SyncLoop {
         self.poller.watch(self.events.fd(), EVENTS)?;
         self.poller.watch(self.dump.fd(), DUMP)?;
         self.poller.watch(self.addresses.fd(), ADDRESSES)?;
+        if let Err(error) = self.writing.start() {
+            tracing::warn!(%error, "cannot start a thread for conntrack writes: they are done between other work");
+        }
+        self.poller.watch(self.writing.fd(), WRITTEN)?;
         let mut ready = Vec::new();
         self.on_timers(clock::now());
         while !self.is_finished(clock::now()) {
             let deadline = self.deadline();
             self.poller.wait(deadline, &mut ready)?;
+            self.gather(&ready);
+            let mut more = false;
             for token in &ready {
                 match *token {
                     MAILBOX => self.on_mailbox(&mailbox),
-                    EVENTS => self.on_events(),
+                    EVENTS => more |= self.on_events(),
                     DUMP => self.on_dump(),
                     ADDRESSES => self.on_addresses(),
-                    PEERS => self.on_peers(),
+                    PEERS => more |= self.on_peers(),
+                    WRITTEN => self.on_written(),
                     _ => {}
                 }
                 self.execute();
             }
+            if more {
+                self.gather_until = Instant(0);
+            }
             self.on_timers(clock::now());
         }
         Ok(())
+    }
+
+    /// Lets more events and datagrams come when some came just before, unless something else waits as well.
+    fn gather(&mut self, ready: &[u64]) {
+        if ready.is_empty() || !ready.iter().all(|token| matches!(*token, EVENTS | PEERS)) {
+            return;
+        }
+        let now = clock::now();
+        if now < self.gather_until {
+            std::thread::sleep(self.gather_until.since(now));
+        }
+        self.gather_until = now.max(self.gather_until) + WAKE_GAP;
     }
 
     /// When something is due without any descriptor being ready.
@@ -202,6 +236,8 @@ impl SyncLoop {
             SyncRequest::Status(reply) => drop(reply.send(self.status())),
             SyncRequest::Flows { limit, reply } => drop(reply.send(self.engine.flows(limit).collect())),
             SyncRequest::Role(role) => {
+                // What was ordered in the old role is done by its rules.
+                self.finish_writes();
                 self.conflict = match role {
                     Role::Master => Conflict::KeepLive,
                     Role::Init | Role::Backup | Role::Fault => Conflict::Replace,
@@ -227,14 +263,15 @@ impl SyncLoop {
         }
     }
 
-    fn on_events(&mut self) {
+    /// True when more may wait.
+    fn on_events(&mut self) -> bool {
         let now = clock::now();
         let Self { events, engine, actions, admission, .. } = self;
         events.read(|event| match event {
             Event::Changed(flow) => admission.changed(now, flow, engine, actions),
             Event::Destroyed(flow) => admission.destroyed(now, &flow.key, &flow.reply, flow.id, engine, actions),
             Event::Lost => engine.handle(now, Input::EventsLost, actions),
-        });
+        })
     }
 
     fn on_dump(&mut self) {
@@ -246,10 +283,11 @@ impl SyncLoop {
         }
     }
 
-    fn on_peers(&mut self) {
+    /// True when more may wait.
+    fn on_peers(&mut self) -> bool {
         let now = clock::now();
         let Self { socket, engine, actions, .. } = self;
-        socket.read(|bytes| engine.handle(now, Input::Datagram { bytes }, actions));
+        socket.read(|bytes| engine.handle(now, Input::Datagram { bytes }, actions))
     }
 
     fn on_addresses(&mut self) {
@@ -305,7 +343,7 @@ impl SyncLoop {
     fn is_finished(&self, now: Instant) -> bool {
         let Some(stop_by) = self.stop_by else { return false };
         let pending = |peer: &ha_common::sync::PeerStats| peer.alive && peer.backlog_flows + peer.in_flight_flows > 0;
-        now >= stop_by || !(self.is_busy() || self.engine.stats().peers.iter().any(pending))
+        now >= stop_by || !(self.is_busy() || self.writing.is_busy() || self.engine.stats().peers.iter().any(pending))
     }
 }
 

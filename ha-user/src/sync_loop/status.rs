@@ -50,7 +50,7 @@ impl SyncLoop {
             flows_withdrawn: stats.withdrawn,
             refused,
             peers: (0u8..).zip(&stats.peers).map(|(index, peer)| self.peer_status(PeerId(index), peer)).collect(),
-            writes: WriteStatus { by_errno: self.writer.counters() },
+            writes: WriteStatus { by_errno: self.writing.counters() },
             socket_errors,
         }
     }
