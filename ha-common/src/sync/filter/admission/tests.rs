@@ -217,6 +217,6 @@ fn a_new_filter_works_both_ways() {
         stage.destroyed(&flow(2));
         assert_eq!(stage.filtered(FilterReason::Protocol), 1);
         stage.engine.handle(stage.now, Input::Role(Role::Master), &mut stage.out);
-        assert_eq!(stage.asks_for_dump(), true);
+        assert!(stage.asks_for_dump());
     }
 }
