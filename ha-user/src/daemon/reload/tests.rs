@@ -58,7 +58,7 @@ async fn reload(reloader: &mut Reloader, loops: &Loops, sync: &Mailbox<SyncReque
                     reply.send(Err("no memory".to_owned())).unwrap();
                 }
                 Some(other) => panic!("{other:?}"),
-                None => tokio::time::sleep(Duration::from_millis(1)).await,
+                None => tokio::task::yield_now().await,
             }
         }
     };
