@@ -307,6 +307,16 @@ pub struct PeerStatus {
     pub in_flight_flows: u64,
     pub bulk_sent: bool,
     pub bulk_received: bool,
+    /// Of a transfer of this node's table: slots still to be looked at.
+    pub bulk_left: u64,
+    /// How long ago the peer was last proven to hold all of this node's flows; `None`: not yet in this session.
+    pub proven_ms: Option<f64>,
+    /// Buckets of flows, of [`ha_common::sync::DIGEST_BUCKETS`], in which the peer's copies are known to differ.
+    pub differing_buckets: u32,
+    pub digests_equal: u64,
+    pub digests_different: u64,
+    pub digests_unknown: u64,
+    pub repairs: u64,
     pub rtt_ms: f64,
 }
 

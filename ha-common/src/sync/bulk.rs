@@ -5,6 +5,7 @@
 //! walk is over and no marked frame is open, so it is true whatever was lost, and changes that go on
 //! meanwhile cannot put it off.
 
+use super::digest::Buckets;
 use super::table::{Entry, Flags, Slot, Table};
 use crate::proto;
 use std::collections::VecDeque;
@@ -28,6 +29,8 @@ pub(super) struct Bulk {
     master: bool,
     cursor: Slot,
     end: Slot,
+    /// Only flows of these buckets, when the peer is known to have all others.
+    only: Option<Buckets>,
     repair: VecDeque<Slot>,
     /// Marked frames in flight.
     open_frames: u32,
@@ -43,6 +46,7 @@ impl Bulk {
             master: false,
             cursor: 0,
             end: 0,
+            only: None,
             repair: VecDeque::new(),
             open_frames: 0,
             flows: 0,
@@ -51,8 +55,24 @@ impl Bulk {
 
     /// Begins a transfer of the slots before `end`; what came before it is void.
     pub fn start(&mut self, answers: u32, master: bool, end: Slot) {
-        self.epoch += 1;
+        self.begin(master, end);
         self.answers = answers;
+        self.only = None;
+    }
+
+    /// Begins a transfer of the flows in some buckets. The peer's request counts as answered as before.
+    pub fn start_repair(&mut self, master: bool, end: Slot, buckets: Buckets) {
+        self.begin(master, end);
+        self.only = Some(buckets);
+    }
+
+    /// The transfer is, or was, of some buckets only.
+    pub fn is_repair(&self) -> bool {
+        self.only.is_some()
+    }
+
+    fn begin(&mut self, master: bool, end: Slot) {
+        self.epoch += 1;
         self.master = master;
         self.cursor = 0;
         self.end = end;
@@ -100,7 +120,10 @@ impl Bulk {
             if self.cursor >= self.end {
                 return Some(false);
             }
-            if table.get(self.cursor).is_some_and(is_sent) {
+            let only = self.only.as_ref();
+            let is_named =
+                |entry: &Entry| is_sent(entry) && only.is_none_or(|buckets| buckets.contains(table.bucket(entry)));
+            if table.get(self.cursor).is_some_and(is_named) {
                 return Some(true);
             }
             self.cursor += 1;
@@ -160,6 +183,7 @@ impl Bulk {
             answers: self.answers,
             flows: self.flows,
             master: self.master,
+            buckets: self.only.as_ref().map_or_else(Vec::new, |buckets| buckets.words().to_vec()),
         })
     }
 
@@ -219,7 +243,10 @@ mod tests {
         }
         bulk.on_frame_sent();
         bulk.on_frame_acked(1);
-        assert_eq!(bulk.end_due(), Some(proto::BulkEnd { epoch: 1, answers: 1, flows: 3, master: true }));
+        assert_eq!(
+            bulk.end_due(),
+            Some(proto::BulkEnd { epoch: 1, answers: 1, flows: 3, master: true, buckets: vec![] })
+        );
         bulk.on_end_sent();
         assert!(!bulk.on_end_settled(1, false) && bulk.end_due().is_some());
         bulk.on_end_sent();

@@ -4,6 +4,7 @@ use super::digest::digest_key;
 use super::inbox::Inbox;
 use super::keepalive::{Retries, Wheel};
 use super::peer::{Peer, bit};
+use super::prove::Prover;
 use super::reconcile::Dump;
 use super::seal::Keyring;
 use super::session::{Greeting, Statement, role_value};
@@ -196,7 +197,7 @@ impl Engine {
             writes_failed: self.counters.writes_failed,
             writes_abandoned: self.counters.writes_abandoned,
             withdrawn: self.counters.withdrawn,
-            peers: self.peers.iter().map(Peer::stats).collect(),
+            peers: self.peers.iter().map(|peer| peer.stats(self.ran_at)).collect(),
         }
     }
 
@@ -348,7 +349,12 @@ impl Engine {
         peer.inbox.acks.accept(header.sequence);
         peer.session.on_sealed();
         if let Some(flows) = peer.outbox.on_ack(now, &ack, &mut self.table) {
-            out.push(Action::Event(Event::BulkSent { peer: peer.id, flows }));
+            let (peer, repair) = (peer.id, peer.outbox.bulk.is_repair());
+            out.push(Action::Event(if repair {
+                Event::RepairSent { peer, flows }
+            } else {
+                Event::BulkSent { peer, flows }
+            }));
         }
         self.on_heard(now, index, out);
         Ok(())
@@ -359,6 +365,7 @@ impl Engine {
         self.peer_down(now, index, out);
         let Some(peer) = self.peers.get_mut(index) else { return };
         peer.inbox = Inbox::new(peer.id);
+        peer.prover = Prover::new();
         peer.wanted = 1;
         peer.hello_soon();
         let id = peer.id;
@@ -443,6 +450,7 @@ impl Engine {
             if self.peers.get(index).filter(silent).is_some() {
                 self.peer_down(now, index, out);
             }
+            self.run_proof(now, index);
             self.run_peer(now, index, out);
         }
         self.report_health(now, out);

@@ -194,6 +194,11 @@ impl Inbox {
         earliest(self.ack_due, gap)
     }
 
+    /// Every frame up to this one has come, and none after it.
+    pub fn is_latest(&self, sequence: u64) -> bool {
+        self.data.base() == sequence && !self.data.has_gap()
+    }
+
     /// Could a frame sent before `sequence` still be accepted?
     pub fn is_older_possible(&self, sequence: u64) -> bool {
         self.data.base() + 1 < sequence

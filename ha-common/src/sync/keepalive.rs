@@ -136,9 +136,9 @@ impl Engine {
     pub(super) fn restore(&mut self, now: Instant, slot: Slot, peer: PeerId, out: &mut Vec<Action>) {
         let Some(entry) = self.table.get_mut(slot) else { return };
         entry.id = 0;
-        entry.flags.set(Flags::ABSENT);
         entry.retries = entry.retries.saturating_add(1);
         let retries = entry.retries;
+        self.table.set_absent(slot, true);
         self.counters.restored += 1;
         if retries == 1 {
             self.create(now, slot, out);
@@ -153,9 +153,10 @@ impl Engine {
     /// The kernel refused to create a peer's flow for a reason that may pass.
     pub(super) fn creation_refused(&mut self, now: Instant, slot: Slot) {
         let Some(entry) = self.table.get_mut(slot) else { return };
-        entry.flags.set(Flags::ABSENT);
         entry.retries = entry.retries.saturating_add(1);
-        if entry.retries <= RETRIES_MAX {
+        let retries = entry.retries;
+        self.table.set_absent(slot, true);
+        if retries <= RETRIES_MAX {
             self.retry_later(now, slot, Remedy::Create);
         } else {
             self.counters.writes_abandoned += 1;
@@ -165,8 +166,8 @@ impl Engine {
 
     /// Emits the creation of a peer's flow.
     pub(super) fn create(&mut self, now: Instant, slot: Slot, out: &mut Vec<Action>) {
+        self.table.set_absent(slot, false);
         let Some(entry) = self.table.get_mut(slot) else { return };
-        entry.flags.clear(Flags::ABSENT);
         entry.flags.set(Flags::WRITTEN);
         entry.id = 0;
         out.push(Action::Create(written(entry.flow())));

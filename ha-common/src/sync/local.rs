@@ -46,9 +46,10 @@ impl Engine {
         if entry.is_tombstone() {
             self.table.revive(slot);
         } else {
-            entry.flags.clear(Flags::ABSENT);
             entry.retries = 0;
             flow.complete_with(&old);
+            self.table.set_absent(slot, false);
+            let Some(entry) = self.table.get_mut(slot) else { return };
             if is_same_state(&old, &flow) {
                 entry.id = flow.id;
                 if entry.owner() == Owner::Local {
@@ -136,7 +137,7 @@ impl Engine {
             (_, errno::ENOMEM | errno::ENOSPC | errno::ENOBUFS | errno::EAGAIN | errno::EINTR)
             | (WriteKind::Create, errno::EEXIST | errno::EBUSY | errno::ENOENT) => self.creation_refused(now, slot),
             (WriteKind::Create | WriteKind::Update, _) => {
-                entry.flags.set(Flags::ABSENT);
+                self.table.set_absent(slot, true);
                 self.counters.writes_abandoned += 1;
             }
         }

@@ -18,6 +18,7 @@ mod keepalive;
 mod local;
 mod outbox;
 mod peer;
+mod prove;
 mod reconcile;
 mod relax;
 mod remote;
@@ -36,6 +37,9 @@ use crate::reason::DropReason;
 use crate::role::{NodeId, Role, SyncHealth};
 use core::time::Duration;
 use flow::{Flow, FlowKey};
+
+/// Into how many buckets the flows of a node are divided for the proof that a peer holds them.
+pub const DIGEST_BUCKETS: u32 = digest::BUCKETS as u32;
 
 /// Position of a peer in [`Config::peers`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -138,10 +142,38 @@ pub enum Action {
 /// Notable happenings, for the log and `status`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    PeerUp { peer: PeerId, session: u64 },
-    PeerDown { peer: PeerId, silent: Duration },
-    BulkSent { peer: PeerId, flows: u64 },
-    BulkReceived { peer: PeerId, flows: u64, purged: u64 },
+    PeerUp {
+        peer: PeerId,
+        session: u64,
+    },
+    PeerDown {
+        peer: PeerId,
+        silent: Duration,
+    },
+    BulkSent {
+        peer: PeerId,
+        flows: u64,
+    },
+    BulkReceived {
+        peer: PeerId,
+        flows: u64,
+        purged: u64,
+    },
+    /// A digest has shown that the peer's copies of this node's flows differ in so many of 4096 buckets: they are sent again.
+    TablesDiffer {
+        peer: PeerId,
+        buckets: u32,
+    },
+    /// The flows of the buckets that differed were sent, or received, again.
+    RepairSent {
+        peer: PeerId,
+        flows: u64,
+    },
+    RepairReceived {
+        peer: PeerId,
+        flows: u64,
+        purged: u64,
+    },
     EventsLost,
     TableFull,
 }
@@ -172,6 +204,16 @@ pub struct PeerStats {
     pub bulk_left: u64,
     /// Smoothed round trip of a data frame and its acknowledgement.
     pub rtt: Duration,
+    /// How long ago the digest was sent by which the peer was last found to hold all of this node's flows.
+    pub proven: Option<Duration>,
+    /// Of [`DIGEST_BUCKETS`] buckets of flows, those in which the peer's copies are known to differ.
+    pub differing_buckets: u32,
+    /// Digests that the peer found equal, and different; and those it could not judge because frames were under way.
+    pub digests_equal: u64,
+    pub digests_different: u64,
+    pub digests_unknown: u64,
+    /// Repairs of differing buckets.
+    pub repairs: u64,
 }
 
 /// Counters of the engine.

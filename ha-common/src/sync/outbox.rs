@@ -5,10 +5,12 @@
 //! carries the floor, the lowest sequence still open, below which the receiver accepts nothing any more.
 
 use super::bulk::Bulk;
+use super::digest::Buckets;
 use super::encode;
 use super::filling::{Carried, Filling, Frame};
 use super::flow::FlowKey;
 use super::inbox::WINDOW;
+use super::prove::MOVING_MAX;
 use super::rtt::Rtt;
 use super::table::{Entry, Slot, Table};
 use crate::proto::{self, change::Kind};
@@ -26,6 +28,7 @@ const DATA_OVERHEAD: usize = 20;
 const REORDER_FRAMES: u64 = 3;
 /// Flows asked for that wait for a frame; more are asked for again later.
 const WANTS_MAX: usize = 1024;
+const NOTES_MAX: usize = 4;
 
 /// The unit of [`Stamp`].
 const STAMP_LENGTH: Duration = Duration::from_nanos(1 << 16);
@@ -60,6 +63,8 @@ pub(super) struct Outbox {
     window: u64,
     queue: VecDeque<Item>,
     wants: VecDeque<FlowKey>,
+    /// Digests and answers to digests for the next frame.
+    notes: VecDeque<Kind>,
     in_flight: VecDeque<Frame>,
     in_flight_flows: u64,
     next_sequence: u64,
@@ -83,6 +88,7 @@ impl Outbox {
             window: (window as u64).clamp(4, WINDOW - 1),
             queue: VecDeque::new(),
             wants: VecDeque::new(),
+            notes: VecDeque::new(),
             in_flight: VecDeque::new(),
             in_flight_flows: 0,
             next_sequence: 1,
@@ -111,6 +117,26 @@ impl Outbox {
         }
     }
 
+    /// Puts a digest or an answer to one at the head of the next frame. It is not repeated when that is lost, and dropped when
+    /// too many wait: whoever asks does so again.
+    pub fn note(&mut self, note: Kind) {
+        if self.notes.len() < NOTES_MAX {
+            self.notes.push_back(note);
+        }
+    }
+
+    /// The buckets of the flows that wait to be sent; `None` when they are too many.
+    pub fn moving(&self, table: &Table) -> Option<Buckets> {
+        if self.queue.len() > MOVING_MAX {
+            return None;
+        }
+        let mut moving = Buckets::default();
+        for entry in self.queue.iter().filter_map(|item| table.get(item.slot)) {
+            moving.set(table.bucket(entry));
+        }
+        Some(moving)
+    }
+
     /// Forgets everything queued and in flight: the peer is gone, a bulk transfer will replace it.
     pub fn reset(&mut self, table: &mut Table) {
         for item in self.queue.drain(..) {
@@ -122,6 +148,7 @@ impl Outbox {
         self.in_flight.clear();
         self.in_flight_flows = 0;
         self.wants.clear();
+        self.notes.clear();
         self.bulk.stop();
         self.seeking = false;
         self.acked_base = self.next_sequence - 1;
@@ -287,7 +314,7 @@ impl Outbox {
     fn is_due_at_once(&self, bytes: usize) -> bool {
         let full = self.queue.len() * FLOW_BYTES_TYPICAL >= bytes;
         let bulk = self.bulk.end_due().is_some() || (self.bulk.slots_left() > 0 && !self.seeking);
-        full || bulk || !self.wants.is_empty() || self.is_behind()
+        full || bulk || !self.wants.is_empty() || !self.notes.is_empty() || self.is_behind()
     }
 
     fn mark_entry(&mut self, table: &mut Table, slot: Slot) -> bool {
@@ -302,8 +329,14 @@ impl Outbox {
         if let Some(end) = self.bulk.end_due()
             && filling.add(Kind::BulkEnd(end))
         {
-            filling.frame.bulk_end = Some(end.epoch);
+            filling.frame.bulk_end = Some(self.bulk.epoch());
             self.bulk.on_end_sent();
+        }
+        while let Some(note) = self.notes.pop_front() {
+            if !filling.add(note.clone()) {
+                self.notes.push_front(note);
+                return;
+            }
         }
         while let Some(key) = self.wants.front() {
             if !filling.add(Kind::Want(encode::key_message(key))) {

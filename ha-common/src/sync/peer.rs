@@ -2,6 +2,7 @@
 
 use super::inbox::Inbox;
 use super::outbox::Outbox;
+use super::prove::Prover;
 use super::seal::{Identity, Keyring};
 use super::session::{Session, Statement};
 use super::table::Table;
@@ -21,6 +22,7 @@ pub(super) struct Peer {
     pub session: Session,
     pub outbox: Outbox,
     pub inbox: Inbox,
+    pub prover: Prover,
     /// A mutual session exists and the peer was heard within the timeout.
     pub up: bool,
     /// The session in which it was up before; zero when never.
@@ -55,6 +57,7 @@ impl Peer {
             session: Session::new(keyring, mine, node),
             outbox: Outbox::new(bit(id), config.window_frames),
             inbox: Inbox::new(id),
+            prover: Prover::new(),
             up: false,
             up_session: 0,
             role: Role::Init,
@@ -81,6 +84,11 @@ impl Peer {
     /// The peer's table was received as far as asked for, and nothing is missing for long.
     pub fn is_in_sync(&self, now: Instant) -> bool {
         self.up && self.inbox.is_complete(self.wanted) && !self.inbox.is_gap_old(now)
+    }
+
+    /// The peer has been told of every flow, and may be asked whether it holds them.
+    pub fn is_proving(&self) -> bool {
+        self.up && self.outbox.bulk.is_done()
     }
 
     /// Begins to send the whole table.
@@ -138,13 +146,14 @@ impl Peer {
             return hello;
         }
         let silence = Some(self.heard + timeout);
+        let proof = self.is_proving().then(|| self.prover.poll_at());
         earliest(
-            earliest(hello, silence),
+            earliest(earliest(hello, silence), proof),
             earliest(self.outbox.poll_at(body_bytes(frame_bytes)), self.inbox.poll_at(now)),
         )
     }
 
-    pub fn stats(&self) -> PeerStats {
+    pub fn stats(&self, now: Instant) -> PeerStats {
         PeerStats {
             alive: self.up,
             session: self.session.peer_session(),
@@ -164,6 +173,12 @@ impl Peer {
             bulk_received: self.inbox.is_complete(self.wanted),
             bulk_left: self.outbox.bulk.slots_left(),
             rtt: self.outbox.rtt(),
+            proven: self.prover.proven_at.map(|at| now.since(at)),
+            differing_buckets: self.prover.differing,
+            digests_equal: self.prover.counters.equal,
+            digests_different: self.prover.counters.different,
+            digests_unknown: self.prover.counters.unknown,
+            repairs: self.prover.counters.repairs,
         }
     }
 

@@ -1,8 +1,10 @@
 //! What a peer says: its changes, judged by version and owner, become writes into this node's kernel.
 
+use super::digest::Buckets;
 use super::engine::Engine;
 use super::flow::{Flow, FlowKey, status};
 use super::outbox::Stamp;
+use super::reconcile::Scope;
 use super::table::{Entry, Flags, Owner, Slot};
 use super::{Action, Event, PeerId, encode};
 use crate::proto::{self, change::Kind};
@@ -52,6 +54,11 @@ impl Engine {
                 Some(Kind::Removal(message)) => self.on_removal(now, origin, message, out),
                 Some(Kind::Want(key)) => self.on_want(now, peer, key),
                 Some(Kind::BulkEnd(end)) => self.on_bulk_end(now, peer, end, out),
+                Some(Kind::Digest(digest)) => self.on_digest(peer, sequence, digest),
+                Some(Kind::DigestAnswer(answer)) => {
+                    self.on_digest_answer(now, peer, answer, out);
+                    true
+                }
                 // A change of a later version of the protocol.
                 None => true,
             };
@@ -163,14 +170,26 @@ impl Engine {
 
     fn on_bulk_end(&mut self, now: Instant, peer: PeerId, end: &proto::BulkEnd, out: &mut Vec<Action>) -> bool {
         let Some(state) = self.peers.get_mut(usize::from(peer.0)) else { return true };
+        let buckets = match end.buckets.as_slice() {
+            [] => None,
+            words => match words.try_into() {
+                Ok(words) => Some(Buckets::from_words(words)),
+                Err(_) => return false,
+            },
+        };
         if end.epoch != state.inbox.epoch {
             return true;
         }
         state.inbox.epoch_ended = end.epoch;
         state.inbox.answered = end.answers;
         state.inbox.ended_by_master = end.master;
-        let purged = self.purge(now, peer, end.master, out);
-        out.push(Action::Event(Event::BulkReceived { peer, flows: end.flows, purged }));
+        let scope = buckets.as_ref().map_or(Scope::All, Scope::Buckets);
+        let purged = self.purge(now, peer, end.master, scope, out);
+        let flows = end.flows;
+        out.push(Action::Event(match scope {
+            Scope::Buckets(_) => Event::RepairReceived { peer, flows, purged },
+            Scope::All | Scope::Found => Event::BulkReceived { peer, flows, purged },
+        }));
         true
     }
 
@@ -356,7 +375,7 @@ mod tests {
             1 => (proptest::option::of(key()), version()).prop_map(|(key, version)| Kind::Removal(proto::Removal { key, version })),
             1 => key().prop_map(Kind::Want),
             1 => (0u32..3, any::<bool>())
-                .prop_map(|(epoch, master)| Kind::BulkEnd(proto::BulkEnd { epoch, answers: 1, flows: 0, master })),
+                .prop_map(|(epoch, master)| Kind::BulkEnd(proto::BulkEnd { epoch, answers: 1, flows: 0, master, buckets: vec![] })),
             1 => (any::<u32>(), any::<u32>(), any::<u32>()).prop_map(|(state, wscale, flags)| {
                 let tcp = Some(proto::Tcp { state, wscale, flags });
                 Kind::Upsert(proto::Flow { tcp, ..proto::Flow::default() })

@@ -2,7 +2,7 @@
 
 use ha_common::role::{NodeId, Role};
 use ha_common::sync::flow::{Flow, FlowKey, Tcp, Tuple, status};
-use ha_common::sync::{Action, Config, Engine, Event, Input, WriteKind};
+use ha_common::sync::{Action, Config, Engine, Event, Input, PeerStats, WriteKind};
 use ha_common::time::Instant;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::Ipv4Addr;
@@ -251,7 +251,7 @@ impl World {
         self.now = end;
     }
 
-    /// Lets time pass until both are in sync and equal, a second at most.
+    /// Lets time pass until both are in sync and equal, and their digests have proven it; five seconds at most.
     pub fn settle(&mut self) {
         let end = self.now + SECOND * 5;
         while !self.is_settled() {
@@ -263,7 +263,9 @@ impl World {
         let idle = |node: &Node| {
             let stats = node.engine.as_ref().unwrap().stats();
             let pending: u64 = stats.peers.iter().map(|peer| peer.backlog_flows + peer.in_flight_flows).sum();
-            node.in_sync && pending == 0 && node.dump.is_empty()
+            let proven =
+                |peer: &PeerStats| peer.proven.is_some_and(|age| age < SECOND / 2) && peer.differing_buckets == 0;
+            node.in_sync && pending == 0 && node.dump.is_empty() && stats.peers.iter().all(proven)
         };
         self.nodes.iter().all(idle) && self.difference().is_empty()
     }

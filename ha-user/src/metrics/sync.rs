@@ -86,14 +86,22 @@ const PEER_TRUTHS: [OfPeer<bool>; 3] = [
     ("twinwall_sync_bulk_sent", "1 when the peer has this node's whole table.", |peer| peer.bulk_sent),
     ("twinwall_sync_bulk_received", "1 when this node has the peer's whole table.", |peer| peer.bulk_received),
 ];
-const PEER_GAUGES: [OfPeer<u64>; 5] = [
+const PEER_GAUGES: [OfPeer<u64>; 7] = [
     ("twinwall_sync_sent_sequence", "Last data sequence number sent to the peer.", |peer| peer.sent_sequence),
     ("twinwall_sync_acked_sequence", "Last data sequence number the peer acknowledged.", |peer| peer.acked_sequence),
     ("twinwall_sync_received_sequence", "Last data sequence number received in order.", |peer| peer.received_sequence),
     ("twinwall_sync_backlog_flows", "Changed flows not yet sent to the peer.", |peer| peer.backlog_flows),
     ("twinwall_sync_in_flight_flows", "Flows sent and not yet acknowledged.", |peer| peer.in_flight_flows),
+    ("twinwall_sync_bulk_left_slots", "Slots of this node's table still to be looked at in a transfer.", |peer| {
+        peer.bulk_left
+    }),
+    (
+        "twinwall_sync_differing_buckets",
+        "Of 4096 buckets of flows, those in which the peer's copies are known to differ.",
+        |peer| u64::from(peer.differing_buckets),
+    ),
 ];
-const PEER_COUNTERS: [OfPeer<u64>; 7] = [
+const PEER_COUNTERS: [OfPeer<u64>; 9] = [
     ("twinwall_sync_frames_sent_total", "Frames sent to the peer.", |peer| peer.frames_sent),
     ("twinwall_sync_frames_received_total", "Frames accepted from the peer.", |peer| peer.frames_received),
     ("twinwall_sync_frames_lost_total", "Frames that were lost on the way and repaired.", |peer| peer.frames_lost),
@@ -101,12 +109,24 @@ const PEER_COUNTERS: [OfPeer<u64>; 7] = [
     ("twinwall_sync_received_bytes_total", "Bytes of the frames accepted from the peer.", |peer| peer.bytes_received),
     ("twinwall_sync_flows_sent_total", "Flow changes sent to the peer.", |peer| peer.flows_sent),
     ("twinwall_sync_flows_received_total", "Flow changes received from the peer.", |peer| peer.flows_received),
+    ("twinwall_sync_digests_different_total", "Digests that the peer found different.", |peer| peer.digests_different),
+    ("twinwall_sync_repairs_total", "Transfers of the buckets that differed.", |peer| peer.repairs),
 ];
 
 fn write_peers(page: &mut Page, peers: &[PeerStatus]) {
     write_of_peer(page, Kind::Gauge, &PEER_TRUTHS, peers);
     write_of_peer(page, Kind::Gauge, &PEER_GAUGES, peers);
     write_of_peer(page, Kind::Counter, &PEER_COUNTERS, peers);
+    let mut proven = page.family(
+        Kind::Gauge,
+        "twinwall_sync_proven_age_seconds",
+        "Since the digest by which the peer was last proven to hold all of this node's flows.",
+    );
+    for peer in peers {
+        if let Some(age) = peer.proven_ms {
+            proven.sample(&[("peer", &peer.node)], age / 1000.0);
+        }
+    }
     let rtt: OfPeer<f64> =
         ("twinwall_sync_rtt_seconds", "Round-trip time of the last acknowledged frame.", |peer| peer.rtt_ms / 1000.0);
     write_of_peer(page, Kind::Gauge, &[rtt], peers);

@@ -60,7 +60,13 @@ fn full_status() -> Status {
         flows_local: 200,
         events_filtered_by: counts(&[("port", 3)]),
         refused: counts(&[("frame_auth", 5)]),
-        peers: vec![PeerStatus { node: "fw2".to_owned(), alive: true, rtt_ms: 0.25, ..PeerStatus::default() }],
+        peers: vec![PeerStatus {
+            node: "fw2".to_owned(),
+            alive: true,
+            rtt_ms: 0.25,
+            proven_ms: Some(80.0),
+            ..PeerStatus::default()
+        }],
         writes: WriteStatus { by_errno: writes },
         ..SyncStatus::default()
     };

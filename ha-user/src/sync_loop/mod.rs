@@ -85,14 +85,14 @@ pub struct SyncLoop {
     wanted: Filter,
     admission: Admission,
     poller: Poller,
-    /// What to do with an entry in the way of a peer's flow: follows the role.
-    conflict: Conflict,
     actions: Vec<Action>,
     pending: Pending,
     /// The last complaint about the socket, not to be repeated every second.
     socket_complaint: Option<String>,
     socket_due: Instant,
     addresses_due: Instant,
+    /// The sync socket is polled for datagrams.
+    looks_at_peers: bool,
     /// Until when events and datagrams are left to gather.
     gather_until: Instant,
     /// Set by a stop request: when to end even if something is pending.
@@ -135,12 +135,12 @@ impl SyncLoop {
             wanted,
             admission: Admission::new(filter, seed),
             poller: Poller::new().map_err(SyncLoopError::Poller)?,
-            conflict: Conflict::Replace,
             actions: Vec::new(),
             pending: Pending::default(),
             socket_complaint: None,
             socket_due: Instant(0),
             addresses_due: clock::now() + ADDRESS_INTERVAL,
+            looks_at_peers: true,
             gather_until: Instant(0),
             stop_by: None,
         })
@@ -163,6 +163,7 @@ impl SyncLoop {
         self.on_timers(clock::now());
         while !self.is_finished(clock::now()) {
             let deadline = self.deadline();
+            self.look_at_peers();
             self.poller.wait(deadline, &mut ready)?;
             self.gather(&ready);
             let mut more = false;
@@ -184,6 +185,18 @@ impl SyncLoop {
             self.on_timers(clock::now());
         }
         Ok(())
+    }
+
+    /// Frames wait in the socket while the kernel has more writes than it can do soon: their senders' windows fill, and the
+    /// loop goes on with the rest.
+    fn look_at_peers(&mut self) {
+        let look = !self.writing.is_full();
+        if let Some(fd) = self.socket.fd().filter(|_| look != self.looks_at_peers) {
+            match self.poller.pause(fd, PEERS, !look) {
+                Ok(()) => self.looks_at_peers = look,
+                Err(error) => tracing::error!(%error, "cannot change what the sync socket is polled for"),
+            }
+        }
     }
 
     /// Lets more events and datagrams come when some came just before, unless something else waits as well.
@@ -236,12 +249,11 @@ impl SyncLoop {
             SyncRequest::Status(reply) => drop(reply.send(self.status())),
             SyncRequest::Flows { limit, reply } => drop(reply.send(self.engine.flows(limit).collect())),
             SyncRequest::Role(role) => {
-                // What was ordered in the old role is done by its rules.
-                self.finish_writes();
-                self.conflict = match role {
+                // An entry in the way of a peer's flow goes, unless this node forwards.
+                self.writing.set_conflict(match role {
                     Role::Master => Conflict::KeepLive,
                     Role::Init | Role::Backup | Role::Fault => Conflict::Replace,
-                };
+                });
                 self.engine.handle(now, Input::Role(role), &mut self.actions);
             }
             SyncRequest::Flush => {
@@ -325,6 +337,7 @@ impl SyncLoop {
             Ok(fresh) => {
                 self.socket_complaint = None;
                 let Some(fd) = self.socket.fd().filter(|_| fresh) else { return };
+                self.looks_at_peers = true;
                 if let Err(error) = self.poller.watch(fd, PEERS) {
                     tracing::error!(%error, "cannot poll the sync socket");
                 }

@@ -75,6 +75,13 @@ impl SyncLoop {
             in_flight_flows: stats.in_flight_flows,
             bulk_sent: stats.bulk_sent,
             bulk_received: stats.bulk_received,
+            bulk_left: stats.bulk_left,
+            proven_ms: stats.proven.map(milliseconds),
+            differing_buckets: stats.differing_buckets,
+            digests_equal: stats.digests_equal,
+            digests_different: stats.digests_different,
+            digests_unknown: stats.digests_unknown,
+            repairs: stats.repairs,
             rtt_ms: milliseconds(stats.rtt),
         }
     }

@@ -4,6 +4,7 @@ mod pair;
 
 use super::track::{demotions, hooks};
 use crate::status::{ControlStatus, InterfaceStatus, MemberStatus, PeerStatus, Status, SyncStatus};
+use ha_common::sync::DIGEST_BUCKETS;
 use std::collections::BTreeMap;
 
 const BOLD: &str = "1";
@@ -135,10 +136,10 @@ fn sync(sync: &SyncStatus, ink: &Ink) -> String {
     let behind = format!("{} behind", milliseconds(sync.lag_ms));
     let verdict = if sync.peers.iter().all(|peer| !peer.alive) {
         ink.paint(RED, "no peer is there")
-    } else if sync.in_sync {
-        ink.paint(GREEN, &format!("in sync: 100 %, {behind}"))
-    } else {
+    } else if !sync.in_sync || sync.peers.iter().any(|peer| peer.alive && !peer.bulk_sent) {
         ink.paint(YELLOW, &format!("not in sync: {:.0} % at the peer, {behind}", percent(sync)))
+    } else {
+        proof(sync, &behind, ink)
     };
     let mut text = ink.title("State") + &format!("  {verdict}\n");
     text += &format!("  {} flows: {} of this node, {} of peers\n", sync.flows, sync.flows_local, sync.flows_peer);
@@ -171,9 +172,31 @@ fn peer_row(peer: &PeerStatus) -> [String; 9] {
     ]
 }
 
+/// What the digests say of the worst live peer.
+fn proof(sync: &SyncStatus, behind: &str, ink: &Ink) -> String {
+    /// Several proofs a second are made while little changes.
+    const FRESH_MS: f64 = 2000.0;
+    let alive = || sync.peers.iter().filter(|peer| peer.alive);
+    let differing = alive().map(|peer| peer.differing_buckets).max().unwrap_or(0);
+    if differing > 0 {
+        let buckets = f64::from(DIGEST_BUCKETS);
+        // Rounded down: never 100 while something differs.
+        let equal = ((buckets - f64::from(differing)) / buckets * 1000.0).floor() / 10.0;
+        return ink.paint(YELLOW, &format!("{equal:.1} % proven equal, the rest is sent again, {behind}"));
+    }
+    match alive().map(|peer| peer.proven_ms).reduce(|a, b| Some(a?.max(b?))).flatten() {
+        Some(age) if age <= FRESH_MS => {
+            ink.paint(GREEN, &format!("in sync: 100 %, {behind}, proven {} ago", milliseconds(age)))
+        }
+        Some(age) => ink.paint(YELLOW, &format!("in sync, {behind}, last proven {} ago", milliseconds(age))),
+        None => ink.paint(YELLOW, &format!("in sync, {behind}, not proven yet")),
+    }
+}
+
 /// How much of this node's state the worst live peer has.
 fn percent(sync: &SyncStatus) -> f64 {
-    let waiting = sync.peers.iter().filter(|peer| peer.alive).map(|p| p.backlog_flows + p.in_flight_flows).max();
+    let waiting = |peer: &PeerStatus| peer.backlog_flows + peer.in_flight_flows + peer.bulk_left;
+    let waiting = sync.peers.iter().filter(|peer| peer.alive).map(waiting).max();
     let total = sync.flows_local.max(1);
     let there = total.saturating_sub(waiting.unwrap_or(total));
     // Never 100 while it is not proven.
@@ -270,6 +293,8 @@ pub(super) mod tests {
             sent_sequence: 812,
             acked_sequence: 812,
             rtt_ms: 0.21,
+            bulk_sent: true,
+            proven_ms: Some(120.0),
             ..PeerStatus::default()
         };
         Status {
@@ -319,6 +344,22 @@ pub(super) mod tests {
     #[test]
     fn page_of_a_master() {
         insta::assert_snapshot!(render(&status(), false));
+    }
+
+    /// "100 %" is said only of what digests have proven just now.
+    #[test]
+    fn in_sync_is_said_when_it_is_proven() {
+        let verdict = |change: fn(&mut PeerStatus)| {
+            let mut status = status();
+            status.sync.peers.iter_mut().for_each(change);
+            let page = render(&status, false);
+            page.lines().find(|line| line.contains("behind")).unwrap().trim().to_owned()
+        };
+        assert_eq!(verdict(|_| {}), "in sync: 100 %, 0.8 ms behind, proven 120.0 ms ago");
+        assert!(verdict(|peer| peer.proven_ms = None).contains("not proven yet"));
+        assert!(verdict(|peer| peer.proven_ms = Some(60_000.0)).contains("last proven"));
+        assert!(verdict(|peer| peer.differing_buckets = 1).starts_with("99.9 % proven equal"));
+        assert!(verdict(|peer| peer.bulk_sent = false).contains("not in sync: 99 %"));
     }
 
     /// A silent control loop, a dead peer and a half-done sync are shown for what they are.
