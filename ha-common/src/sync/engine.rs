@@ -1,12 +1,15 @@
 //! The state machine itself: inputs are dispatched, then everything that is due is done.
 
 use super::digest::digest_key;
-use super::inbox::Inbox;
 use super::keepalive::{Retries, Wheel};
+use super::modes::Mode;
 use super::peer::{Peer, bit};
 use super::prove::Prover;
+use super::purge::Remains;
+use super::recent::Recent;
 use super::reconcile::Dump;
 use super::seal::Keyring;
+use super::bulk::RecentVersions;
 use super::session::{Greeting, Statement, role_value};
 use super::table::{Owner, Slot, Table};
 use super::{Action, Config, Event, Input, PeerId, Stats};
@@ -40,6 +43,7 @@ pub(super) struct Counters {
     pub dumps: u64,
     pub restored: u64,
     pub refreshed: u64,
+    pub cut: u64,
     pub writes_failed: u64,
     pub writes_abandoned: u64,
     pub withdrawn: u64,
@@ -61,6 +65,9 @@ pub struct Engine {
     frame_bytes: usize,
     hello_interval: Duration,
     peer_timeout: Duration,
+    pub(super) mode: Mode,
+    pub(super) refresh_time: Duration,
+    pub(super) purge_timeout: Duration,
     keyring: Keyring,
     seed: u64,
     pub(super) role: Role,
@@ -71,6 +78,9 @@ pub struct Engine {
     pub(super) dump: Dump,
     pub(super) wheel: Wheel,
     pub(super) retries: Retries,
+    pub(super) recent: Recent,
+    /// What a mastership left behind and nobody has judged yet.
+    pub(super) remains: Option<Remains>,
     /// The next slot whose TCP windows are to be opened.
     pub(super) relaxing: Option<Slot>,
     pub(super) full_reported: bool,
@@ -80,7 +90,7 @@ pub struct Engine {
     health_at: Instant,
     flushing: Option<Flush>,
     /// When everything due was last done.
-    ran_at: Instant,
+    pub(super) ran_at: Instant,
     /// Reused memory: an opened body, the message in it, the message being built.
     body: Vec<u8>,
     incoming: proto::Data,
@@ -99,6 +109,9 @@ impl Engine {
             frame_bytes: config.frame_bytes_max.clamp(FRAME_BYTES_MIN, FRAME_BYTES_MAX),
             hello_interval: config.hello_interval,
             peer_timeout: config.peer_timeout,
+            mode: config.mode,
+            refresh_time: config.refresh_time,
+            purge_timeout: config.purge_timeout,
             keyring,
             seed,
             role: Role::Init,
@@ -108,6 +121,8 @@ impl Engine {
             dump: Dump::new(),
             wheel: Wheel::new(),
             retries: Retries::default(),
+            recent: Recent::default(),
+            remains: None,
             relaxing: None,
             full_reported: false,
             counters: Counters::default(),
@@ -175,12 +190,14 @@ impl Engine {
         let peers = self.peers.iter().map(|peer| peer.poll_at(self.ran_at, self.peer_timeout, self.frame_bytes));
         let relax = self.relaxing.map(|_| self.ran_at);
         let own = [self.dump.poll_at(), self.wheel.poll_at(), self.retries.poll_at(), self.health_due(), relax];
-        peers.chain(own).fold(None, earliest)
+        let ends = [self.refresh_at(), self.remains_at()];
+        peers.chain(own).chain(ends).fold(None, earliest)
     }
 
     pub fn stats(&self) -> Stats {
         let counts = self.table.counts();
         Stats {
+            mode: self.mode,
             health: self.health,
             flows: counts.local + counts.found + counts.peer,
             flows_local: counts.local,
@@ -194,6 +211,7 @@ impl Engine {
             dumps: self.counters.dumps,
             restored: self.counters.restored,
             refreshed: self.counters.refreshed,
+            cut: self.counters.cut,
             writes_failed: self.counters.writes_failed,
             writes_abandoned: self.counters.writes_abandoned,
             withdrawn: self.counters.withdrawn,
@@ -285,6 +303,7 @@ impl Engine {
             Greeting::Known { answer: false } => {}
         }
         self.clock = self.clock.max(hello.clock);
+        let recent = self.transfer_classes();
         let Some(peer) = self.peers.get_mut(index) else { return Ok(()) };
         peer.wanted_by_peer = hello.bulk_wanted;
         let before = core::mem::replace(&mut peer.role, role_value(&hello));
@@ -292,7 +311,10 @@ impl Engine {
             // Not only a higher number: the peer counts from one again in a new session, and the transfer may have begun
             // for a hello of the old one.
             if peer.wanted_by_peer != peer.outbox.bulk.answers() {
-                peer.start_bulk(self.role == Role::Master, &self.table);
+                peer.start_bulk(self.role == Role::Master, &self.table, recent);
+            } else if self.mode == Mode::Notrack && !hello.in_sync {
+                // It may have lost the one frame that says that the transfer is complete.
+                peer.outbox.bulk.announce_again();
             }
             self.on_peer_role(now, index, before);
         }
@@ -364,7 +386,7 @@ impl Engine {
     fn begin_session(&mut self, now: Instant, index: usize, out: &mut Vec<Action>) {
         self.peer_down(now, index, out);
         let Some(peer) = self.peers.get_mut(index) else { return };
-        peer.inbox = Inbox::new(peer.id);
+        peer.inbox = peer.inbox.renewed();
         peer.prover = Prover::new();
         peer.wanted = 1;
         peer.hello_soon();
@@ -381,6 +403,7 @@ impl Engine {
 
     /// Something authentic of the current session came.
     fn on_heard(&mut self, now: Instant, index: usize, out: &mut Vec<Action>) {
+        let recent = self.transfer_classes();
         let Some(peer) = self.peers.get_mut(index) else { return };
         peer.heard = now;
         if peer.up || !peer.session.is_mutual() {
@@ -393,7 +416,7 @@ impl Engine {
             peer.wanted += 1;
         }
         peer.hello_soon();
-        peer.start_bulk(self.role == Role::Master, &self.table);
+        peer.start_bulk(self.role == Role::Master, &self.table, recent);
         let (id, master) = (peer.id, peer.role == Role::Master);
         out.push(Action::Event(Event::PeerUp { peer: id, session }));
         if master && self.role != Role::Master {
@@ -409,6 +432,7 @@ impl Engine {
         }
         peer.outbox.reset(&mut self.table);
         peer.inbox.release_all(&mut self.table);
+        peer.inbox.rounds.clear();
         let id = peer.id;
         for slot in 0..self.table.slots() {
             if let Some(entry) = self.table.get_mut(slot) {
@@ -432,9 +456,10 @@ impl Engine {
     }
 
     fn on_resync(&mut self) {
+        let recent = self.transfer_classes();
         for peer in self.peers.iter_mut().filter(|peer| peer.up) {
             peer.wanted += 1;
-            peer.start_bulk(self.role == Role::Master, &self.table);
+            peer.start_bulk(self.role == Role::Master, &self.table, recent);
             peer.hello_soon();
         }
     }
@@ -443,7 +468,9 @@ impl Engine {
     fn run(&mut self, now: Instant, out: &mut Vec<Action>) {
         self.relax_after_freeze(now);
         self.run_relax(out);
+        self.recent.note(now, self.clock);
         self.run_dump(now, out);
+        self.run_purge(now, out);
         self.run_keep_alive(now, out);
         for index in 0..self.peers.len() {
             let silent = |peer: &&Peer| peer.up && now.since(peer.heard) >= self.peer_timeout;
@@ -451,6 +478,7 @@ impl Engine {
                 self.peer_down(now, index, out);
             }
             self.run_proof(now, index);
+            self.run_refresh(now, index);
             self.run_peer(now, index, out);
         }
         self.report_health(now, out);
@@ -466,8 +494,17 @@ impl Engine {
             return;
         }
         peer.outbox.on_timer(now, &mut self.table);
+        peer.inbox.on_timer(now, &mut self.table);
         peer.send_ack_if_due(now, &self.keyring, out);
         peer.send_data(now, &self.keyring, &mut self.table, self.frame_bytes, &mut self.outgoing, out);
+        if let Some(flows) = peer.outbox.take_transfer() {
+            out.push(Action::Event(Event::BulkSent { peer: peer.id, flows }));
+        }
+    }
+
+    /// The versions of the flows that a transfer sends first.
+    pub(super) fn transfer_classes(&self) -> RecentVersions {
+        RecentVersions { after: self.recent.since(), until: self.clock }
     }
 
     fn report_health(&mut self, now: Instant, out: &mut Vec<Action>) {

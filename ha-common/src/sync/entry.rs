@@ -35,6 +35,8 @@ impl Flags {
     pub const FIXED_TIMEOUT: Flags = Flags(32);
     /// This kernel's entry was written by this node, hence with liberal window checks.
     pub const WRITTEN: Flags = Flags(64);
+    /// Nobody names it any more: its timeout in the kernel was cut, and is not written again before somebody does.
+    pub const CUT: Flags = Flags(128);
 
     pub fn has(self, flag: Flags) -> bool {
         self.0 & flag.0 != 0

@@ -41,6 +41,7 @@ impl Engine {
         let generation = self.dump.generation();
         let Some(entry) = self.table.get_mut(slot) else { return };
         entry.dump = generation;
+        entry.flags.clear(Flags::CUT);
         let old = entry.flow();
         let mut flow = flow.clone();
         if entry.is_tombstone() {
@@ -150,12 +151,15 @@ impl Engine {
         }
         self.dump.on_role(role);
         if role == Role::Master {
+            self.judgement_done();
             self.adopt_all();
+            let recent = self.transfer_classes();
             for peer in self.peers.iter_mut().filter(|peer| peer.up) {
-                peer.start_bulk(true, &self.table);
+                peer.start_bulk(true, &self.table, recent);
             }
         } else if before == Role::Master {
             self.relax_after_mastership();
+            self.expect_judgement(now);
             if let Some(peer) = self.heir() {
                 self.hand_over(now, peer, None);
             }
@@ -170,6 +174,7 @@ impl Engine {
             let Some(entry) = self.table.get_mut(slot).filter(|entry| entry.is_live()) else { continue };
             entry.flags.clear(Flags::LIVE_HERE);
             entry.flags.clear(Flags::HANDOVER);
+            entry.flags.clear(Flags::CUT);
             match entry.owner() {
                 Owner::Local => {}
                 Owner::Found => self.table.claim(slot, Owner::Local, version),
@@ -214,8 +219,9 @@ impl Engine {
             self.keep_alive_within(now, slot, within);
         }
         // Names what is still this node's, so that the peer takes the rest: reliable, where a hello is not.
+        let recent = self.transfer_classes();
         if let Some(state) = self.peers.get_mut(usize::from(peer.0)) {
-            state.start_bulk(false, &self.table);
+            state.start_bulk(false, &self.table, recent);
         }
     }
 

@@ -12,14 +12,21 @@ mod entry;
 mod extra;
 mod filling;
 pub mod filter;
+#[cfg(test)]
+mod fixture;
 pub mod flow;
 mod inbox;
 mod keepalive;
 mod local;
+mod modes;
 mod outbox;
+mod pace;
 mod peer;
 mod prove;
+mod purge;
+mod recent;
 mod reconcile;
+mod refresh;
 mod relax;
 mod remote;
 mod rtt;
@@ -30,6 +37,7 @@ mod table;
 
 pub use engine::Engine;
 pub use extra::{EXPECTATIONS_MAX, NAME_BYTES_MAX};
+pub use modes::Mode;
 pub use seal::heartbeat_key;
 pub use selection::Standing;
 
@@ -67,6 +75,14 @@ pub struct Config {
     pub hello_interval: Duration,
     /// Silence after which a peer is gone.
     pub peer_timeout: Duration,
+    /// The same on all nodes.
+    pub mode: Mode,
+    /// ALARM: every flow is sent again within this time.
+    pub refresh_time: Duration,
+    /// ALARM: a living peer's flow that was not named for so long is deleted.
+    pub cache_timeout: Duration,
+    /// To this the timeouts of flows are cut that may be left over: whole seconds.
+    pub purge_timeout: Duration,
 }
 
 /// What happened.
@@ -219,6 +235,7 @@ pub struct PeerStats {
 /// Counters of the engine.
 #[derive(Clone, Debug)]
 pub struct Stats {
+    pub mode: Mode,
     pub health: SyncHealth,
     pub flows: u64,
     pub flows_local: u64,
@@ -238,6 +255,8 @@ pub struct Stats {
     pub restored: u64,
     /// Timeouts of a peer's flows written again to keep them alive.
     pub refreshed: u64,
+    /// Flows that nobody named, whose timeout was cut.
+    pub cut: u64,
     pub writes_failed: u64,
     /// Writes given up: refused for good, or too often.
     pub writes_abandoned: u64,

@@ -3,4 +3,5 @@
 mod arbitrary;
 mod attacks;
 mod convergence;
+mod modes;
 mod world;
