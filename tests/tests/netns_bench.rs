@@ -1,9 +1,9 @@
 //! The benches of whole pairs work: one short run of each, as a program reads it.
 
 use ha_tests::bench::scenario::Scenario;
-use ha_tests::bench::tool::ToolName;
 use ha_tests::bench::sync::measure::Measure;
 use ha_tests::bench::sync::{self, metric};
+use ha_tests::bench::tool::ToolName;
 use ha_tests::bench::{self, Options, plot, report};
 use serde_json::Value;
 use std::sync::atomic::AtomicBool;
@@ -66,7 +66,9 @@ fn netns_bench_measures_the_state() {
     {
         assert!(all(nothing).all(|line| line.value == Some(0.0)), "{nothing}: {:?}", all(nothing).collect::<Vec<_>>());
     }
-    for something in ["generator", "rate", "cpu-fw1-raw", "cpu-fw2-raw", "wire-entry", "bulk-start", "rss-fw1", "rss-fw2"] {
+    for something in
+        ["generator", "rate", "cpu-fw1-raw", "cpu-fw2-raw", "wire-entry", "bulk-start", "rss-fw1", "rss-fw2"]
+    {
         assert!(value(something) > 0.0, "{something}: {}", value(something));
     }
     assert!(value("lag-p50") > 0.0 && value("lag-p50") <= value("lag-p99"));

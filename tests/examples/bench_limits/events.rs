@@ -13,6 +13,8 @@ const LIVE: u32 = 500_000;
 /// Out of a buffer: what fits, the kernel charges 1280 bytes for an event and more.
 const STORED: u32 = 100_000;
 const BUFFER: usize = 256 << 20;
+/// No socket has this port id, so no event is left out as the writer's own; 0 would be the packets' events.
+const NO_WRITER: u32 = u32::MAX;
 /// Nothing more comes when nothing has for so long.
 const QUIET: Duration = Duration::from_millis(500);
 
@@ -30,7 +32,7 @@ pub fn measure(figures: &mut Figures) -> Result<()> {
 fn live() -> Result<(f64, f64)> {
     let mut rig = Rig::new(None)?;
     let node = rig.lab.pair[Node::Fw1].name().to_owned();
-    let source = rig.lab.pair[Node::Fw1].enter(|| EventSource::open(0, BUFFER, BUFFER))??;
+    let source = rig.lab.pair[Node::Fw1].enter(|| EventSource::open(NO_WRITER, BUFFER, BUFFER))??;
     let reader = std::thread::spawn(move || -> Result<(u32, Took, bool)> {
         pin(1)?;
         let mut source = source;
@@ -58,7 +60,7 @@ fn live() -> Result<(f64, f64)> {
 /// Nobody reads until all events lie in the buffer: what reading and decoding them costs by itself.
 fn stored() -> Result<Took> {
     let mut rig = Rig::new(None)?;
-    let mut source = rig.lab.pair[Node::Fw1].enter(|| EventSource::open(0, BUFFER, BUFFER))??;
+    let mut source = rig.lab.pair[Node::Fw1].enter(|| EventSource::open(NO_WRITER, BUFFER, BUFFER))??;
     rig.generate(0, STORED)?;
     let (mut events, mut is_complete) = (0, true);
     let reader = std::thread::spawn(move || -> Result<(u32, Took, bool)> {
