@@ -42,6 +42,7 @@ pub(super) struct Counters {
     pub refreshed: u64,
     pub writes_failed: u64,
     pub writes_abandoned: u64,
+    pub withdrawn: u64,
 }
 
 /// A flush that has not ended.
@@ -127,7 +128,12 @@ impl Engine {
     /// [`Input::Timer`], for which [`Engine::poll_at`] then asks at once.
     pub fn handle(&mut self, now: Instant, input: Input<'_>, out: &mut Vec<Action>) {
         let comes_in_thousands = match input {
-            Input::Datagram { .. } | Input::Changed(_) | Input::Destroyed { .. } | Input::Dumped(_) => true,
+            Input::Datagram { .. }
+            | Input::Changed(_)
+            | Input::Destroyed { .. }
+            | Input::Dumped(_)
+            | Input::Withdraw { .. }
+            | Input::Reread => true,
             Input::Timer
             | Input::EventsLost
             | Input::DumpBegin
@@ -135,7 +141,8 @@ impl Engine {
             | Input::WriteFailed { .. }
             | Input::Role(_)
             | Input::Flush
-            | Input::Resync => false,
+            | Input::Resync
+            | Input::Retain(_) => false,
         };
         match input {
             Input::Timer => {}
@@ -154,6 +161,9 @@ impl Engine {
             Input::Role(role) => self.on_role(now, role),
             Input::Flush => self.flushing = Some(Flush { asked: now, barrier: now, superseded: self.superseded() }),
             Input::Resync => self.on_resync(),
+            Input::Withdraw { key } => self.on_withdraw(now, key),
+            Input::Retain(filter) => self.on_retain(now, filter),
+            Input::Reread => self.on_reread(),
         }
         if !comes_in_thousands {
             self.run(now, out);
@@ -186,6 +196,7 @@ impl Engine {
             refreshed: self.counters.refreshed,
             writes_failed: self.counters.writes_failed,
             writes_abandoned: self.counters.writes_abandoned,
+            withdrawn: self.counters.withdrawn,
             peers: self.peers.iter().map(|peer| peer.stats(self.ran_at)).collect(),
         }
     }
