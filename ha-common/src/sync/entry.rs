@@ -35,6 +35,8 @@ impl Flags {
     pub const FIXED_TIMEOUT: Flags = Flags(32);
     /// This kernel's entry was written by this node, hence with liberal window checks.
     pub const WRITTEN: Flags = Flags(64);
+    /// Its sequence adjustment is read from time to time.
+    pub const FETCHED: Flags = Flags(128);
 
     pub fn has(self, flag: Flags) -> bool {
         self.0 & flag.0 != 0

@@ -9,12 +9,15 @@ mod encode;
 mod encode_extra;
 mod engine;
 mod entry;
+mod expect;
 mod extra;
+mod fetch;
 mod filling;
 pub mod flow;
 mod inbox;
 mod keepalive;
 mod local;
+mod order;
 mod outbox;
 mod peer;
 mod prove;
@@ -28,12 +31,13 @@ mod table;
 
 pub use engine::Engine;
 pub use extra::{EXPECTATIONS_MAX, NAME_BYTES_MAX};
+pub use order::is_tcp_set_back;
 pub use seal::heartbeat_key;
 
 use crate::reason::DropReason;
 use crate::role::{NodeId, Role, SyncHealth};
 use core::time::Duration;
-use flow::{Flow, FlowKey};
+use flow::{Expectation, Flow, FlowKey};
 
 /// Into how many buckets the flows of a node are divided for the proof that a peer holds them.
 pub const DIGEST_BUCKETS: u32 = digest::BUCKETS as u32;
@@ -81,11 +85,31 @@ pub enum Input<'a> {
         key: &'a FlowKey,
         id: u32,
     },
+    /// A helper of the kernel waits for a connection that the flow `master` has announced (not by this daemon's request).
+    Expected {
+        master: &'a FlowKey,
+        expectation: &'a Expectation,
+    },
+    /// The expectation is fulfilled, over or withdrawn.
+    ExpectationGone {
+        master: &'a FlowKey,
+        expectation: &'a Expectation,
+    },
+    /// The kernel's answer to [`Action::Fetch`]; `None`: it has no such entry.
+    Fetched {
+        key: &'a FlowKey,
+        flow: Option<&'a Flow>,
+    },
     /// Events were lost (ENOBUFS): what the shadow holds may be wrong.
     EventsLost,
     /// A dump requested by [`Action::Dump`] begins, goes on, has ended (`complete` false: it failed).
     DumpBegin,
     Dumped(&'a Flow),
+    /// Expectations are dumped after all flows.
+    DumpedExpectation {
+        master: &'a FlowKey,
+        expectation: &'a Expectation,
+    },
     DumpEnd {
         complete: bool,
     },
@@ -107,6 +131,8 @@ pub enum WriteKind {
     Create,
     Update,
     Delete,
+    Relax,
+    Expect,
 }
 
 /// What must be done, in this order.
@@ -120,6 +146,14 @@ pub enum Action {
     Update(Flow),
     /// Delete the flow. `id` zero: unknown.
     Delete { key: FlowKey, id: u32 },
+    /// Open the windows of a TCP entry, and leave everything else as the kernel has it (ENOENT: nothing).
+    Relax(FlowKey),
+    /// Make an expectation of the flow `master`, after that flow.
+    Expect { master: FlowKey, expectation: Box<Expectation> },
+    /// Delete an expectation of the flow `master` (ENOENT: it has gone by itself).
+    Unexpect { master: FlowKey, expectation: Box<Expectation> },
+    /// Read the entry from the kernel and answer by [`Input::Fetched`]: what changes in it makes no event.
+    Fetch(FlowKey),
     /// Dump the whole table and feed it back.
     Dump,
     /// The health changed (role and lag changes are coalesced).
@@ -230,5 +264,15 @@ pub struct Stats {
     pub writes_failed: u64,
     /// Writes given up: refused for good, or too often.
     pub writes_abandoned: u64,
+    /// Older TCP states that a peer told of flows whose packets pass here.
+    pub regressions_ignored: u64,
+    /// Related flows created without their master, because it is not here.
+    pub created_without_master: u64,
+    /// Expectations beyond [`EXPECTATIONS_MAX`] of one flow.
+    pub expectations_refused: u64,
+    /// Expectations of flows that are not replicated.
+    pub expectations_foreign: u64,
+    /// Entries read again because their sequence adjustment makes no event.
+    pub fetched: u64,
     pub peers: Vec<PeerStats>,
 }
