@@ -18,7 +18,7 @@ pub(super) enum Owner {
 
 /// One bit each: what is special about an entry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Flags(u8);
+pub(super) struct Flags(u16);
 
 impl Flags {
     /// Known to be missing in the kernel.
@@ -37,6 +37,8 @@ impl Flags {
     pub const WRITTEN: Flags = Flags(64);
     /// Nobody names it any more: its timeout in the kernel was cut, and is not written again before somebody does.
     pub const CUT: Flags = Flags(128);
+    /// Its sequence adjustment is read from time to time.
+    pub const FETCHED: Flags = Flags(256);
 
     pub fn has(self, flag: Flags) -> bool {
         self.0 & flag.0 != 0

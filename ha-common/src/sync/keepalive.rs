@@ -8,6 +8,7 @@
 
 use super::engine::Engine;
 use super::flow::{Flow, status};
+use super::order::Parent;
 use super::table::{Entry, Flags, Owner, Slot, Table};
 use super::{Action, PeerId};
 use crate::time::Instant;
@@ -181,13 +182,24 @@ impl Engine {
         }
     }
 
-    /// Emits the creation of a peer's flow.
+    /// Emits the creation of a peer's flow, and of what it expects. A related flow waits for its master.
     pub(super) fn create(&mut self, now: Instant, slot: Slot, out: &mut Vec<Action>) {
-        self.table.set_absent(slot, false);
+        let parent = self.parent_of(slot);
+        self.table.set_absent(slot, parent == Parent::Awaited);
         let Some(entry) = self.table.get_mut(slot) else { return };
-        entry.flags.set(Flags::WRITTEN);
         entry.id = 0;
-        out.push(Action::Create(written(entry.flow())));
+        if parent == Parent::Awaited {
+            entry.retries = 1;
+            return self.retry_later(now, slot, Remedy::Create);
+        }
+        entry.flags.set(Flags::WRITTEN);
+        let mut flow = written(entry.flow());
+        if parent == Parent::Missing {
+            flow.extra_mut().master = None;
+            self.counters.created_without_master += 1;
+        }
+        out.push(Action::Create(flow));
+        self.expect_as_told(slot, &[], out);
         self.keep_alive(now, slot);
     }
 
