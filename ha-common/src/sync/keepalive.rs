@@ -7,6 +7,7 @@
 //! The price of a long-lived flow is one look a minute.
 
 use super::engine::Engine;
+use super::entry::UNLINKED;
 use super::flow::{Flow, status};
 use super::order::Parent;
 use super::table::{Entry, Flags, Owner, Slot, Table};
@@ -62,10 +63,9 @@ impl Wheel {
 
     /// Links the slot so that it is visited at its `refresh_at` or at the latest after [`VISIT_MAX`].
     fn link(&mut self, table: &mut Table, slot: Slot) {
-        let Some(entry) = table.slot_mut(slot).filter(|entry| !entry.in_wheel) else { return };
+        let Some(entry) = table.slot_mut(slot).filter(|entry| !entry.is_in_wheel()) else { return };
         let visit = entry.refresh_at.clamp(self.done + 1, self.done + VISIT_MAX);
         let Some(head) = self.heads.get_mut((visit % BUCKETS) as usize) else { return };
-        entry.in_wheel = true;
         entry.wheel_next = *head;
         *head = slot;
         self.linked += 1;
@@ -222,7 +222,7 @@ impl Engine {
             while slot != NONE {
                 let Some(entry) = self.table.slot_mut(slot) else { break };
                 let next = entry.wheel_next;
-                entry.in_wheel = false;
+                entry.wheel_next = UNLINKED;
                 self.wheel.linked = self.wheel.linked.saturating_sub(1);
                 self.visit(now, slot, out);
                 slot = next;
