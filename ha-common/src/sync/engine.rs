@@ -166,7 +166,7 @@ impl Engine {
             Input::Dumped(flow) => self.on_dumped(now, flow, out),
             Input::DumpEnd { complete } => self.on_dump_end(now, complete, out),
             Input::WriteFailed { key, write, errno } => self.on_write_failed(now, key, write, errno, out),
-            Input::Role(role) => self.on_role(now, role),
+            Input::Role(role) => self.on_role(now, role, out),
             Input::Flush => self.flushing = Some(Flush { asked: now, barrier: now, superseded: self.superseded() }),
             Input::Resync => self.on_resync(),
         }
@@ -431,7 +431,7 @@ impl Engine {
             }
         }
         if self.role == Role::Master {
-            self.adopt_from(id);
+            self.adopt_from(now, id, out);
         }
     }
 

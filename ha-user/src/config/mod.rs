@@ -9,6 +9,7 @@ mod resolve;
 mod schema;
 pub mod secret;
 mod spelling;
+pub mod sync_mode;
 pub mod timing;
 pub mod track;
 mod values;
@@ -117,6 +118,7 @@ pub struct Sync {
     pub flows_max: usize,
     pub hello_interval: Duration,
     pub peer_timeout: Duration,
+    pub mode: sync_mode::SyncMode,
 }
 
 /// Which flows are replicated at all.

@@ -3,7 +3,7 @@
 use super::error::{At, Found, FoundList, Problems};
 use super::reader::{Refusal, Section, found_instead};
 use super::values::{address, address_with_prefix, boolean, choice, duration, integer, interface, path, string, text};
-use super::{LogFormat, XdpChoice, heartbeat, hooks, timing, track};
+use super::{LogFormat, XdpChoice, heartbeat, hooks, sync_mode, timing, track};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -52,6 +52,7 @@ pub struct Sync {
     pub flows_max: Option<Found<usize>>,
     pub hello_interval: Option<Found<Option<Duration>>>,
     pub peer_timeout: Option<Found<Option<Duration>>>,
+    pub mode: sync_mode::Keys,
     pub protocols: Option<FoundList<u8>>,
     pub ignore_addresses: Option<FoundList<IpAddr>>,
 }
@@ -190,8 +191,7 @@ fn read_nodes(section: &mut Section<'_>, problems: &mut Problems<'_>) -> Vec<Nod
 }
 
 fn read_sync(section: &mut Section<'_>, problems: &mut Problems<'_>) -> Sync {
-    // The mode is only checked: what is not implemented must not look as if it were in force.
-    section.optional(problems, "mode", mode);
+    let mode = sync_mode::read(section, problems);
     let filter = section.table(problems, "filter");
     let (protocols, ignore_addresses) = filter.map_or((None, None), |mut filter| {
         let protocols = filter.list(problems, "protocols", protocol);
@@ -207,6 +207,7 @@ fn read_sync(section: &mut Section<'_>, problems: &mut Problems<'_>) -> Sync {
         flows_max: section.optional(problems, "flows_max", integer(1..=100_000_000)),
         hello_interval: section.optional(problems, "hello_interval", duration(ms(10)..=ms(60_000))),
         peer_timeout: section.optional(problems, "peer_timeout", duration(ms(50)..=ms(600_000))),
+        mode,
         protocols,
         ignore_addresses,
     }
@@ -259,17 +260,6 @@ fn read_election(root: &mut Section<'_>, problems: &mut Problems<'_>) -> Electio
 
 fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
-}
-
-fn mode(value: &DeValue<'_>) -> Result<(), Refusal> {
-    let known = choice(&[("ftfw", true), ("alarm", false), ("notrack", false)])(value)?;
-    if known {
-        return Ok(());
-    }
-    Err(Refusal::new(
-        format!("\"{}\" is not implemented in this release", string(value)?),
-        "write mode = \"ftfw\" (reliable; it repairs all that alarm repairs), or remove the key",
-    ))
 }
 
 /// A protocol's name or number, of those whose state is carried.
