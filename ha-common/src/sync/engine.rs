@@ -1,5 +1,6 @@
 //! The state machine itself: inputs are dispatched, then everything that is due is done.
 
+use super::bulk::RecentVersions;
 use super::digest::digest_key;
 use super::keepalive::{Retries, Wheel};
 use super::modes::Mode;
@@ -9,7 +10,6 @@ use super::purge::Remains;
 use super::recent::Recent;
 use super::reconcile::Dump;
 use super::seal::Keyring;
-use super::bulk::RecentVersions;
 use super::session::{Greeting, Statement, role_value};
 use super::table::{Owner, Slot, Table};
 use super::{Action, Config, Event, Input, PeerId, Stats};
@@ -46,6 +46,7 @@ pub(super) struct Counters {
     pub cut: u64,
     pub writes_failed: u64,
     pub writes_abandoned: u64,
+    pub withdrawn: u64,
 }
 
 /// A flush that has not ended.
@@ -142,7 +143,12 @@ impl Engine {
     /// [`Input::Timer`], for which [`Engine::poll_at`] then asks at once.
     pub fn handle(&mut self, now: Instant, input: Input<'_>, out: &mut Vec<Action>) {
         let comes_in_thousands = match input {
-            Input::Datagram { .. } | Input::Changed(_) | Input::Destroyed { .. } | Input::Dumped(_) => true,
+            Input::Datagram { .. }
+            | Input::Changed(_)
+            | Input::Destroyed { .. }
+            | Input::Dumped(_)
+            | Input::Withdraw { .. }
+            | Input::Reread => true,
             Input::Timer
             | Input::EventsLost
             | Input::DumpBegin
@@ -150,7 +156,8 @@ impl Engine {
             | Input::WriteFailed { .. }
             | Input::Role(_)
             | Input::Flush
-            | Input::Resync => false,
+            | Input::Resync
+            | Input::Retain(_) => false,
         };
         match input {
             Input::Timer => {}
@@ -169,6 +176,9 @@ impl Engine {
             Input::Role(role) => self.on_role(now, role, out),
             Input::Flush => self.flushing = Some(Flush { asked: now, barrier: now, superseded: self.superseded() }),
             Input::Resync => self.on_resync(),
+            Input::Withdraw { key } => self.on_withdraw(now, key),
+            Input::Retain(filter) => self.on_retain(now, filter),
+            Input::Reread => self.on_reread(),
         }
         if !comes_in_thousands {
             self.run(now, out);
@@ -204,6 +214,7 @@ impl Engine {
             cut: self.counters.cut,
             writes_failed: self.counters.writes_failed,
             writes_abandoned: self.counters.writes_abandoned,
+            withdrawn: self.counters.withdrawn,
             peers: self.peers.iter().map(|peer| peer.stats(self.ran_at)).collect(),
         }
     }

@@ -1,8 +1,8 @@
 //! What arrived from a peer: replay windows, gaps, acknowledgements due, removals to remember.
 
 use super::refresh::Rounds;
-use super::{Config, PeerId};
 use super::table::{Entry, Flags, Owner, Slot, Table};
+use super::{Config, PeerId};
 use crate::proto;
 use crate::reason::DropReason;
 use crate::time::{Instant, earliest};

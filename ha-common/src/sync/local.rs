@@ -149,6 +149,7 @@ impl Engine {
         if before == role {
             return;
         }
+        self.dump.on_role(role);
         if role == Role::Master {
             self.judgement_done();
             self.adopt_all(now, out);

@@ -11,6 +11,7 @@ mod engine;
 mod entry;
 mod extra;
 mod filling;
+pub mod filter;
 #[cfg(test)]
 mod fixture;
 pub mod flow;
@@ -30,6 +31,7 @@ mod relax;
 mod remote;
 mod rtt;
 mod seal;
+mod selection;
 mod session;
 mod table;
 
@@ -37,6 +39,7 @@ pub use engine::Engine;
 pub use extra::{EXPECTATIONS_MAX, NAME_BYTES_MAX};
 pub use modes::Mode;
 pub use seal::heartbeat_key;
+pub use selection::Standing;
 
 use crate::reason::DropReason;
 use crate::role::{NodeId, Role, SyncHealth};
@@ -116,6 +119,14 @@ pub enum Input<'a> {
     Flush,
     /// Ask the peers for their whole table, and send ours.
     Resync,
+    /// This flow of this node is not to be replicated any more; the kernel keeps it.
+    Withdraw {
+        key: &'a FlowKey,
+    },
+    /// The filter is another one: what it refuses is withdrawn, and what is replicated only now is looked for.
+    Retain(&'a filter::Filter),
+    /// The kernel has flows of which the events say too little: dump the table, if this node is master.
+    Reread,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -249,5 +260,7 @@ pub struct Stats {
     pub writes_failed: u64,
     /// Writes given up: refused for good, or too often.
     pub writes_abandoned: u64,
+    /// Flows of this node that the filter does not accept any more: taken back from the peers.
+    pub withdrawn: u64,
     pub peers: Vec<PeerStats>,
 }

@@ -57,9 +57,9 @@ impl Engine {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fixture::config;
     use super::super::flow::{Flow, Tcp};
     use super::super::table::tests::flow;
-    use super::super::fixture::config;
     use super::super::{Config, Input, Mode};
     use super::*;
     use crate::role::NodeId;

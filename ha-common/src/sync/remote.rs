@@ -316,7 +316,6 @@ mod tests {
     use super::super::fixture::config;
     use super::*;
     use crate::role::NodeId;
-    use core::time::Duration;
     use proptest::prelude::*;
 
     fn engine() -> Engine {

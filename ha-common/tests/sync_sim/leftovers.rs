@@ -164,7 +164,8 @@ fn the_newest_flows_go_first(mode: Mode) {
     let lively: Vec<u32> = (0..20_000).step_by(100).collect();
     lively.iter().for_each(|&n| world.traffic(0, &tcp(n, 4)));
     world.start(1, Role::Backup);
-    let arrived = |world: &World| lively.iter().filter(|&&n| world.nodes[1].kernel.flows.contains_key(&tcp(n, 4).key)).count();
+    let arrived =
+        |world: &World| lively.iter().filter(|&&n| world.nodes[1].kernel.flows.contains_key(&tcp(n, 4).key)).count();
     while arrived(&world) < lively.len() {
         world.run(MS / 10);
         assert!(len(&world, 1) < 2000, "{} of {} lively ones among {}", arrived(&world), lively.len(), len(&world, 1));

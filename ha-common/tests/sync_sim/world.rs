@@ -279,7 +279,13 @@ impl World {
         let end = self.now + patience;
         while !self.is_settled() {
             self.run(MS * 5);
-            assert!(self.now < end, "{}: not settled after {patience:?}: {}; {}", self.mode, self.difference(), self.owners());
+            assert!(
+                self.now < end,
+                "{}: not settled after {patience:?}: {}; {}",
+                self.mode,
+                self.difference(),
+                self.owners()
+            );
         }
         self.weather = weather;
     }

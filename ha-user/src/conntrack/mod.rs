@@ -9,7 +9,7 @@ pub mod dump;
 pub mod encode;
 pub mod errno;
 pub mod events;
-pub mod filter;
+mod filter_program;
 pub mod own_addresses;
 mod pace;
 mod socket;

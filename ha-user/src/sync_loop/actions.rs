@@ -3,6 +3,7 @@
 use super::SyncLoop;
 use super::writing::{Report, Writing};
 use crate::clock;
+use crate::conntrack::dump::Selection;
 use crate::conntrack::writer::Write;
 use crate::mailbox::PostError;
 use crate::request::ControlRequest;
@@ -115,7 +116,12 @@ impl SyncLoop {
 
     fn start_dump(&mut self) {
         let now = clock::now();
-        match self.dump.start() {
+        // Whatever the engine holds must be listed, or counts as gone; a peer's flows need not pass this node's filter.
+        let selection = match self.engine.stats().flows_peer {
+            0 => Selection::of(self.admission.filter()),
+            _ => Selection::default(),
+        };
+        match self.dump.start_selected(&selection) {
             Ok(()) => self.engine.handle(now, Input::DumpBegin, &mut self.actions),
             Err(error) => {
                 tracing::warn!(%error, "cannot dump the conntrack table");
