@@ -194,7 +194,7 @@ impl Engine {
             Input::DumpedExpectation { master, expectation } => self.on_dumped_expectation(master, expectation),
             Input::DumpEnd { complete } => self.on_dump_end(now, complete, out),
             Input::WriteFailed { key, write, errno } => self.on_write_failed(now, key, write, errno, out),
-            Input::Role(role) => self.on_role(now, role),
+            Input::Role(role) => self.on_role(now, role, out),
             Input::Flush => self.on_flush(now, out),
             Input::Resync => self.on_resync(),
             Input::Withdraw { key } => self.on_withdraw(now, key),
@@ -476,7 +476,7 @@ impl Engine {
             }
         }
         if self.role == Role::Master {
-            self.adopt_from(id);
+            self.adopt_from(now, id, out);
         }
     }
 

@@ -96,7 +96,7 @@ impl Engine {
                 }
                 Fate::Cut => purged += u64::from(self.cut(slot, out)),
                 Fate::Taken => {
-                    self.table.set_owner(slot, Owner::Local);
+                    self.adopt(now, slot, out);
                     self.mark_all(now, slot);
                 }
                 Fate::Nobodys => self.table.set_owner(slot, Owner::Found),
@@ -111,7 +111,9 @@ impl Engine {
         let judged = match (entry.owner(), scope) {
             (Owner::Local, _) => false,
             (Owner::Found, Scope::All | Scope::Found) => self.role != Role::Master,
-            (Owner::Found, Scope::Buckets(_) | Scope::Refresh) | (Owner::Peer(_), Scope::Found) => false,
+            // No transfer of a whole cache timeout has named it.
+            (Owner::Found, Scope::Refresh) => self.role != Role::Master && judge.horizon.is_some(),
+            (Owner::Found, Scope::Buckets(_)) | (Owner::Peer(_), Scope::Found) => false,
             (Owner::Peer(_), Scope::All) => is_unnamed,
             (Owner::Peer(_), Scope::Buckets(buckets)) => is_unnamed && buckets.contains(self.table.bucket(entry)),
             (Owner::Peer(_), Scope::Refresh) => is_old(),

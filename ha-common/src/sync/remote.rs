@@ -99,6 +99,7 @@ impl Engine {
         if !self.is_accepted(entry, origin.peer, version) {
             self.counters.stale_ignored += 1;
             self.name_in_epoch(origin, slot);
+            self.tell_the_owner(now, origin.peer, slot, version);
             return true;
         }
         if self.is_set_back(slot, &flow) {
@@ -216,6 +217,7 @@ impl Engine {
         if end.epoch != state.inbox.epoch || repeated {
             return true;
         }
+        let was_complete = state.inbox.is_complete(state.wanted);
         state.inbox.epoch_ended = end.epoch;
         state.inbox.answered = end.answers;
         state.inbox.ended_by_master = end.master;
@@ -229,7 +231,7 @@ impl Engine {
         match scope {
             Scope::Buckets(_) => out.push(Action::Event(Event::RepairReceived { peer, flows, purged })),
             // So often that it is worth a word only when something came of it.
-            Scope::Refresh if purged == 0 => {}
+            Scope::Refresh if was_complete && purged == 0 => {}
             Scope::All | Scope::Found | Scope::Refresh => {
                 out.push(Action::Event(Event::BulkReceived { peer, flows, purged }));
             }
@@ -249,6 +251,18 @@ impl Engine {
             Owner::Peer(_) => version > entry.version(),
             Owner::Local if version != entry.version() => version > entry.version(),
             Owner::Local => entry.is_live() && self.yields_to(peer),
+        }
+    }
+
+    /// The owner knows less of its flow than this node: what was given away with the flow was lost. Where lost frames are
+    /// sent again, this is on its way.
+    fn tell_the_owner(&mut self, now: Instant, peer: PeerId, slot: Slot, version: u64) {
+        let newer = |entry: &Entry| entry.is_owned_by(peer) && entry.version() > version;
+        if self.mode.is_reliable() || !self.table.get(slot).is_some_and(newer) {
+            return;
+        }
+        if let Some(state) = self.peers.get_mut(usize::from(peer.0)).filter(|state| state.up) {
+            state.outbox.mark(&mut self.table, slot, Stamp::at(now));
         }
     }
 
@@ -342,13 +356,14 @@ fn absent(key: FlowKey) -> Flow {
 #[cfg(test)]
 mod tests {
     use super::super::encode::tests::any_flow;
+    use super::super::Config;
     use super::super::fixture::config;
     use super::*;
     use crate::role::NodeId;
     use proptest::prelude::*;
 
     fn engine() -> Engine {
-        Engine::new(config(Mode::Ftfw), 1)
+        Engine::new(Config { flows_max: 20, ..config(Mode::Ftfw) }, 1)
     }
 
     fn upsert(version: u64, state: u8) -> proto::Data {

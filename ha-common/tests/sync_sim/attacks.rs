@@ -1,7 +1,7 @@
 //! Forged, recorded, reflected, altered and foreign datagrams: they change counters and nothing else.
 
 use crate::modes::in_modes;
-use crate::world::{FAIR, SECOND, World, churn, config, tcp};
+use crate::world::{FAIR, MS, SECOND, World, churn, config, tcp};
 use ha_common::reason::DropReason;
 use ha_common::role::Role;
 use ha_common::sync::{Action, Config, Engine, Input, Mode};
@@ -38,6 +38,8 @@ fn recorded(mode: Mode) -> (World, [Vec<Vec<u8>>; 2]) {
     world.settle();
     world.run(SECOND);
     let record = world.record.take().unwrap();
+    // What was on its way arrives: it is no replay yet.
+    world.run(MS);
     (world, record)
 }
 
@@ -94,7 +96,7 @@ fn altered_and_truncated(mode: Mode) {
     (1000..1020).for_each(|n| world.traffic(0, &tcp(n, 3)));
     world.run(SECOND / 5);
     let fresh = world.record.take().unwrap()[0].clone();
-    assert!(fresh.len() > 3);
+    assert!(fresh.len() > 2);
     let mut altered = Vec::new();
     for datagram in &fresh {
         for _ in 0..50 {

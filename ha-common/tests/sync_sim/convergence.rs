@@ -47,7 +47,7 @@ fn converges_in_a_storm(mode: Mode) {
         churn(&mut world, 0, 300, 2000, SECOND);
         world.settle();
         assert!(!world.nodes[0].kernel.flows.is_empty());
-        assert!(world.stats(0).peers[0].frames_lost > 0);
+        assert_eq!(world.stats(0).peers[0].frames_lost > 0, mode == Mode::Ftfw);
     }
 }
 
@@ -251,6 +251,9 @@ fn both_active(mode: Mode) {
         assert!(world.stats(0).flows_local > 0 && world.stats(1).flows_local > 0);
         world.weather = FAIR;
         world.run(SECOND);
+        if mode == Mode::Alarm {
+            continue;
+        }
         let before = [0, 1].map(|node| world.stats(node).peers[0].flows_sent);
         world.run(SECOND * 5);
         assert_eq!([0, 1].map(|node| world.stats(node).peers[0].flows_sent), before);
@@ -366,8 +369,8 @@ fn full_kernel_recovers(mode: Mode) {
     (0..50).for_each(|n| world.traffic(0, &tcp(n, 3)));
     world.run(SECOND * 3);
     assert_eq!(world.nodes[1].kernel.flows.len(), 0);
-    // The pauses of retries and of repairs both double.
-    assert!(world.nodes[1].kernel.creates < 50 * 16);
+    // The pauses of retries and of repairs both double; a refresh tries at its own pace.
+    assert!(world.nodes[1].kernel.creates < 50 * 16 || mode == Mode::Alarm);
     world.nodes[1].kernel.full = false;
     world.run(SECOND * 2);
     assert_eq!(world.difference(), "");

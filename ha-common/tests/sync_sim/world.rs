@@ -278,7 +278,14 @@ impl World {
         };
         let end = self.now + patience;
         while !self.is_settled() {
-            assert!(self.step(end), "{}: not settled after {patience:?}: {}", self.mode, self.difference());
+            self.run(MS * 5);
+            assert!(
+                self.now < end,
+                "{}: not settled after {patience:?}: {}; {}",
+                self.mode,
+                self.difference(),
+                self.owners()
+            );
         }
         self.weather = weather;
     }
@@ -296,6 +303,18 @@ impl World {
             node.in_sync && pending == 0 && node.dump.is_empty() && stats.peers.iter().all(proven)
         };
         self.nodes.iter().all(idle) && self.difference().is_empty()
+    }
+
+    /// What the engines say of the flows in which the kernels differ: whose they are, by node.
+    fn owners(&self) -> String {
+        let tables = [0, 1].map(|node| self.states(node));
+        let differs = |key: &FlowKey| tables[0].get(key) != tables[1].get(key);
+        let told = |node: usize| {
+            let flows = self.nodes[node].engine.as_ref().unwrap().flows(usize::MAX);
+            let differing: Vec<_> = flows.filter(|(flow, _)| differs(&flow.key)).take(3).collect();
+            format!("{:?} at node {node}: {differing:?}", self.nodes[node].role)
+        };
+        format!("{}; {}", told(0), told(1))
     }
 
     /// Where the two kernels differ; empty when they do not.

@@ -410,10 +410,10 @@ fn engine_config(config: &Resolved, peers: &[NodeId], frame_bytes_max: usize) ->
         window_frames: WINDOW_FRAMES,
         hello_interval: config.sync.hello_interval,
         peer_timeout: config.sync.peer_timeout,
-        mode: ha_common::sync::Mode::Ftfw,
-        refresh_time: Duration::from_secs(15),
-        cache_timeout: Duration::from_secs(180),
-        purge_timeout: Duration::from_secs(60),
+        mode: config.sync.mode.mode,
+        refresh_time: config.sync.mode.refresh_time,
+        cache_timeout: config.sync.mode.cache_timeout,
+        purge_timeout: config.sync.mode.purge_timeout,
     })
 }
 
