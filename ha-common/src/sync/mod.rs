@@ -37,6 +37,7 @@ mod seal;
 mod selection;
 mod session;
 mod table;
+mod window;
 
 pub use engine::Engine;
 pub use extra::{EXPECTATIONS_MAX, NAME_BYTES_MAX};

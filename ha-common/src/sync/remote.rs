@@ -355,8 +355,8 @@ fn absent(key: FlowKey) -> Flow {
 
 #[cfg(test)]
 mod tests {
-    use super::super::encode::tests::any_flow;
     use super::super::Config;
+    use super::super::encode::tests::any_flow;
     use super::super::fixture::config;
     use super::*;
     use crate::role::NodeId;
