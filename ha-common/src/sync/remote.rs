@@ -312,6 +312,7 @@ fn absent(key: FlowKey) -> Flow {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Config;
     use super::super::encode::tests::any_flow;
     use super::super::fixture::config;
     use super::*;
@@ -319,7 +320,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn engine() -> Engine {
-        Engine::new(config(Mode::Ftfw), 1)
+        Engine::new(Config { flows_max: 20, ..config(Mode::Ftfw) }, 1)
     }
 
     fn upsert(version: u64, state: u8) -> proto::Data {
