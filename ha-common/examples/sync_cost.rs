@@ -86,8 +86,13 @@ impl Pair {
                         self.bytes += datagram.len();
                         self.handle(1 - from, Input::Datagram { bytes: &datagram }, &mut answers);
                     }
-                    Action::Create(_) | Action::Update(_) | Action::Delete { .. } => self.writes += 1,
-                    Action::Dump | Action::Health(_) | Action::Event(_) => {}
+                    Action::Create(_)
+                    | Action::Update(_)
+                    | Action::Delete { .. }
+                    | Action::Relax(_)
+                    | Action::Expect { .. }
+                    | Action::Unexpect { .. } => self.writes += 1,
+                    Action::Fetch(_) | Action::Dump | Action::Health(_) | Action::Event(_) => {}
                 }
             }
             (actions, from) = (answers, 1 - from);

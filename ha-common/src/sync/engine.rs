@@ -2,6 +2,8 @@
 
 use super::bulk::RecentVersions;
 use super::digest::digest_key;
+use super::expect::ExpectationDump;
+use super::fetch::Fetches;
 use super::keepalive::{Retries, Wheel};
 use super::modes::Mode;
 use super::peer::{Peer, bit};
@@ -47,6 +49,11 @@ pub(super) struct Counters {
     pub writes_failed: u64,
     pub writes_abandoned: u64,
     pub withdrawn: u64,
+    pub regressions_ignored: u64,
+    pub created_without_master: u64,
+    pub expectations_refused: u64,
+    pub expectations_foreign: u64,
+    pub fetched: u64,
 }
 
 /// A flush that has not ended.
@@ -57,6 +64,8 @@ struct Flush {
     barrier: Instant,
     /// [`super::outbox::Outbox::superseded`] of all peers when the barrier was set.
     superseded: u64,
+    /// Entries being read whose answers belong to it.
+    awaited: usize,
 }
 
 /// The sync engine of one node: see the module's documentation.
@@ -76,6 +85,8 @@ pub struct Engine {
     pub(super) table: Table,
     pub(super) peers: Vec<Peer>,
     pub(super) dump: Dump,
+    pub(super) expectation_dump: ExpectationDump,
+    pub(super) fetches: Fetches,
     pub(super) wheel: Wheel,
     pub(super) retries: Retries,
     pub(super) recent: Recent,
@@ -119,6 +130,8 @@ impl Engine {
             table: Table::new(seed, digest_key(&config.cluster), peers.len(), config.flows_max),
             peers,
             dump: Dump::new(),
+            expectation_dump: ExpectationDump::default(),
+            fetches: Fetches::default(),
             wheel: Wheel::new(),
             retries: Retries::default(),
             recent: Recent::default(),
@@ -148,7 +161,11 @@ impl Engine {
             | Input::Destroyed { .. }
             | Input::Dumped(_)
             | Input::Withdraw { .. }
-            | Input::Reread => true,
+            | Input::Reread
+            | Input::DumpedExpectation { .. }
+            | Input::Expected { .. }
+            | Input::ExpectationGone { .. }
+            | Input::Fetched { .. } => true,
             Input::Timer
             | Input::EventsLost
             | Input::DumpBegin
@@ -168,13 +185,17 @@ impl Engine {
             }
             Input::Changed(flow) => self.on_changed(now, flow, out),
             Input::Destroyed { key, id } => self.on_destroyed(now, key, id, out),
+            Input::Expected { master, expectation } => self.on_expected(now, master, expectation, out),
+            Input::ExpectationGone { master, expectation } => self.on_expectation_gone(now, master, expectation),
+            Input::Fetched { key, flow } => self.on_fetched(now, key, flow),
             Input::EventsLost => self.on_events_lost(out),
             Input::DumpBegin => self.on_dump_begin(now),
             Input::Dumped(flow) => self.on_dumped(now, flow, out),
+            Input::DumpedExpectation { master, expectation } => self.on_dumped_expectation(master, expectation),
             Input::DumpEnd { complete } => self.on_dump_end(now, complete, out),
             Input::WriteFailed { key, write, errno } => self.on_write_failed(now, key, write, errno, out),
             Input::Role(role) => self.on_role(now, role, out),
-            Input::Flush => self.flushing = Some(Flush { asked: now, barrier: now, superseded: self.superseded() }),
+            Input::Flush => self.on_flush(now, out),
             Input::Resync => self.on_resync(),
             Input::Withdraw { key } => self.on_withdraw(now, key),
             Input::Retain(filter) => self.on_retain(now, filter),
@@ -189,9 +210,17 @@ impl Engine {
     pub fn poll_at(&self) -> Option<Instant> {
         let peers = self.peers.iter().map(|peer| peer.poll_at(self.ran_at, self.peer_timeout, self.frame_bytes));
         let relax = self.relaxing.map(|_| self.ran_at);
-        let own = [self.dump.poll_at(), self.wheel.poll_at(), self.retries.poll_at(), self.health_due(), relax];
-        let ends = [self.refresh_at(), self.remains_at()];
-        peers.chain(own).chain(ends).fold(None, earliest)
+        let own = [
+            self.dump.poll_at(),
+            self.wheel.poll_at(),
+            self.retries.poll_at(),
+            self.health_due(),
+            relax,
+            self.fetches.poll_at(),
+            self.refresh_at(),
+            self.remains_at(),
+        ];
+        peers.chain(own).fold(None, earliest)
     }
 
     pub fn stats(&self) -> Stats {
@@ -215,6 +244,11 @@ impl Engine {
             writes_failed: self.counters.writes_failed,
             writes_abandoned: self.counters.writes_abandoned,
             withdrawn: self.counters.withdrawn,
+            regressions_ignored: self.counters.regressions_ignored,
+            created_without_master: self.counters.created_without_master,
+            expectations_refused: self.counters.expectations_refused,
+            expectations_foreign: self.counters.expectations_foreign,
+            fetched: self.counters.fetched,
             peers: self.peers.iter().map(|peer| peer.stats(self.ran_at)).collect(),
         }
     }
@@ -455,6 +489,20 @@ impl Engine {
         }
     }
 
+    /// What makes no event is read first, so that the flush covers it.
+    fn on_flush(&mut self, now: Instant, out: &mut Vec<Action>) {
+        let awaited = self.fetch_all(now, out);
+        self.flushing = Some(Flush { asked: now, barrier: now, superseded: self.superseded(), awaited });
+    }
+
+    /// An answer has come that a flush may wait for; what it has changed is flushed, too.
+    pub(super) fn flush_further(&mut self, now: Instant) {
+        if let Some(flush) = self.flushing.as_mut().filter(|flush| flush.awaited > 0) {
+            flush.awaited -= 1;
+            flush.barrier = now;
+        }
+    }
+
     fn on_resync(&mut self) {
         let recent = self.transfer_classes();
         for peer in self.peers.iter_mut().filter(|peer| peer.up) {
@@ -469,6 +517,7 @@ impl Engine {
         self.relax_after_freeze(now);
         self.run_relax(out);
         self.recent.note(now, self.clock);
+        self.run_fetches(now, out);
         self.run_dump(now, out);
         self.run_purge(now, out);
         self.run_keep_alive(now, out);
@@ -541,8 +590,8 @@ impl Engine {
         if superseded != flush.superseded {
             (flush.barrier, flush.superseded) = (now, superseded);
         }
-        let Flush { asked, barrier, .. } = *flush;
-        if peer_alive && self.peers.iter().all(|peer| peer.outbox.is_younger(now, now.since(barrier))) {
+        let Flush { asked, barrier, awaited, .. } = *flush;
+        if peer_alive && awaited == 0 && self.peers.iter().all(|peer| peer.outbox.is_younger(now, now.since(barrier))) {
             self.flushing = None;
             return asked;
         }

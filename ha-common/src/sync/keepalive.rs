@@ -7,7 +7,9 @@
 //! The price of a long-lived flow is one look a minute.
 
 use super::engine::Engine;
+use super::entry::UNLINKED;
 use super::flow::{Flow, status};
+use super::order::Parent;
 use super::table::{Entry, Flags, Owner, Slot, Table};
 use super::{Action, PeerId};
 use crate::time::Instant;
@@ -61,10 +63,9 @@ impl Wheel {
 
     /// Links the slot so that it is visited at its `refresh_at` or at the latest after [`VISIT_MAX`].
     fn link(&mut self, table: &mut Table, slot: Slot) {
-        let Some(entry) = table.slot_mut(slot).filter(|entry| !entry.in_wheel) else { return };
+        let Some(entry) = table.slot_mut(slot).filter(|entry| !entry.is_in_wheel()) else { return };
         let visit = entry.refresh_at.clamp(self.done + 1, self.done + VISIT_MAX);
         let Some(head) = self.heads.get_mut((visit % BUCKETS) as usize) else { return };
-        entry.in_wheel = true;
         entry.wheel_next = *head;
         *head = slot;
         self.linked += 1;
@@ -181,13 +182,24 @@ impl Engine {
         }
     }
 
-    /// Emits the creation of a peer's flow.
+    /// Emits the creation of a peer's flow, and of what it expects. A related flow waits for its master.
     pub(super) fn create(&mut self, now: Instant, slot: Slot, out: &mut Vec<Action>) {
-        self.table.set_absent(slot, false);
+        let parent = self.parent_of(slot);
+        self.table.set_absent(slot, parent == Parent::Awaited);
         let Some(entry) = self.table.get_mut(slot) else { return };
-        entry.flags.set(Flags::WRITTEN);
         entry.id = 0;
-        out.push(Action::Create(written(entry.flow())));
+        if parent == Parent::Awaited {
+            entry.retries = 1;
+            return self.retry_later(now, slot, Remedy::Create);
+        }
+        entry.flags.set(Flags::WRITTEN);
+        let mut flow = written(entry.flow());
+        if parent == Parent::Missing {
+            flow.extra_mut().master = None;
+            self.counters.created_without_master += 1;
+        }
+        out.push(Action::Create(flow));
+        self.expect_as_told(slot, &[], out);
         self.keep_alive(now, slot);
     }
 
@@ -210,7 +222,7 @@ impl Engine {
             while slot != NONE {
                 let Some(entry) = self.table.slot_mut(slot) else { break };
                 let next = entry.wheel_next;
-                entry.in_wheel = false;
+                entry.wheel_next = UNLINKED;
                 self.wheel.linked = self.wheel.linked.saturating_sub(1);
                 self.visit(now, slot, out);
                 slot = next;

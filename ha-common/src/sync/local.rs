@@ -36,7 +36,7 @@ impl Engine {
         let Some(slot) = self.table.find(&flow.key) else {
             let version = self.tick();
             let slot = self.insert(flow, Owner::Local, version, out);
-            return slot.into_iter().for_each(|slot| self.publish(now, slot));
+            return slot.into_iter().for_each(|slot| self.publish_changed(now, slot, out));
         };
         let generation = self.dump.generation();
         let Some(entry) = self.table.get_mut(slot) else { return };
@@ -64,7 +64,12 @@ impl Engine {
             entry.set_flow(&flow);
         }
         self.table.claim(slot, Owner::Local, version);
+        self.publish_changed(now, slot, out);
+    }
+
+    fn publish_changed(&mut self, now: Instant, slot: Slot, out: &mut Vec<Action>) {
         self.publish(now, slot);
+        self.fetch_if_adjusted(now, slot, out);
     }
 
     /// The kernel deleted a flow.
@@ -128,6 +133,9 @@ impl Engine {
             (WriteKind::Delete, _) => {}
             // What the kernel has is newer (`ctnetlink` section 9).
             (WriteKind::Update, errno::EBUSY) => {}
+            // The flow itself is as it shall be.
+            (WriteKind::Relax, _) => {}
+            (WriteKind::Expect, _) => self.counters.writes_abandoned += 1,
             (WriteKind::Update, errno::EPERM) => entry.flags.set(Flags::FIXED_TIMEOUT),
             // The kernel's entry has another translation, or none is there: a new one is needed.
             (WriteKind::Update, errno::EOPNOTSUPP | errno::ENOENT) => {
@@ -260,7 +268,7 @@ impl Engine {
     }
 
     /// A change made here is to be sent to every live peer.
-    fn publish(&mut self, now: Instant, slot: Slot) {
+    pub(super) fn publish(&mut self, now: Instant, slot: Slot) {
         if let Some(entry) = self.table.get_mut(slot) {
             match self.role {
                 Role::Master => {}

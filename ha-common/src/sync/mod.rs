@@ -9,7 +9,9 @@ mod encode;
 mod encode_extra;
 mod engine;
 mod entry;
+mod expect;
 mod extra;
+mod fetch;
 mod filling;
 pub mod filter;
 #[cfg(test)]
@@ -19,6 +21,7 @@ mod inbox;
 mod keepalive;
 mod local;
 mod modes;
+mod order;
 mod outbox;
 mod pace;
 mod peer;
@@ -38,13 +41,14 @@ mod table;
 pub use engine::Engine;
 pub use extra::{EXPECTATIONS_MAX, NAME_BYTES_MAX};
 pub use modes::Mode;
+pub use order::is_tcp_set_back;
 pub use seal::heartbeat_key;
 pub use selection::Standing;
 
 use crate::reason::DropReason;
 use crate::role::{NodeId, Role, SyncHealth};
 use core::time::Duration;
-use flow::{Flow, FlowKey};
+use flow::{Expectation, Flow, FlowKey};
 
 /// Into how many buckets the flows of a node are divided for the proof that a peer holds them.
 pub const DIGEST_BUCKETS: u32 = digest::BUCKETS as u32;
@@ -100,11 +104,31 @@ pub enum Input<'a> {
         key: &'a FlowKey,
         id: u32,
     },
+    /// A helper of the kernel waits for a connection that the flow `master` has announced (not by this daemon's request).
+    Expected {
+        master: &'a FlowKey,
+        expectation: &'a Expectation,
+    },
+    /// The expectation is fulfilled, over or withdrawn.
+    ExpectationGone {
+        master: &'a FlowKey,
+        expectation: &'a Expectation,
+    },
+    /// The kernel's answer to [`Action::Fetch`]; `None`: it has no such entry.
+    Fetched {
+        key: &'a FlowKey,
+        flow: Option<&'a Flow>,
+    },
     /// Events were lost (ENOBUFS): what the shadow holds may be wrong.
     EventsLost,
     /// A dump requested by [`Action::Dump`] begins, goes on, has ended (`complete` false: it failed).
     DumpBegin,
     Dumped(&'a Flow),
+    /// Expectations are dumped after all flows.
+    DumpedExpectation {
+        master: &'a FlowKey,
+        expectation: &'a Expectation,
+    },
     DumpEnd {
         complete: bool,
     },
@@ -134,6 +158,8 @@ pub enum WriteKind {
     Create,
     Update,
     Delete,
+    Relax,
+    Expect,
 }
 
 /// What must be done, in this order.
@@ -147,6 +173,14 @@ pub enum Action {
     Update(Flow),
     /// Delete the flow. `id` zero: unknown.
     Delete { key: FlowKey, id: u32 },
+    /// Open the windows of a TCP entry, and leave everything else as the kernel has it (ENOENT: nothing).
+    Relax(FlowKey),
+    /// Make an expectation of the flow `master`, after that flow.
+    Expect { master: FlowKey, expectation: Box<Expectation> },
+    /// Delete an expectation of the flow `master` (ENOENT: it has gone by itself).
+    Unexpect { master: FlowKey, expectation: Box<Expectation> },
+    /// Read the entry from the kernel and answer by [`Input::Fetched`]: what changes in it makes no event.
+    Fetch(FlowKey),
     /// Dump the whole table and feed it back.
     Dump,
     /// The health changed (role and lag changes are coalesced).
@@ -262,5 +296,15 @@ pub struct Stats {
     pub writes_abandoned: u64,
     /// Flows of this node that the filter does not accept any more: taken back from the peers.
     pub withdrawn: u64,
+    /// Older TCP states that a peer told of flows whose packets pass here.
+    pub regressions_ignored: u64,
+    /// Related flows created without their master, because it is not here.
+    pub created_without_master: u64,
+    /// Expectations beyond [`EXPECTATIONS_MAX`] of one flow.
+    pub expectations_refused: u64,
+    /// Expectations of flows that are not replicated.
+    pub expectations_foreign: u64,
+    /// Entries read again because their sequence adjustment makes no event.
+    pub fetched: u64,
     pub peers: Vec<PeerStats>,
 }

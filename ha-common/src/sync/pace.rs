@@ -49,7 +49,7 @@ mod tests {
             }
             bytes
         };
-        assert_eq!(burst(now), 100_000_usize.div_ceil(FRAME) * FRAME);
+        assert_eq!(burst(now).div_ceil(FRAME), 100_000_usize.div_ceil(FRAME));
         let mut sent = 0;
         for _ in 0..1000 {
             now = Instant(now.0 + 1_000_000);

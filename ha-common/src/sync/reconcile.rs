@@ -113,6 +113,7 @@ impl Engine {
         }
         self.dump.wanted = false;
         self.dump.begin(now);
+        self.expectation_dump.clear();
         self.counters.dumps += 1;
         out.push(Action::Dump);
     }
@@ -121,6 +122,7 @@ impl Engine {
     pub(super) fn on_dump_begin(&mut self, now: Instant) {
         if !self.dump.is_running() {
             self.dump.begin(now);
+            self.expectation_dump.clear();
         }
         self.dump.heard = now;
     }
@@ -138,7 +140,11 @@ impl Engine {
         }
         entry.dump = generation;
         entry.id = flow.id;
-        let same = is_same_state(&entry.flow(), flow);
+        let told = entry.flow();
+        // What this kernel has no place for (a helper's module, labels that no rule uses) differs for good.
+        let mut seen = flow.clone();
+        seen.complete_with(&told);
+        let same = is_same_state(&told, &seen);
         let owner = entry.owner();
         self.table.set_absent(slot, false);
         let authority = match owner {
@@ -151,7 +157,7 @@ impl Engine {
             (Owner::Peer(_), _) if same => {}
             // What this kernel has is an old or failed write: the peer knows better.
             (Owner::Peer(_), _) if authority => self.create(now, slot, out),
-            (Owner::Peer(_) | Owner::Found, Some(entry)) => entry.set_flow(flow),
+            (Owner::Peer(_) | Owner::Found, Some(entry)) => entry.set_flow(&seen),
             (Owner::Peer(_) | Owner::Found, None) => {}
         }
     }
@@ -184,6 +190,11 @@ impl Engine {
             } else if complete && entry.dump != generation {
                 self.vanished(now, slot, out);
             }
+        }
+        if complete {
+            self.reconcile_expectations(now);
+        } else {
+            self.expectation_dump.clear();
         }
         self.dump.first_done |= complete;
         if complete && self.role != Role::Master {

@@ -2,8 +2,9 @@
 
 use super::digest::Buckets;
 use super::engine::Engine;
-use super::flow::{Flow, FlowKey, status};
+use super::flow::{Extra, Flow, FlowKey, status};
 use super::modes::Mode;
+use super::order::{is_reopened, is_tcp_set_back};
 use super::outbox::Stamp;
 use super::purge::Scope;
 use super::table::{Entry, Flags, Owner, Slot};
@@ -33,9 +34,17 @@ pub(super) fn is_same_state(a: &Flow, b: &Flow) -> bool {
 }
 
 /// Bits that the kernel cannot clear and addresses that it cannot change make it another flow
-/// (`ctnetlink` section 9).
+/// (`ctnetlink` section 9). So do a helper and a zone's direction, which only a new entry can have, and an earlier TCP state:
+/// its owner knows of another connection, and no entry is set back.
 fn is_replacement(old: &Flow, new: &Flow) -> bool {
-    old.reply != new.reply || old.status & !new.status & status::REPLICATED != 0
+    let (old_extra, new_extra) = (old.extra.as_deref(), new.extra.as_deref());
+    let helper = |extra: Option<&Extra>| extra.and_then(|extra| extra.helper.clone());
+    let direction = |extra: Option<&Extra>| extra.map(|extra| extra.zone_direction).unwrap_or_default();
+    old.reply != new.reply
+        || old.status & !new.status & status::REPLICATED != 0
+        || is_tcp_set_back(old, new)
+        || direction(old_extra) != direction(new_extra)
+        || helper(new_extra).is_some() && helper(old_extra) != helper(new_extra)
 }
 
 impl Engine {
@@ -49,7 +58,9 @@ impl Engine {
         out: &mut Vec<Action>,
     ) {
         let origin = Origin { peer, sequence, epoch: data.epoch };
-        for change in &data.changes {
+        // Masters before those that they announced.
+        let related = data.changes.iter().filter(|change| is_related(change));
+        for change in data.changes.iter().filter(|change| !is_related(change)).chain(related) {
             let understood = match &change.kind {
                 Some(Kind::Upsert(message)) => self.on_upsert(now, origin, message, out),
                 Some(Kind::Removal(message)) => self.on_removal(now, origin, message, out),
@@ -91,6 +102,12 @@ impl Engine {
             self.tell_the_owner(now, origin.peer, slot, version);
             return true;
         }
+        if self.is_set_back(slot, &flow) {
+            self.counters.regressions_ignored += 1;
+            self.insist(now, slot);
+            return true;
+        }
+        let Some(entry) = self.table.get(slot) else { return true };
         let (was_live, old, absent) = (entry.is_live(), entry.flow(), entry.flags.has(Flags::ABSENT));
         let was_found = entry.owner() == Owner::Found;
         let was_cut = entry.flags.has(Flags::CUT);
@@ -115,6 +132,8 @@ impl Engine {
             self.create(now, slot, out);
         } else if was_cut || !is_same_state(&old, &flow) || self.has_own_windows(slot) {
             self.update(now, slot, out);
+            let before = old.extra.map(|extra| extra.expectations).unwrap_or_default();
+            self.expect_as_told(slot, &before, out);
         } else if was_found {
             self.keep_alive_within(now, slot, old.timeout / 3);
         } else {
@@ -127,6 +146,20 @@ impl Engine {
     /// session that went on elsewhere would be invalid to it, until a write makes it liberal (`ctnetlink` section 5).
     fn has_own_windows(&self, slot: Slot) -> bool {
         self.table.get(slot).is_some_and(|entry| entry.has_tcp() && !entry.flags.has(Flags::WRITTEN))
+    }
+
+    /// The flow has traffic here, and what the peer tells is an earlier state of the same connection.
+    fn is_set_back(&self, slot: Slot, told: &Flow) -> bool {
+        let Some(entry) = self.table.get(slot).filter(|entry| entry.is_local()) else { return false };
+        let old = entry.flow();
+        is_tcp_set_back(&old, told) && !is_reopened(&old, told)
+    }
+
+    /// Tells the peers anew what this node has, as the newest word.
+    fn insist(&mut self, now: Instant, slot: Slot) {
+        let version = self.tick();
+        self.table.set_version(slot, version);
+        self.mark_all(now, slot);
     }
 
     fn on_removal(&mut self, now: Instant, origin: Origin, message: &proto::Removal, out: &mut Vec<Action>) -> bool {
@@ -305,6 +338,16 @@ impl Engine {
     }
 }
 
+/// The change brings a flow that another one has announced.
+fn is_related(change: &proto::Change) -> bool {
+    match &change.kind {
+        Some(Kind::Upsert(flow)) => flow.extra.as_ref().is_some_and(|extra| extra.master.is_some()),
+        Some(Kind::Removal(_) | Kind::Want(_) | Kind::BulkEnd(_) | Kind::Digest(_) | Kind::DigestAnswer(_)) | None => {
+            false
+        }
+    }
+}
+
 /// A stand-in for a flow of which only the key is known; it becomes a tombstone at once.
 fn absent(key: FlowKey) -> Flow {
     Flow { reply: key.original.inverse(), key, status: 0, timeout: 0, mark: 0, tcp: None, id: 0, extra: None }
@@ -312,6 +355,7 @@ fn absent(key: FlowKey) -> Flow {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Config;
     use super::super::Config;
     use super::super::encode::tests::any_flow;
     use super::super::fixture::config;

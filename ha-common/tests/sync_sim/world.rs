@@ -398,6 +398,13 @@ impl World {
             Action::Create(flow) => self.write(node, &flow, WriteKind::Create),
             Action::Update(flow) => self.write(node, &flow, WriteKind::Update),
             Action::Delete { key, id } => self.nodes[node].kernel.delete(&key, id),
+            // Windows are not simulated.
+            Action::Relax(_) => {}
+            Action::Fetch(key) => {
+                let flow = self.nodes[node].kernel.flows.get(&key).map(|(flow, _)| flow.clone());
+                self.give(node, Input::Fetched { key: &key, flow: flow.as_ref() });
+            }
+            Action::Expect { .. } | Action::Unexpect { .. } => panic!("no flow of the simulation has a helper"),
             Action::Dump => {
                 self.give(node, Input::DumpBegin);
                 let state = &mut self.nodes[node];
@@ -413,7 +420,7 @@ impl World {
         let result = match write {
             WriteKind::Create => kernel.create(now, flow),
             WriteKind::Update => kernel.update(now, flow),
-            WriteKind::Delete => Ok(()),
+            WriteKind::Delete | WriteKind::Relax | WriteKind::Expect => Ok(()),
         };
         if let Err(errno) = result {
             self.give(node, Input::WriteFailed { key: &flow.key, write, errno });

@@ -335,19 +335,17 @@ fn wrong_heartbeat_and_lease() {
 fn sync_modes() {
     use ha_common::sync::Mode;
     use std::time::Duration;
-    let with = |keys: &str| {
-        PACKAGED.replacen("[sync]\n", &format!("[sync]\n{keys}\n"), 1).replacen("mode = \"ftfw\"\n", "", 1)
-    };
+    let with = |keys: &str| PACKAGED.replacen("interface = \"eth0\" }", &format!("interface = \"eth0\"{keys} }}"), 1);
     let resolve = |keys: &str| Files::new().resolve(&with(keys)).unwrap_or_else(|error| panic!("{error}"));
-    let (alarm, report) = resolve("mode = \"alarm\"\nrefresh_time = \"5s\"\ncache_timeout = \"600s\"");
+    let (alarm, report) = resolve(", mode = \"alarm\", refresh_time = \"5s\", cache_timeout = \"600s\"");
     let seconds = Duration::from_secs;
     assert_eq!((alarm.sync.mode.mode, report.warnings()), (Mode::Alarm, resolve("").1.warnings()));
     assert_eq!((alarm.sync.mode.refresh_time, alarm.sync.mode.cache_timeout), (seconds(5), seconds(600)));
-    let (notrack, report) = resolve("mode = \"notrack\"\nrefresh_time = \"5s\"\npurge_timeout = \"20s\"");
+    let (notrack, report) = resolve(", mode = \"notrack\", refresh_time = \"5s\", purge_timeout = \"20s\"");
     assert_eq!((notrack.sync.mode.mode, notrack.sync.mode.purge_timeout), (Mode::Notrack, seconds(20)));
     assert_eq!(report.warnings(), resolve("").1.warnings() + 1);
     assert_eq!(resolve("").0.sync.mode, super::sync_mode::SyncMode::default());
-    let wrong = Files::new().report(&with("mode = \"alarm\"\nrefresh_time = \"20s\"\ncache_timeout = \"30s\""));
+    let wrong = Files::new().report(&with(", mode = \"alarm\", refresh_time = \"20s\", cache_timeout = \"30s\""));
     assert!(wrong.contains("sync.cache_timeout: 30s is less than two refresh times (20s)"), "{wrong}");
 }
 
