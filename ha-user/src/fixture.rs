@@ -47,7 +47,7 @@ pub fn config() -> Resolved {
             port: 3780,
             secret: vec![7; 32].into(),
             key_epoch: 1,
-            filter: Filter { protocols: vec![1, 6, 17], ignore_addresses: Vec::new() },
+            filter: Filter { protocols: [1, 6, 17].into_iter().collect(), ..Filter::default() },
             netlink_buffer: 2 << 20,
             netlink_buffer_max: 8 << 20,
             flows_max: 1000,

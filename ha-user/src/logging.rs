@@ -18,8 +18,16 @@ const LINES_MAX: usize = 4096;
 /// The way to the thread that writes; until it runs, everybody writes for himself.
 static QUEUE: OnceLock<NonBlocking> = OnceLock::new();
 
+/// Replaces the filter of whatever form the log has.
+type Change = Box<dyn Fn(EnvFilter) -> Result<(), tracing_subscriber::reload::Error> + Send + Sync>;
+static CHANGE: OnceLock<Change> = OnceLock::new();
+
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
+    #[error("{FILTER_VARIABLE} is set in the daemon's environment and decides (restart without it)")]
+    Overridden,
+    #[error("logging has not been set up, or is gone")]
+    Absent,
     #[error("{FILTER_VARIABLE}=\"{filter}\": {source} (write a level like debug, or TARGET=LEVEL,…)")]
     Filter { filter: String, source: tracing_subscriber::filter::ParseError },
     #[error("logging was set up twice")]
@@ -54,18 +62,51 @@ fn writer() -> Box<dyn Write> {
 /// # Errors
 /// When the filter of the environment is wrong, or logging runs already.
 pub fn start(log: &Log) -> Result<(), LogError> {
-    let filter = std::env::var(FILTER_VARIABLE).ok().filter(|filter| !filter.is_empty());
-    let filter = filter.unwrap_or_else(|| log.filter.clone());
-    let filter = EnvFilter::builder().parse(&filter).map_err(|source| LogError::Filter { filter, source })?;
+    let filter = parse(&of_environment().unwrap_or_else(|| log.filter.clone()))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(writer)
         .with_ansi(std::io::stderr().is_terminal());
     let started = match log.format {
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        LogFormat::Json => {
+            let builder = builder.json().flatten_event(true).with_filter_reloading();
+            let handle = builder.reload_handle();
+            CHANGE.get_or_init(|| Box::new(move |filter| handle.reload(filter)));
+            builder.try_init()
+        }
         // The journal stamps each line itself.
-        LogFormat::Text if std::env::var_os("JOURNAL_STREAM").is_some() => builder.without_time().try_init(),
-        LogFormat::Text => builder.try_init(),
+        LogFormat::Text if std::env::var_os("JOURNAL_STREAM").is_some() => {
+            let builder = builder.without_time().with_filter_reloading();
+            let handle = builder.reload_handle();
+            CHANGE.get_or_init(|| Box::new(move |filter| handle.reload(filter)));
+            builder.try_init()
+        }
+        LogFormat::Text => {
+            let builder = builder.with_filter_reloading();
+            let handle = builder.reload_handle();
+            CHANGE.get_or_init(|| Box::new(move |filter| handle.reload(filter)));
+            builder.try_init()
+        }
     };
     started.map_err(|_| LogError::Twice)
+}
+
+/// Another filter while the daemon runs.
+///
+/// # Errors
+/// When the filter is wrong, or the environment has chosen one.
+pub fn change_level(filter: &str) -> Result<(), LogError> {
+    if of_environment().is_some() {
+        return Err(LogError::Overridden);
+    }
+    let filter = parse(filter)?;
+    CHANGE.get().ok_or(LogError::Absent)?(filter).map_err(|_| LogError::Absent)
+}
+
+fn of_environment() -> Option<String> {
+    std::env::var(FILTER_VARIABLE).ok().filter(|filter| !filter.is_empty())
+}
+
+fn parse(filter: &str) -> Result<EnvFilter, LogError> {
+    EnvFilter::builder().parse(filter).map_err(|source| LogError::Filter { filter: filter.to_owned(), source })
 }

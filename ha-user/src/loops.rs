@@ -4,7 +4,7 @@ use crate::clock;
 use crate::hooks::Record;
 use crate::mailbox::{PostError, Postman};
 use crate::maintenance::MaintenanceFile;
-use crate::operate::StopKind;
+use crate::operate::{ReloadReport, StopKind};
 use crate::request::{ControlRequest, SyncRequest, TrackRequest};
 use crate::status::{DatapathStatus, Status};
 use ha_common::sync::flow::Flow;
@@ -34,6 +34,8 @@ pub struct Loops {
     /// Reads the datapath's counters: a few microseconds a row, from any thread.
     pub datapath: Arc<dyn Fn() -> DatapathStatus + Send + Sync>,
     pub maintenance: Arc<Mutex<MaintenanceFile>>,
+    /// Has the configuration read anew.
+    pub reload: mpsc::Sender<oneshot::Sender<ReloadReport>>,
     /// Ends the daemon.
     pub stop: mpsc::Sender<StopKind>,
 }
@@ -147,7 +149,8 @@ pub(crate) mod tests {
             started_unix_seconds: 0.0,
             datapath: Arc::new(DatapathStatus::default),
             maintenance: Arc::new(Mutex::new(MaintenanceFile::new("/dev/null".as_ref(), "fw1"))),
-            // Its other end is gone: no test ends a daemon.
+            // Their other ends are gone: no test ends a daemon or reads its file.
+            reload: mpsc::channel(1).0,
             stop: mpsc::channel(1).0,
         };
         (loops, control_mailbox, sync_mailbox)

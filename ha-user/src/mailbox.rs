@@ -59,11 +59,6 @@ impl<T> Postman<T> {
 }
 
 impl<T> Mailbox<T> {
-    /// Waits for the next message; `None` when nobody can post any more.
-    pub fn wait(&self) -> Option<T> {
-        self.queue.recv().ok()
-    }
-
     /// The descriptor to poll for reading.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()

@@ -1,14 +1,18 @@
 //! What operators ask for: which loop is asked what, and what is written down before.
 
 use crate::loops::{ANSWER_WITHIN, Loops, Silent, ask, ask_within};
+use crate::mailbox::PostError;
 use crate::maintenance::{MaintenanceError, MaintenanceFile};
 use crate::request::{ControlRequest, HandOverOutcome, HandOverRefusal, MaintenanceOutcome};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
+use tokio::sync::mpsc::error::TrySendError;
 use tracing::{error, info};
 
 /// Handing over for maintenance takes two seconds at the most.
 pub const MAINTENANCE_WITHIN: Duration = Duration::from_secs(4);
+/// The file is read at once, and each loop that is told of a change answers within its time.
+pub const RELOAD_WITHIN: Duration = Duration::from_secs(4);
 /// A refusal comes at once; what is not refused after this has begun.
 const BEGUN_AFTER: Duration = Duration::from_millis(50);
 /// Whoever waits for a hand-over waits so long at most.
@@ -30,6 +34,24 @@ pub enum StopKind {
     Clean,
     /// It will be back at once: its mastership stays in the kernel for the restart grace.
     KeepRole,
+}
+
+/// What became of a request to read the configuration anew.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadReport {
+    pub file: String,
+    /// Warnings and errors of the file, each with its place and remedy.
+    pub problems: Vec<String>,
+    pub outcome: ReloadOutcome,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReloadOutcome {
+    /// The file cannot be used: nothing has changed.
+    Refused,
+    /// What of the changes is in force, what could not be put in force (and why), and what waits for a restart.
+    Done { applied: Vec<String>, failed: Vec<String>, restart: Vec<String> },
 }
 
 /// Why a request was not carried out.
@@ -114,6 +136,21 @@ impl Loops {
             }
         }
         Ok(answer?)
+    }
+
+    /// Reads the configuration anew.
+    ///
+    /// # Errors
+    /// When the services do not answer.
+    pub async fn reload(&self) -> Result<ReloadReport, Silent> {
+        // One at a time, and few that wait.
+        ask_within("service", RELOAD_WITHIN, |reply| {
+            self.reload.try_send(reply).map_err(|error| match error {
+                TrySendError::Full(_) => PostError::Full,
+                TrySendError::Closed(_) => PostError::Closed,
+            })
+        })
+        .await
     }
 
     /// The other node of a pair.

@@ -34,6 +34,15 @@ impl Poller {
         Ok(Self { epoll, timer, armed: None })
     }
 
+    /// Reports nothing of a watched descriptor until it is resumed; what waits there is reported then.
+    ///
+    /// # Errors
+    /// As `epoll_ctl`.
+    pub fn pause(&self, source: impl AsFd, token: u64, pause: bool) -> io::Result<()> {
+        let events = if pause { epoll::EventFlags::empty() } else { epoll::EventFlags::IN };
+        Ok(epoll::modify(&self.epoll, source, epoll::EventData::new_u64(token), events)?)
+    }
+
     /// Waits for `source` to become readable from now on; `token` (below `u64::MAX`) is what [`Self::wait`] reports.
     /// Watching it again is fine, and closing it ends the watch.
     ///

@@ -3,6 +3,7 @@
 use crate::demotion::Demotion;
 use crate::status::{ControlStatus, SyncStatus};
 use ha_common::role::{Role, SyncHealth};
+use ha_common::sync::filter::Filter;
 use ha_common::sync::flow::Flow;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -135,6 +136,17 @@ pub enum SyncRequest {
     /// Answer by [`ControlRequest::Health`] as soon as everything that changed until now has reached the peers.
     Flush,
     Resync,
+    /// Replicate these flows from now on. Answered when the filter is in force; what it changes follows.
+    Filter {
+        filter: Box<Filter>,
+        reply: oneshot::Sender<Result<(), String>>,
+    },
+    /// Another size of the event socket's buffer, and how far it may grow, bytes.
+    NetlinkBuffer {
+        bytes: usize,
+        bytes_max: usize,
+        reply: oneshot::Sender<Result<(), String>>,
+    },
     /// Send what is pending, then end the loop.
     Stop,
 }

@@ -271,8 +271,16 @@ pub struct SyncStatus {
     pub events_lost: u64,
     /// Events and dumped entries that could not be decoded.
     pub events_malformed: u64,
-    /// Events and dumped entries of flows that are not replicated.
+    /// Events and dumped entries of flows that are not replicated. What the kernel drops by itself is not in it.
     pub events_filtered: u64,
+    /// The same by the criterion that decided.
+    pub events_filtered_by: BTreeMap<String, u64>,
+    /// Flows that wait until they are `min_age` old.
+    pub flows_young: u64,
+    /// Flows told of before they were, because too many waited.
+    pub flows_young_full: u64,
+    /// Flows taken back from the peers because the filter does not accept them any more.
+    pub flows_withdrawn: u64,
     pub refused: BTreeMap<String, u64>,
     pub peers: Vec<PeerStatus>,
     pub writes: WriteStatus,

@@ -17,4 +17,5 @@ pub mod topology;
 pub mod torture;
 pub mod traffic;
 pub mod watched;
+pub mod weather;
 pub mod xdp_verdict;

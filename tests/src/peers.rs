@@ -101,16 +101,26 @@ impl Ucarp {
     }
 }
 
-/// conntrackd in FT-FW mode, between the two firewalls.
+/// conntrackd between the two firewalls.
 #[derive(Debug)]
 pub struct Conntrackd {
-    _process: Process,
+    process: Process,
     config: String,
 }
 
-/// How conntrackd keeps what the other one tells.
+/// How conntrackd tells the other one of changes.
+#[derive(Clone, Copy, Debug)]
+pub enum Delivery {
+    /// FT-FW: what is lost is sent again.
+    Reliable,
+    /// NOTRACK: what is lost is lost.
+    BestEffort,
+}
+
+/// How conntrackd tells, and keeps what the other one tells.
 #[derive(Clone, Copy, Debug)]
 pub struct Replication {
+    pub delivery: Delivery,
     /// In its own cache until it is told to commit, as shipped; else straight in the kernel.
     pub is_cached: bool,
     /// Buckets of each of its tables; a commit walks all of them.
@@ -125,7 +135,12 @@ impl Conntrackd {
     /// # Errors
     /// When conntrackd is not installed (Debian package `conntrackd`) or does not answer within 10 s.
     pub fn start(pair: &Pair, node: Node, dir: &Path) -> Result<Self> {
-        Self::start_with(pair, node, dir, Replication { is_cached: false, hash_size: 8192, hash_limit: 65_536 })
+        Self::start_with(
+            pair,
+            node,
+            dir,
+            Replication { delivery: Delivery::Reliable, is_cached: false, hash_size: 8192, hash_limit: 65_536 },
+        )
     }
 
     /// As [`Conntrackd::start`], with other tables.
@@ -144,7 +159,7 @@ impl Conntrackd {
         wait_until("conntrackd answers", Duration::from_secs(10), || {
             pair[node].run("conntrackd", &["-C", &config, "-s"]).is_ok()
         })?;
-        Ok(Self { _process: process, config })
+        Ok(Self { process, config })
     }
 
     /// The steps of `primary-backup.sh` for a node that becomes primary: commit, flush, resync with the kernel, tell all.
@@ -157,15 +172,53 @@ impl Conntrackd {
         self.steps(&["-t", "-n"])
     }
 
+    /// Its process.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// Commits its cache of the other node's flows into the kernel (`-c`), and returns when that is done.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn commit(&self, namespace: &Netns) -> Result<()> {
+        self.order(namespace, "-c").map(drop)
+    }
+
+    /// Asks the other node for everything (`-n`).
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn request_resync(&self, namespace: &Netns) -> Result<()> {
+        self.order(namespace, "-n").map(drop)
+    }
+
     /// How many flows of the other node it has in its cache.
     ///
     /// # Errors
     /// When it does not answer.
     pub fn cached_from_peer(&self, namespace: &Netns) -> Result<u64> {
-        let said = namespace.run("conntrackd", &["-C", &self.config, "-s"])?;
-        let mut lines = said.lines().skip_while(|line| !line.starts_with("cache external:"));
-        let count = lines.find(|line| line.contains("current active connections")).context("no external cache")?;
+        self.cached(namespace, "external")
+    }
+
+    /// How many flows of its own node it has in its cache.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn cached_own(&self, namespace: &Netns) -> Result<u64> {
+        self.cached(namespace, "internal")
+    }
+
+    fn cached(&self, namespace: &Netns, cache: &str) -> Result<u64> {
+        let said = self.order(namespace, "-s")?;
+        let head = format!("cache {cache}:");
+        let mut lines = said.lines().skip_while(|line| *line != head);
+        let count = lines.find(|line| line.contains("current active connections")).context("no such cache")?;
         count.split_whitespace().next_back().context("no number")?.parse().context("no number")
+    }
+
+    fn order(&self, namespace: &Netns, order: &str) -> Result<String> {
+        namespace.run("conntrackd", &["-C", &self.config, order])
     }
 
     fn steps(&self, steps: &[&str]) -> String {
@@ -181,7 +234,11 @@ fn script(dir: &Path, name: &str, lines: &str) -> Result<PathBuf> {
 }
 
 fn conntrackd_config(node: Node, replication: Replication, lock: &Path, control: &Path, log: &Path) -> String {
-    let Replication { is_cached, hash_size, hash_limit } = replication;
+    let Replication { delivery, is_cached, hash_size, hash_limit } = replication;
+    let mode = match delivery {
+        Delivery::Reliable => "FTFW",
+        Delivery::BestEffort => "NOTRACK",
+    };
     let uncached = if is_cached { "No" } else { "Yes" };
     let (own, peer) = (node.sync(), node.peer().sync());
     let (lock, control, log) = (lock.display(), control.display(), log.display());
@@ -192,7 +249,7 @@ fn conntrackd_config(node: Node, replication: Replication, lock: &Path, control:
         .map(|address| format!("   IPv4_address {address}\n"))
         .collect();
     format!(
-        "Sync {{\n Mode FTFW {{\n  DisableExternalCache {uncached}\n }}\n UDP {{\n  IPv4_address {own}\n  \
+        "Sync {{\n Mode {mode} {{\n  DisableExternalCache {uncached}\n }}\n UDP {{\n  IPv4_address {own}\n  \
          IPv4_Destination_Address {peer}\n  Port 3780\n  Interface eth2\n  SndSocketBuffer 1249280\n  RcvSocketBuffer 1249280\n  Checksum on\n }}\n}}\n\
          General {{\n HashSize {hash_size}\n HashLimit {hash_limit}\n LogFile {log}\n LockFile {lock}\n UNIX {{\n  Path {control}\n }}\n \
          NetlinkBufferSize 2097152\n NetlinkBufferSizeMaxGrowth 8388608\n Filter From Userspace {{\n  \

@@ -44,7 +44,7 @@ fn master() -> Flow {
 
 /// One flow for every rare attribute, masters before those that they announced.
 fn every_attribute() -> Vec<Flow> {
-    let sequence = |n| Some(SequenceAdjustment { position: 0xffff_0000 + n, before: -5, after: 7 });
+    let sequence = |n: u32| Some(SequenceAdjustment { position: 0xffff_0000 + n, before: -5, after: 7 });
     let zoned = |n, zone, direction| {
         let flow = flow(n, 17, Extra { zone_direction: direction, ..Extra::default() });
         Flow { key: FlowKey { zone, ..flow.key }, ..flow }
@@ -203,16 +203,14 @@ fn netns_missing_helpers_and_masters() -> Result<()> {
         let mut failures = Vec::new();
         writer.apply(&[Write::Create(child.clone())], Conflict::Replace, |outcome| match outcome {
             Outcome::Failed { errno, .. } => failures.push(errno),
-            Outcome::Kept(_) | Outcome::Removed(_) | Outcome::Fetched { .. } | Outcome::Unknown => panic!("{outcome:?}"),
+            Outcome::Kept(_) | Outcome::Removed(_) | Outcome::Fetched { .. } | Outcome::Unknown => {
+                panic!("{outcome:?}")
+            }
         });
-        assert_eq!(failures, [libc_enoent()]);
+        assert_eq!(failures, [libc::ENOENT]);
         apply(&mut writer, &[Write::Create(child.clone()), Write::Create(flow(3, 6, Extra::default()))]);
         expect_table(&[child])
     })?
-}
-
-fn libc_enoent() -> i32 {
-    std::io::Error::from(rustix::io::Errno::NOENT).raw_os_error().unwrap_or_default()
 }
 
 /// Opening the windows of an entry changes its flags and nothing else: a state that has moved on meanwhile stays, and an

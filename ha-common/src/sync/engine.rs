@@ -49,6 +49,7 @@ pub(super) struct Counters {
     pub expectations_refused: u64,
     pub expectations_foreign: u64,
     pub fetched: u64,
+    pub withdrawn: u64,
 }
 
 /// A flush that has not ended.
@@ -147,7 +148,9 @@ impl Engine {
             | Input::DumpedExpectation { .. }
             | Input::Expected { .. }
             | Input::ExpectationGone { .. }
-            | Input::Fetched { .. } => true,
+            | Input::Fetched { .. }
+            | Input::Withdraw { .. }
+            | Input::Reread => true,
             Input::Timer
             | Input::EventsLost
             | Input::DumpBegin
@@ -155,7 +158,8 @@ impl Engine {
             | Input::WriteFailed { .. }
             | Input::Role(_)
             | Input::Flush
-            | Input::Resync => false,
+            | Input::Resync
+            | Input::Retain(_) => false,
         };
         match input {
             Input::Timer => {}
@@ -178,6 +182,9 @@ impl Engine {
             Input::Role(role) => self.on_role(now, role),
             Input::Flush => self.on_flush(now, out),
             Input::Resync => self.on_resync(),
+            Input::Withdraw { key } => self.on_withdraw(now, key),
+            Input::Retain(filter) => self.on_retain(now, filter),
+            Input::Reread => self.on_reread(),
         }
         if !comes_in_thousands {
             self.run(now, out);
@@ -222,6 +229,7 @@ impl Engine {
             expectations_refused: self.counters.expectations_refused,
             expectations_foreign: self.counters.expectations_foreign,
             fetched: self.counters.fetched,
+            withdrawn: self.counters.withdrawn,
             peers: self.peers.iter().map(|peer| peer.stats(self.ran_at)).collect(),
         }
     }

@@ -156,6 +156,7 @@ impl Engine {
         if before == role {
             return;
         }
+        self.dump.on_role(role);
         if role == Role::Master {
             self.adopt_all();
             for peer in self.peers.iter_mut().filter(|peer| peer.up) {

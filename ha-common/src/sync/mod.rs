@@ -13,6 +13,7 @@ mod expect;
 mod extra;
 mod fetch;
 mod filling;
+pub mod filter;
 pub mod flow;
 mod inbox;
 mod keepalive;
@@ -26,6 +27,7 @@ mod relax;
 mod remote;
 mod rtt;
 mod seal;
+mod selection;
 mod session;
 mod table;
 
@@ -33,6 +35,7 @@ pub use engine::Engine;
 pub use extra::{EXPECTATIONS_MAX, NAME_BYTES_MAX};
 pub use order::is_tcp_set_back;
 pub use seal::heartbeat_key;
+pub use selection::Standing;
 
 use crate::reason::DropReason;
 use crate::role::{NodeId, Role, SyncHealth};
@@ -124,6 +127,14 @@ pub enum Input<'a> {
     Flush,
     /// Ask the peers for their whole table, and send ours.
     Resync,
+    /// This flow of this node is not to be replicated any more; the kernel keeps it.
+    Withdraw {
+        key: &'a FlowKey,
+    },
+    /// The filter is another one: what it refuses is withdrawn, and what is replicated only now is looked for.
+    Retain(&'a filter::Filter),
+    /// The kernel has flows of which the events say too little: dump the table, if this node is master.
+    Reread,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -274,5 +285,7 @@ pub struct Stats {
     pub expectations_foreign: u64,
     /// Entries read again because their sequence adjustment makes no event.
     pub fetched: u64,
+    /// Flows of this node that the filter does not accept any more: taken back from the peers.
+    pub withdrawn: u64,
     pub peers: Vec<PeerStats>,
 }

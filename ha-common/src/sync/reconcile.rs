@@ -41,6 +41,8 @@ pub(super) struct Dump {
     /// Never zero: entries of generation zero were touched by no dump.
     generation: u8,
     wanted: bool,
+    /// As soon as this node is master.
+    wanted_as_master: bool,
     first_done: bool,
     not_before: Instant,
     pause: Duration,
@@ -53,6 +55,7 @@ impl Dump {
             state: State::Idle,
             generation: 0,
             wanted: true,
+            wanted_as_master: false,
             first_done: false,
             not_before: Instant(0),
             pause: PAUSE_MIN,
@@ -67,6 +70,21 @@ impl Dump {
     /// What to stamp on entries that are touched now.
     pub fn generation(&self) -> u8 {
         self.generation
+    }
+
+    /// What the table lacks is to be read. What a node that is not master has in its kernel and nobody told it of may be left
+    /// over from another time: it is not to be told as news.
+    pub fn want_for(&mut self, role: Role) {
+        match role {
+            Role::Master => self.wanted = true,
+            Role::Init | Role::Backup | Role::Fault => self.wanted_as_master = true,
+        }
+    }
+
+    pub fn on_role(&mut self, role: Role) {
+        if role == Role::Master && core::mem::take(&mut self.wanted_as_master) {
+            self.wanted = true;
+        }
     }
 
     pub fn poll_at(&self) -> Option<Instant> {

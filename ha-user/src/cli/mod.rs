@@ -6,6 +6,7 @@ mod failover;
 mod flows;
 mod keygen;
 mod maintenance;
+mod reload;
 mod resync;
 mod run;
 mod status;
@@ -48,6 +49,8 @@ enum Command {
     Flows(flows::Arguments),
     /// Make this node the worse one for a while, or clear that.
     Demote(demote::Arguments),
+    /// Read the configuration anew: what can be in force at once is, the rest is named.
+    Reload(reload::Arguments),
     /// Exchange the whole flow tables with the peers again.
     Resync(resync::Arguments),
     /// Make another node master, without loss.
@@ -112,6 +115,7 @@ pub fn main() -> ExitCode {
         Command::Status(arguments) => status::main(arguments),
         Command::Flows(arguments) => flows::main(arguments),
         Command::Demote(arguments) => demote::main(arguments),
+        Command::Reload(arguments) => reload::main(arguments),
         Command::Resync(arguments) => resync::main(arguments),
         Command::Failover(arguments) => failover::main(arguments),
         Command::Maintenance(arguments) => maintenance::main(arguments),

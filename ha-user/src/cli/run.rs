@@ -11,7 +11,7 @@ use std::process::ExitCode;
 #[command(after_help = "Example:
   twinwall run --config /etc/twinwall/twinwall.toml --node fw1
 
-Signals: TERM and INT stop with a goodbye to the peer; HUP checks the file anew and logs what a restart would change.
+Signals: TERM and INT stop with a goodbye to the peer; HUP is `twinwall reload`.
 Exit codes: 0 stopped, 1 failed, 2 wrong usage or configuration.")]
 pub struct Arguments {
     #[command(flatten)]

@@ -56,6 +56,11 @@ impl Report {
     pub fn warnings(&self) -> usize {
         self.problems.len() - self.errors()
     }
+
+    /// Each problem as it is printed.
+    pub fn lines(&self) -> Vec<String> {
+        self.problems.iter().map(|problem| format!("{}:{problem}", self.file.display())).collect()
+    }
 }
 
 impl fmt::Display for Report {

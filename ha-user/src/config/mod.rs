@@ -9,12 +9,14 @@ mod resolve;
 mod schema;
 pub mod secret;
 mod spelling;
+mod sync_filter;
 pub mod timing;
 pub mod track;
 mod values;
 mod vips;
 
 pub use error::{ConfigError, Problem, Report, Severity};
+pub use ha_common::sync::filter::Filter;
 pub(crate) use values::parse_duration;
 
 use error::Problems;
@@ -117,16 +119,6 @@ pub struct Sync {
     pub flows_max: usize,
     pub hello_interval: Duration,
     pub peer_timeout: Duration,
-}
-
-/// Which flows are replicated at all.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Filter {
-    /// IP protocol numbers accepted.
-    pub protocols: Vec<u8>,
-    /// Flows from or to these addresses are the nodes' own and stay local: loopback, VIPs, sync addresses,
-    /// plus what the file adds. The sync loop adds the node's interface addresses at run time.
-    pub ignore_addresses: Vec<IpAddr>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

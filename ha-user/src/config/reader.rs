@@ -23,6 +23,18 @@ impl Refusal {
 pub trait Read<T>: Fn(&DeValue<'_>) -> Result<T, Refusal> {}
 impl<T, F: Fn(&DeValue<'_>) -> Result<T, Refusal>> Read<T> for F {}
 
+/// What must be, and what must not be.
+pub struct Lists<T> {
+    pub accept: Option<FoundList<T>>,
+    pub ignore: Option<FoundList<T>>,
+}
+
+impl<T> Default for Lists<T> {
+    fn default() -> Self {
+        Self { accept: None, ignore: None }
+    }
+}
+
 /// One table of the file while it is read.
 pub struct Section<'a> {
     table: &'a DeTable<'a>,
@@ -91,6 +103,21 @@ impl<'a> Section<'a> {
         });
         let value = items.collect();
         Some(Found { value, at })
+    }
+
+    /// A list of what is accepted, or a table with one or both of the lists `accept` and `ignore`.
+    pub fn lists<T>(&mut self, problems: &mut Problems<'_>, key: &'static str, read: impl Read<T>) -> Lists<T> {
+        let is_table = self.table.get(key).is_some_and(|value| value.get_ref().as_table().is_some());
+        if !is_table {
+            return Lists { accept: self.list(problems, key, read), ignore: None };
+        }
+        let Some(mut section) = self.table(problems, key) else { return Lists::default() };
+        let remedy = format!("write {key} = [ … ], or {key} = {{ ignore = [ … ] }}");
+        section.require_one_of(problems, &["accept", "ignore"], &remedy);
+        let lists =
+            Lists { accept: section.list(problems, "accept", &read), ignore: section.list(problems, "ignore", &read) };
+        section.finish(problems);
+        lists
     }
 
     /// The table `[key]`.

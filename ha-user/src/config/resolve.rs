@@ -2,14 +2,14 @@
 
 use super::error::{At, Found, Problems};
 use super::{
-    Election, Filter, Log, LogFormat, Node, PIN_DIRECTORY, RUN_DIRECTORY, Resolved, STATE_DIRECTORY, Sync, XdpChoice,
-    heartbeat, schema, secret, timing, vips,
+    Election, Log, LogFormat, Node, PIN_DIRECTORY, RUN_DIRECTORY, Resolved, STATE_DIRECTORY, Sync, XdpChoice,
+    heartbeat, schema, secret, sync_filter, timing, vips,
 };
 use ha_common::role::NodeId;
 use ha_common::wire::frame::DEFAULT_PORT;
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use zeroize::Zeroizing;
@@ -34,9 +34,6 @@ const ANNOUNCE_REFRESH: Duration = Duration::from_secs(60);
 /// A switch port that just came up often does not forward yet, and a bad cable comes and goes.
 const LINK_UP_DELAY: Duration = Duration::from_millis(500);
 const METRICS_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9112);
-const PROTOCOLS: [u8; 5] = [6, 17, 136, 1, 58];
-const ICMP: u8 = 1;
-const ICMPV6: u8 = 58;
 
 /// Completes the file for the node at index `node` of `file.nodes`. `None` when a problem prevents it.
 pub fn resolve(
@@ -250,7 +247,7 @@ fn resolve_sync(
         port: value_or(sync.port.as_ref(), DEFAULT_PORT),
         secret: secret.key.into(),
         key_epoch: secret.epoch,
-        filter: resolve_filter(sync, file, vips, problems),
+        filter: sync_filter::resolve(&sync.filter, file, vips, problems),
         netlink_buffer,
         netlink_buffer_max,
         flows_max: value_or(sync.flows_max.as_ref(), FLOWS_MAX),
@@ -276,35 +273,6 @@ fn resolve_liveness(sync: &schema::Sync, problems: &mut Problems<'_>) -> (Durati
         problems.error(&found.at, message, "raise it, or lower hello_interval");
     }
     (hello, timeout)
-}
-
-fn resolve_filter(
-    sync: &schema::Sync,
-    file: &schema::File,
-    vips: &[super::Vip],
-    problems: &mut Problems<'_>,
-) -> Filter {
-    let mut protocols = match &sync.protocols {
-        Some(list) => list.value.iter().map(|protocol| protocol.value).collect(),
-        None => PROTOCOLS.to_vec(),
-    };
-    protocols.sort_unstable();
-    protocols.dedup();
-    if let Some(list) = &sync.protocols {
-        let ipv6 = vips.iter().flat_map(|vip| &vip.addresses).any(|(address, _)| address.is_ipv6());
-        if ipv6 && protocols.contains(&ICMP) && !protocols.contains(&ICMPV6) {
-            problems.warning(&list.at, "icmp is IPv4's alone, and there are IPv6 addresses", "add \"icmpv6\"");
-        }
-    }
-    let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-    let virtual_addresses = vips.iter().flat_map(|vip| vip.addresses.iter().map(|&(address, _)| address));
-    let sync_addresses = file.nodes.iter().flatten().filter_map(|node| Some(node.sync_address.as_ref()?.value));
-    let added = sync.ignore_addresses.iter().flat_map(|list| list.value.iter().map(|address| address.value));
-    let mut ignore_addresses: Vec<IpAddr> =
-        loopback.into_iter().chain(virtual_addresses).chain(sync_addresses).chain(added).collect();
-    ignore_addresses.sort_unstable();
-    ignore_addresses.dedup();
-    Filter { protocols, ignore_addresses }
 }
 
 fn resolve_log(file: &schema::Log, problems: &mut Problems<'_>) -> Log {

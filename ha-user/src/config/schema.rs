@@ -1,9 +1,9 @@
 //! The keys of the file: what may stand where, and the form of each value. Meaning is checked in `resolve`.
 
 use super::error::{At, Found, FoundList, Problems};
-use super::reader::{Refusal, Section, found_instead};
+use super::reader::{Refusal, Section};
 use super::values::{address, address_with_prefix, boolean, choice, duration, integer, interface, path, string, text};
-use super::{LogFormat, XdpChoice, heartbeat, hooks, timing, track};
+use super::{LogFormat, XdpChoice, heartbeat, hooks, sync_filter, timing, track};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -52,8 +52,7 @@ pub struct Sync {
     pub flows_max: Option<Found<usize>>,
     pub hello_interval: Option<Found<Option<Duration>>>,
     pub peer_timeout: Option<Found<Option<Duration>>>,
-    pub protocols: Option<FoundList<u8>>,
-    pub ignore_addresses: Option<FoundList<IpAddr>>,
+    pub filter: sync_filter::Keys,
 }
 
 pub struct Vip {
@@ -92,11 +91,6 @@ const XDP_CHOICES: &[(&str, XdpChoice)] = &[
     ("off", XdpChoice::Off),
 ];
 const LOG_FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
-/// Protocols whose state this release carries completely.
-const PROTOCOLS: &[(&str, u8)] =
-    &[("tcp", 6), ("udp", 17), ("udplite", 136), ("icmp", 1), ("icmpv6", 58), ("ipv6-icmp", 58)];
-/// Names that conntrack knows and this release does not carry.
-const PROTOCOLS_LATER: &[&str] = &["sctp", "dccp", "gre", "esp", "ah", "igmp", "ipip"];
 
 impl File {
     /// Reads every key; problems go to `problems`.
@@ -192,12 +186,10 @@ fn read_nodes(section: &mut Section<'_>, problems: &mut Problems<'_>) -> Vec<Nod
 fn read_sync(section: &mut Section<'_>, problems: &mut Problems<'_>) -> Sync {
     // The mode is only checked: what is not implemented must not look as if it were in force.
     section.optional(problems, "mode", mode);
-    let filter = section.table(problems, "filter");
-    let (protocols, ignore_addresses) = filter.map_or((None, None), |mut filter| {
-        let protocols = filter.list(problems, "protocols", protocol);
-        let ignore_addresses = filter.list(problems, "ignore_addresses", address);
+    let filter = section.table(problems, "filter").map(|mut filter| {
+        let keys = sync_filter::read(&mut filter, problems);
         filter.finish(problems);
-        (protocols, ignore_addresses)
+        keys
     });
     Sync {
         interface: section.required(problems, "interface", "\"eth2\"", interface),
@@ -207,8 +199,7 @@ fn read_sync(section: &mut Section<'_>, problems: &mut Problems<'_>) -> Sync {
         flows_max: section.optional(problems, "flows_max", integer(1..=100_000_000)),
         hello_interval: section.optional(problems, "hello_interval", duration(ms(10)..=ms(60_000))),
         peer_timeout: section.optional(problems, "peer_timeout", duration(ms(50)..=ms(600_000))),
-        protocols,
-        ignore_addresses,
+        filter: filter.unwrap_or_default(),
     }
 }
 
@@ -270,36 +261,6 @@ fn mode(value: &DeValue<'_>) -> Result<(), Refusal> {
         format!("\"{}\" is not implemented in this release", string(value)?),
         "write mode = \"ftfw\" (reliable; it repairs all that alarm repairs), or remove the key",
     ))
-}
-
-/// A protocol's name or number, of those whose state is carried.
-fn protocol(value: &DeValue<'_>) -> Result<u8, Refusal> {
-    let names = || PROTOCOLS.iter().map(|&(name, _)| name);
-    let all = || format!("choose from {}", names().collect::<Vec<_>>().join(", "));
-    match value {
-        DeValue::String(name) => {
-            let lower = name.to_ascii_lowercase();
-            if let Some(&(_, number)) = PROTOCOLS.iter().find(|(known, _)| *known == lower) {
-                return Ok(number);
-            }
-            if PROTOCOLS_LATER.contains(&lower.as_str()) {
-                let remedy = format!("remove it; {}", all());
-                return Err(Refusal::new(format!("\"{name}\" is not replicated by this release"), remedy));
-            }
-            let remedy = super::spelling::did_you_mean(&lower, names()).unwrap_or_else(all);
-            Err(Refusal::new(format!("\"{name}\" is not a known protocol"), remedy))
-        }
-        DeValue::Integer(_) => {
-            let number: u8 = integer(0..=255)(value)?;
-            if PROTOCOLS.iter().any(|&(_, known)| known == number) {
-                return Ok(number);
-            }
-            Err(Refusal::new(format!("protocol {number} is not replicated by this release"), all()))
-        }
-        DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => {
-            Err(Refusal::new(found_instead(value, "a protocol's name"), all()))
-        }
-    }
 }
 
 /// An absolute path, or "off".

@@ -72,7 +72,7 @@ fn packaged_file_resolves() {
     assert_eq!(resolved.sync.secret.len(), secret::SECRET_LEN);
     for own in [IpAddr::from([157, 159, 40, 139]), IpAddr::from([192, 168, 103, 209]), IpAddr::V6(Ipv6Addr::LOCALHOST)]
     {
-        assert!(resolved.sync.filter.ignore_addresses.contains(&own), "{own}");
+        assert!(resolved.sync.filter.local.contains(own), "{own}");
     }
     assert_eq!(resolved.metrics_listen, Some("127.0.0.1:9112".parse().unwrap()));
     assert_eq!(resolved.control_socket, Path::new("/run/twinwall/fw1.sock"));
@@ -215,7 +215,80 @@ fn ipv6_pair() {
         resolved.vips.iter().filter_map(|vip| vip.gateway).collect::<Vec<_>>(),
         ["fe80::1".parse::<IpAddr>().unwrap()]
     );
-    assert_eq!(resolved.sync.filter.protocols, [1, 6]);
+    assert_eq!(resolved.sync.filter.protocols, [1, 6].into_iter().collect());
+}
+
+const FILTER_KEYS: &str = r#"
+[sync.filter]
+protocols = { ignore = ["udp", 47] }
+addresses = { accept = ["10.0.0.0/8", "2001:db8::/32"], ignore = ["10.9.0.1"] }
+ports = ["tcp/443", "8000-8999", 53]
+tcp_states = ["established", "CLOSED"]
+zones = { ignore = [7] }
+marks = ["0x10/0xf0", 5]
+assured_only = true
+min_age = "2s"
+"#;
+
+/// Every key of the filter in each of its forms; a list is what is accepted. The nodes' own addresses are in it by
+/// themselves.
+#[test]
+fn filter_keys() {
+    let text = PACKAGED.replace("sync = { interface = \"eth0\" }", "sync.interface = \"eth2\"") + FILTER_KEYS;
+    let (resolved, report) = Files::new().resolve(&text).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(report.problems, []);
+    let filter = &resolved.sync.filter;
+    let protocols = [6, 17, 47, 132].map(|protocol| filter.protocols.contains(protocol));
+    assert_eq!(protocols, [true, false, false, true]);
+    let inside: IpAddr = "10.1.2.3".parse().unwrap();
+    let accept = filter.addresses.accept.as_ref().unwrap();
+    assert!(accept.contains(inside) && accept.contains("2001:db8:9::1".parse().unwrap()));
+    assert!(filter.addresses.ignore.contains([10, 9, 0, 1].into()) && !filter.addresses.ignore.contains(inside));
+    let ports: Vec<_> =
+        filter.ports.accept.iter().flatten().map(|port| (port.protocol, port.first, port.last)).collect();
+    assert_eq!(ports, [(Some(6), 443, 443), (None, 8000, 8999), (None, 53, 53)]);
+    assert_eq!(filter.tcp_states.0, 1 << 3 | 1 << 8);
+    assert_eq!((&filter.zones.accept, filter.zones.ignore.as_slice()), (&None, &[7][..]));
+    let marks: Vec<_> = filter.marks.accept.iter().flatten().map(|mark| (mark.value, mark.mask)).collect();
+    assert_eq!(marks, [(0x10, 0xf0), (5, u32::MAX)]);
+    assert_eq!((filter.assured_only, filter.min_age), (true, Duration::from_secs(2)));
+    for own in ["127.8.8.8", "::1", "157.159.40.139", "192.168.103.209"] {
+        assert!(filter.local.contains(own.parse().unwrap()), "{own}");
+    }
+}
+
+/// Without the table every forwarded flow is replicated, whatever its protocol.
+#[test]
+fn filter_defaults() {
+    let filter = packaged().sync.filter;
+    assert_eq!(filter, Filter { local: filter.local.clone(), ..Filter::default() });
+}
+
+/// Each wrong form of a criterion is refused at its place with its remedy.
+#[test]
+fn wrong_filter_keys() {
+    let text = PACKAGED.replace("sync = { interface = \"eth0\" }", "sync.interface = \"eth2\"")
+        + r#"
+[sync.filter]
+protocols = ["tpc", "quic", 256, true]
+addresses = { accept = ["10.0.0.1/8", "10.0.0.0/33", "10.0.0.0/+8", "example.org", 5], ignored = [] }
+ignore_addresses = []
+ports = ["tcp", "icmp/1", "9-1", 0, "70000", "tcp/80-"]
+tcp_states = ["ESTABLISHD", "OPEN"]
+zones = [65536, "a"]
+marks = ["0x10/0x0f", "ten", -1, "0xfffffffff"]
+assured_only = "yes"
+min_age = "2h"
+"#;
+    insta::assert_snapshot!(Files::new().report(&text));
+    let both = PACKAGED.replace("sync = { interface = \"eth0\" }", "sync.interface = \"eth2\"")
+        + "[sync.filter]\nignore_addresses = [\"10.0.0.1\"]\naddresses = { ignore = [\"10.0.0.2\"] }\nzones = {}\n";
+    insta::assert_snapshot!(Files::new().report(&both), @"
+    t.toml:21:9: error: sync.filter.zones.accept: is missing
+        remedy: write zones = [ … ], or zones = { ignore = [ … ] }
+    t.toml:19:20: warning: sync.filter.ignore_addresses: says the same as addresses.ignore, which is there as well
+        remedy: write all of them into addresses.ignore, and remove ignore_addresses
+    ");
 }
 
 /// Heartbeats, lease and state directory as the file says; a slow interval takes the lease along.

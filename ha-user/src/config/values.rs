@@ -166,7 +166,7 @@ pub fn string<'v>(value: &'v DeValue<'_>) -> Result<&'v str, Refusal> {
 }
 
 /// An address whose family is what it looks like: an IPv4-mapped IPv6 address never stands on an interface.
-fn parse_address(text: &str) -> Option<IpAddr> {
+pub fn parse_address(text: &str) -> Option<IpAddr> {
     text.parse().ok().filter(|address| match address {
         IpAddr::V4(_) => true,
         IpAddr::V6(v6) => v6.to_ipv4_mapped().is_none(),

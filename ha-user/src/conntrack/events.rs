@@ -1,8 +1,9 @@
 //! What the kernel tells about its table: conntrack events.
 
 use super::attribute::Messages;
-use super::{ConntrackError, decode, expectation, socket, uapi};
+use super::{ConntrackError, decode, expectation, filter_program, socket, uapi};
 use crate::recv_batch::RecvBatch;
+use ha_common::sync::filter::Filter;
 use ha_common::sync::flow::{Expectation, Flow, FlowKey};
 use netlink_sys::Socket;
 use socket2::{SockFilter, SockRef};
@@ -73,12 +74,37 @@ impl EventSource {
             overflowed: false,
             stats: EventStats { buffer_bytes, ..EventStats::default() },
         };
-        source.drop_own_in_kernel()?;
+        source.attach(&filter_program::own_only(writer_port))?;
         // Subscribed last: the buffer and the filter count from the first event on.
         for group in (1..=u32::BITS).filter(|group| uapi::EVENT_GROUPS >> (group - 1) & 1 == 1) {
             source.socket.add_membership(group).map_err(|source| ConntrackError::Open { purpose: PURPOSE, source })?;
         }
         Ok(source)
+    }
+
+    /// Lets the kernel drop what `filter` refuses by protocol or address, before it costs buffer and a wake-up. What waits
+    /// already, and what the program cannot tell, is still handed out: the caller filters as well.
+    ///
+    /// # Errors
+    /// When the kernel takes no such program (`net.core.optmem_max` bounds it); then it drops own events alone.
+    pub fn restrict(&self, filter: &Filter) -> Result<(), ConntrackError> {
+        self.attach(&filter_program::generate(filter, self.writer_port)).or_else(|error| {
+            self.attach(&filter_program::own_only(self.writer_port))?;
+            Err(error)
+        })
+    }
+
+    /// Another size of the receive buffer, and how far it may grow. It does not shrink while it has grown.
+    ///
+    /// # Errors
+    /// When the kernel refuses the size.
+    pub fn resize(&mut self, buffer_bytes: usize, buffer_bytes_max: usize) -> Result<(), ConntrackError> {
+        self.buffer_bytes_max = buffer_bytes_max;
+        if buffer_bytes > self.stats.buffer_bytes {
+            socket::set_recv_buffer(&self.socket, PURPOSE, buffer_bytes)?;
+            self.stats.buffer_bytes = buffer_bytes;
+        }
+        Ok(())
     }
 
     /// Hands what waits to `sink`, at most [`BATCHES_PER_READ`] batches; whether more may wait.
@@ -170,23 +196,10 @@ impl EventSource {
         }
     }
 
-    /// Lets the kernel drop events of our own writes before they cost a wake-up. The check in
-    /// [`EventSource::decode`] holds also without it.
-    fn drop_own_in_kernel(&self) -> Result<(), ConntrackError> {
-        const LOAD_WORD_ABSOLUTE: u16 = 0x20;
-        const JUMP_IF_EQUAL: u16 = 0x15;
-        const RETURN: u16 = 0x06;
-        /// Offset of `nlmsg_pid` in `struct nlmsghdr`.
-        const PORT_OFFSET: u32 = 12;
-        // A classic BPF load takes the bytes as big endian; the port id stands in host order.
-        let port = u32::from_be_bytes(self.writer_port.to_ne_bytes());
-        let program = [
-            SockFilter::new(LOAD_WORD_ABSOLUTE, 0, 0, PORT_OFFSET),
-            SockFilter::new(JUMP_IF_EQUAL, 0, 1, port),
-            SockFilter::new(RETURN, 0, 0, 0),
-            SockFilter::new(RETURN, 0, 0, u32::MAX),
-        ];
-        SockRef::from(&self.socket).attach_filter(&program).map_err(|source| ConntrackError::Option {
+    /// Replaces the program that the kernel runs on each event. Own events are also sorted out in
+    /// [`EventSource::decode`].
+    fn attach(&self, program: &[SockFilter]) -> Result<(), ConntrackError> {
+        SockRef::from(&self.socket).attach_filter(program).map_err(|source| ConntrackError::Option {
             option: "SO_ATTACH_FILTER",
             purpose: PURPOSE,
             source,

@@ -14,7 +14,7 @@ pub mod errno;
 pub mod events;
 pub mod expectation;
 pub mod expectation_dump;
-pub mod filter;
+mod filter_program;
 pub mod own_addresses;
 mod pace;
 mod second_try;

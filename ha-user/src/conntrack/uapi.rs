@@ -74,6 +74,8 @@ pub const CTA_EXPECT_FN: u16 = 11;
 
 pub const CTA_EXPECT_NAT_DIR: u16 = 1;
 pub const CTA_EXPECT_NAT_TUPLE: u16 = 2;
+pub const CTA_MARK_MASK: u16 = 21;
+pub const CTA_STATUS_MASK: u16 = 26;
 
 pub const CTA_TUPLE_IP: u16 = 1;
 pub const CTA_TUPLE_PROTO: u16 = 2;

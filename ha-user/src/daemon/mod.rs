@@ -17,16 +17,17 @@ use crate::loops::Loops;
 use crate::mailbox::{Postman, mailbox};
 use crate::maintenance::MaintenanceFile;
 use crate::metrics::server::{ListenError, MetricsListener};
-use crate::operate::StopKind;
+use crate::operate::{ReloadReport, StopKind};
 use crate::process::{self, PrivilegeError};
 use crate::request::HookRequest;
 use crate::sync_loop::{SyncLoop, SyncLoopError};
 use crate::track::{TrackError, Tracker};
 use ha_common::time::Instant;
+use reload::Reloader;
 use services::{Services, Signals};
 use std::sync::Arc;
-use tokio::sync::Mutex;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::{Mutex, oneshot};
 use tracing::{error, info, warn};
 use worker::{Ended, Workers};
 
@@ -37,6 +38,8 @@ const TRACK: &str = "track";
 const HOOKS: &str = "hooks";
 /// Messages waiting for a loop; more means that it hangs.
 const MAILBOX_MAX: usize = 256;
+/// Requests to reload that wait for the one being carried out.
+const RELOADS_WAITING_MAX: usize = 4;
 /// Ports below need CAP_NET_BIND_SERVICE.
 const PRIVILEGED_PORTS: u16 = 1024;
 
@@ -95,11 +98,19 @@ pub fn run(choice: Choice, resolved: Resolved) -> Result<(), DaemonError> {
     let resolved = Arc::new(resolved);
     // One request to stop is enough.
     let (stop, stops) = channel(1);
-    let (loops, hooks, ended) = start_loops(&resolved, started, stop)?;
+    let (reload, reloads) = channel(RELOADS_WAITING_MAX);
+    let (loops, hooks, ended) = start_loops(&resolved, started, Ways { stop, reload })?;
     info!(node = loops.node, cluster = loops.cluster, version = env!("CARGO_PKG_VERSION"), "twinwall runs");
     let running = vec![CONTROL, SYNC, TRACK, HOOKS];
-    let services = Services { loops, hooks, socket, metrics, choice, resolved, ended, stops, running };
+    let reloader = Reloader::new(choice, Resolved::clone(&resolved));
+    let services = Services { loops, hooks, socket, metrics, reloader, reloads, ended, stops, running };
     runtime.block_on(services.run(signals))
+}
+
+/// How the control socket reaches the services.
+struct Ways {
+    stop: Sender<StopKind>,
+    reload: Sender<oneshot::Sender<ReloadReport>>,
 }
 
 /// The services' end of the loops, of the hooks, and of the news that one has ended.
@@ -107,7 +118,7 @@ type Started = (Loops, Postman<HookRequest>, Receiver<Ended>);
 
 /// Starts all loops in threads of their own. The control loop last: when another cannot start, this node has not taken
 /// part in an election yet.
-fn start_loops(resolved: &Arc<Resolved>, started: Instant, stop: Sender<StopKind>) -> Result<Started, DaemonError> {
+fn start_loops(resolved: &Arc<Resolved>, started: Instant, ways: Ways) -> Result<Started, DaemonError> {
     let maintenance = MaintenanceFile::new(&resolved.state_directory, resolved.own_name());
     let is_maintained = read_maintenance(&maintenance);
     let no_mailbox = |source| DaemonError::Resource { what: "make a mailbox", source };
@@ -151,7 +162,8 @@ fn start_loops(resolved: &Arc<Resolved>, started: Instant, stop: Sender<StopKind
         nodes: resolved.nodes.iter().map(|node| node.name.clone()).collect(),
         cluster: resolved.cluster.clone(),
         maintenance: Arc::new(Mutex::new(maintenance)),
-        stop,
+        reload: ways.reload,
+        stop: ways.stop,
         started,
         started_unix_seconds: clock::unix_seconds(),
         datapath: Arc::new(counts::reader(counters, resolved)),

@@ -1,76 +1,187 @@
-//! SIGHUP: the file is checked anew, and what it would change is said. Changes take effect at the next start.
+//! The file is read anew: what can take effect at once does, the rest is named as waiting for a restart.
+//!
+//! A file with errors changes nothing at all. What takes effect is the short list [`Live`].
 
-use crate::config::{self, Choice, ConfigError, Report, Resolved};
+use crate::config::{self, Choice, ConfigError, Filter, Resolved};
+use crate::logging;
+use crate::loops::{Loops, ask};
+use crate::operate::{ReloadOutcome, ReloadReport};
+use crate::request::SyncRequest;
 use tracing::{error, info, warn};
 
-/// Reads the file again and logs what is wrong with it, or what a restart would change.
-pub fn report(choice: &Choice, running: &Resolved) {
-    match config::load(choice) {
-        Ok((read, report)) => {
-            log_problems(&report);
-            match changes(running, &read).as_slice() {
-                [] => info!(file = %choice.file.display(), "the configuration is right, and nothing has changed"),
-                changes => warn!(
-                    file = %choice.file.display(),
-                    changed = changes.join(", "),
-                    "the configuration is right; the changes take effect at the next start",
-                ),
+/// Knows what is in force.
+pub struct Reloader {
+    choice: Choice,
+    in_force: Resolved,
+}
+
+impl Reloader {
+    pub fn new(choice: Choice, in_force: Resolved) -> Self {
+        Self { choice, in_force }
+    }
+
+    /// Reads the file and applies what has changed; the log and the report say the same.
+    pub async fn reload(&mut self, loops: &Loops) -> ReloadReport {
+        let (problems, read) = match config::load(&self.choice) {
+            Ok((read, report)) => (report.lines(), Some(read)),
+            Err(ConfigError::Invalid(report)) => (report.lines(), None),
+            Err(
+                unusable
+                @ (ConfigError::Unreadable { .. } | ConfigError::TooLarge { .. } | ConfigError::NotText { .. }),
+            ) => (vec![unusable.to_string()], None),
+        };
+        let outcome = match read {
+            Some(read) => self.apply(&read, loops).await,
+            None => ReloadOutcome::Refused,
+        };
+        let report = ReloadReport { file: self.choice.file.display().to_string(), problems, outcome };
+        log(&report);
+        report
+    }
+
+    async fn apply(&mut self, read: &Resolved, loops: &Loops) -> ReloadOutcome {
+        let (mut applied, mut failed) = (Vec::new(), Vec::new());
+        let mut rest = self.in_force.clone();
+        for part in Live::ALL {
+            let mut with_part = self.in_force.clone();
+            part.adopt(&mut with_part, read);
+            part.adopt(&mut rest, read);
+            if with_part == self.in_force {
+                continue;
+            }
+            match part.apply(&with_part, loops).await {
+                Ok(()) => {
+                    self.in_force = with_part;
+                    applied.push(part.key().to_owned());
+                }
+                Err(why) => failed.push(format!("{}: {why}", part.key())),
             }
         }
-        Err(ConfigError::Invalid(report)) => {
-            log_problems(&report);
-            error!("the configuration has errors: the daemon goes on with the one it has, but would not start anew");
+        let restart = changes(&rest, read).into_iter().map(str::to_owned).collect();
+        ReloadOutcome::Done { applied, failed, restart }
+    }
+}
+
+/// What takes effect without a restart.
+#[derive(Clone, Copy, Debug)]
+enum Live {
+    Filter,
+    NetlinkBuffer,
+    LogLevel,
+}
+
+impl Live {
+    const ALL: [Self; 3] = [Self::Filter, Self::NetlinkBuffer, Self::LogLevel];
+
+    const fn key(self) -> &'static str {
+        match self {
+            Self::Filter => "sync.filter",
+            Self::NetlinkBuffer => "sync.netlink_buffer",
+            Self::LogLevel => "log.level",
         }
-        Err(error @ (ConfigError::Unreadable { .. } | ConfigError::TooLarge { .. } | ConfigError::NotText { .. })) => {
-            error!(%error, "the daemon goes on with the configuration it has, but would not start anew")
+    }
+
+    /// Takes the part over from the file that was read, as far as it can take effect.
+    fn adopt(self, in_force: &mut Resolved, read: &Resolved) {
+        match self {
+            Self::Filter => {
+                // The nodes' and virtual addresses change with the nodes and the vips, at a restart.
+                let local = in_force.sync.filter.local.clone();
+                in_force.sync.filter = Filter { local, ..read.sync.filter.clone() };
+            }
+            Self::NetlinkBuffer => {
+                // The kernel's queue cannot be cut.
+                let (sync, new) = (&mut in_force.sync, &read.sync);
+                sync.netlink_buffer = sync.netlink_buffer.max(new.netlink_buffer);
+                sync.netlink_buffer_max = new.netlink_buffer_max.max(sync.netlink_buffer);
+            }
+            Self::LogLevel => in_force.log.filter.clone_from(&read.log.filter),
+        }
+    }
+
+    async fn apply(self, new: &Resolved, loops: &Loops) -> Result<(), String> {
+        match self {
+            Self::Filter => {
+                let filter = Box::new(new.sync.filter.clone());
+                let asked = ask("sync", |reply| loops.sync.post(SyncRequest::Filter { filter, reply }));
+                asked.await.map_err(|silent| silent.to_string())?
+            }
+            Self::NetlinkBuffer => {
+                let (bytes, bytes_max) = (new.sync.netlink_buffer, new.sync.netlink_buffer_max);
+                let asked =
+                    ask("sync", |reply| loops.sync.post(SyncRequest::NetlinkBuffer { bytes, bytes_max, reply }));
+                asked.await.map_err(|silent| silent.to_string())?
+            }
+            Self::LogLevel => logging::change_level(&new.log.filter).map_err(|error| error.to_string()),
         }
     }
 }
 
-fn log_problems(report: &Report) {
-    for problem in &report.problems {
-        warn!("{}:{problem}", report.file.display());
-    }
-}
-
-/// The tables of the file whose meaning differs.
+/// The parts of the file whose meaning differs, by table or key.
 fn changes(old: &Resolved, new: &Resolved) -> Vec<&'static str> {
+    let (sync, log) = (&old.sync, &old.log);
+    let secret = (&sync.secret, sync.key_epoch) != (&new.sync.secret, new.sync.key_epoch);
+    let buffers =
+        [sync.netlink_buffer, sync.netlink_buffer_max] != [new.sync.netlink_buffer, new.sync.netlink_buffer_max];
+    let vips = old.vips != new.vips || old.interfaces != new.interfaces;
     let differs = [
-        ("cluster", old.cluster != new.cluster),
+        ("cluster.name", old.cluster != new.cluster),
+        ("cluster.secret_file", secret),
         ("nodes", old.node != new.node || old.nodes != new.nodes),
-        ("vip", old.vips != new.vips || old.interfaces != new.interfaces),
+        ("vip", vips),
         ("election", old.election != new.election),
-        ("sync", old.sync != new.sync),
+        ("sync.netlink_buffer", buffers),
+        ("sync", differs_elsewhere(old, new)),
         ("datapath", old.xdp != new.xdp || old.pin_directory != new.pin_directory),
-        ("metrics", old.metrics_listen != new.metrics_listen),
-        ("log", old.log != new.log),
+        ("metrics.listen", old.metrics_listen != new.metrics_listen),
+        ("log.level", log.filter != new.log.filter),
+        ("log.format", log.format != new.log.format),
         ("track", old.track != new.track),
         ("hooks", old.hooks != new.hooks),
         ("heartbeat", old.heartbeat != new.heartbeat),
-        ("daemon", old.state_directory != new.state_directory),
+        ("daemon.state_directory", old.state_directory != new.state_directory),
         ("control socket", old.control_socket != new.control_socket),
     ];
-    differs.into_iter().filter(|(_, differs)| *differs).map(|(table, _)| table).collect()
+    differs.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+}
+
+/// Whether `[sync]` differs in a key that has no name of its own in [`changes`].
+fn differs_elsewhere(old: &Resolved, new: &Resolved) -> bool {
+    let mut rest = new.sync.clone();
+    rest.secret.clone_from(&old.sync.secret);
+    rest.key_epoch = old.sync.key_epoch;
+    rest.netlink_buffer = old.sync.netlink_buffer;
+    rest.netlink_buffer_max = old.sync.netlink_buffer_max;
+    // Of the filter only the addresses that come with nodes and vips can differ here, and those are named.
+    rest.filter.local.clone_from(&old.sync.filter.local);
+    rest != old.sync
+}
+
+fn log(report: &ReloadReport) {
+    for problem in &report.problems {
+        warn!("{problem}");
+    }
+    let file = &report.file;
+    match &report.outcome {
+        ReloadOutcome::Refused => {
+            error!(file, "the file cannot be used: everything stays as it is, but a start would fail")
+        }
+        ReloadOutcome::Done { applied, failed, restart } => {
+            if applied.is_empty() && failed.is_empty() && restart.is_empty() {
+                info!(file, "the configuration is right, and nothing has changed");
+            }
+            if !applied.is_empty() {
+                info!(file, changed = applied.join(", "), "the new configuration is in force");
+            }
+            if !failed.is_empty() {
+                error!(file, "not in force: {}", failed.join("; "));
+            }
+            if !restart.is_empty() {
+                warn!(file, changed = restart.join(", "), "these changes take effect at the next start");
+            }
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::XdpChoice;
-    use crate::config::track::TrackedConntrack;
-    use std::time::Duration;
-
-    /// A change is named by its table; equal configurations name none.
-    #[test]
-    fn changed_tables_are_named() {
-        let old = crate::config::tests::packaged();
-        assert!(changes(&old, &old).is_empty());
-        let mut new = old.clone();
-        new.xdp = XdpChoice::Native;
-        new.vips[0].vhid = 9;
-        new.hooks.xparam = Some("x".to_owned());
-        new.track.conntrack =
-            Some(TrackedConntrack { high: 95, low: 85, weight: 20, interval: Duration::from_secs(1) });
-        assert_eq!(changes(&old, &new), ["vip", "datapath", "track", "hooks"]);
-    }
-}
+mod tests;

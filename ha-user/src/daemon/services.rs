@@ -1,22 +1,20 @@
 //! The services' thread: control socket, metrics, signals, and the order of the stop.
 
-use super::reload;
+use super::reload::Reloader;
 use super::worker::Ended;
 use super::{CONTROL, DaemonError, HOOKS, SYNC, TRACK};
-use crate::config::{Choice, Resolved};
 use crate::hooks;
 use crate::ipc::server::ControlSocket;
 use crate::loops::Loops;
 use crate::mailbox::{PostError, Postman};
 use crate::metrics::server::MetricsListener;
-use crate::operate::StopKind;
+use crate::operate::{ReloadReport, StopKind};
 use crate::process;
 use crate::request::{ControlRequest, HookRequest, SyncRequest, TrackRequest};
 use sd_notify::NotifyState;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
 /// A hand-over takes milliseconds, and less than two seconds when the peer does not confirm; a loop that hangs must not
@@ -34,8 +32,9 @@ pub struct Services {
     pub hooks: Postman<HookRequest>,
     pub socket: ControlSocket,
     pub metrics: Option<MetricsListener>,
-    pub choice: Choice,
-    pub resolved: Arc<Resolved>,
+    pub reloader: Reloader,
+    /// Requests to read the configuration anew from the control socket.
+    pub reloads: mpsc::Receiver<oneshot::Sender<ReloadReport>>,
     pub ended: mpsc::Receiver<Ended>,
     /// Requests to stop from the control socket.
     pub stops: mpsc::Receiver<StopKind>,
@@ -104,7 +103,11 @@ impl Services {
                     info!(?kind, "stopping on request");
                     return Ok(kind);
                 }
-                _ = signals.hangup.recv() => reload::report(&self.choice, &self.resolved),
+                _ = signals.hangup.recv() => drop(self.reloader.reload(&self.loops).await),
+                Some(reply) = self.reloads.recv() => {
+                    // Whoever asked may have gone away; the log has it.
+                    let _ = reply.send(self.reloader.reload(&self.loops).await);
+                }
                 Some(ended) = self.ended.recv() => {
                     self.running.retain(|running| *running != ended.name);
                     return Err(ended_early(ended));

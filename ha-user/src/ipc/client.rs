@@ -101,6 +101,7 @@ impl Client {
             | Reply::Done
             | Reply::HandOver(_)
             | Reply::Maintenance(_)
+            | Reply::Reload(_)
             | Reply::Stopping { .. }) => Ok(reply),
         }
     }

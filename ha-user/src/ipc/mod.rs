@@ -9,7 +9,7 @@ pub mod server;
 
 pub use flows::FlowLine;
 
-use crate::operate::HandOverReport;
+use crate::operate::{HandOverReport, ReloadReport};
 use crate::request::MaintenanceOutcome;
 use crate::status::Status;
 use serde::{Deserialize, Serialize};
@@ -33,6 +33,8 @@ pub enum Request {
         limit: usize,
     },
     Resync,
+    /// Read the configuration anew, and put in force what can be without a restart.
+    Reload,
     /// Set a demotion by hand, for some seconds or until it is cleared; weight 0 clears it.
     Demote {
         cause: String,
@@ -61,6 +63,7 @@ impl Request {
         match self {
             Self::Status | Self::Flows { .. } => false,
             Self::Resync
+            | Self::Reload
             | Self::Demote { .. }
             | Self::Failover { .. }
             | Self::Maintenance { .. }
@@ -78,6 +81,7 @@ pub enum Reply {
     Done,
     HandOver(HandOverReport),
     Maintenance(MaintenanceOutcome),
+    Reload(ReloadReport),
     /// The daemon ends; it is gone when this process is.
     Stopping {
         pid: u32,

@@ -138,6 +138,10 @@ async fn answer(request: &Request, uid: u32, loops: &Loops) -> Reply {
             Ok(outcome) => Reply::Maintenance(outcome),
             Err(error) => Reply::Error(error.to_string()),
         },
+        Request::Reload => match loops.reload().await {
+            Ok(report) => Reply::Reload(report),
+            Err(silent) => Reply::Error(silent.to_string()),
+        },
         Request::Stop { .. } => Reply::Stopping { pid: std::process::id() },
         Request::Resync => match loops.resync() {
             Ok(()) => Reply::Done,

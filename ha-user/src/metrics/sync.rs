@@ -26,6 +26,16 @@ pub fn write(page: &mut Page, status: &SyncStatus) {
             status.flows_refused_full,
         ),
         ("twinwall_sync_stale_ignored_total", "Peer states older than this node's, ignored.", status.stale_ignored),
+        (
+            "twinwall_sync_flows_withdrawn_total",
+            "Flows taken back from the peers because the filter does not accept them any more.",
+            status.flows_withdrawn,
+        ),
+        (
+            "twinwall_sync_flows_young_full_total",
+            "Flows told to the peer before min_age because too many waited.",
+            status.flows_young_full,
+        ),
         ("twinwall_conntrack_events_total", "Conntrack events read from the kernel.", status.events),
         (
             "twinwall_conntrack_event_losses_total",
@@ -36,6 +46,20 @@ pub fn write(page: &mut Page, status: &SyncStatus) {
     for (name, help, value) in counters {
         page.single(Kind::Counter, name, help, value);
     }
+    let mut filtered = page.family(
+        Kind::Counter,
+        "twinwall_conntrack_events_filtered_total",
+        "Events and dumped entries of flows that are not replicated, by the criterion that decided.",
+    );
+    for (reason, count) in &status.events_filtered_by {
+        filtered.sample(&[("reason", reason)], *count);
+    }
+    page.single(
+        Kind::Gauge,
+        "twinwall_sync_flows_young",
+        "Flows that are not told to the peer because they are younger than min_age.",
+        status.flows_young,
+    );
     let mut refused = page.family(
         Kind::Counter,
         "twinwall_sync_frames_refused_total",

@@ -58,6 +58,7 @@ fn full_status() -> Status {
         in_sync: true,
         lag_ms: 0.8,
         flows_local: 200,
+        events_filtered_by: counts(&[("port", 3)]),
         refused: counts(&[("frame_auth", 5)]),
         peers: vec![PeerStatus {
             node: "fw2".to_owned(),

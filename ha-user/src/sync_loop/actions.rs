@@ -3,11 +3,13 @@
 use super::SyncLoop;
 use super::writing::{Report, Writing};
 use crate::clock;
+use crate::conntrack::dump::Selection;
 use crate::conntrack::writer::Write;
 use crate::mailbox::PostError;
 use crate::request::ControlRequest;
 use ha_common::role::SyncHealth;
 use ha_common::sync::{Action, Event, Input, PeerId, WriteKind};
+use ha_common::wire::frame::{Header, Kind};
 use std::collections::VecDeque;
 
 /// Rounds of actions per call: an input, the failures of its writes, and what follows from those. More wait for
@@ -22,8 +24,8 @@ type Datagram = (usize, Vec<u8>);
 pub(super) struct Pending {
     writes: Vec<Write>,
     datagrams: Vec<Datagram>,
-    /// Datagrams that wait for the batches of writes up to this one.
-    held: VecDeque<(u64, Vec<Datagram>)>,
+    /// Acknowledgements that wait until so many writes are done: no more than frames are taken meanwhile.
+    held: VecDeque<(u64, Datagram)>,
     /// Not yet taken by the control loop; only the newest counts.
     health: Option<SyncHealth>,
 }
@@ -54,27 +56,20 @@ impl SyncLoop {
         self.send();
     }
 
-    /// Waits until every write is done.
-    pub(super) fn finish_writes(&mut self) {
-        self.with_reports(|writing, sink| writing.finish_all(sink));
-        self.send();
-    }
-
     /// Actions wait that the last call did not get to.
     pub(super) fn is_busy(&self) -> bool {
         !self.actions.is_empty()
     }
 
-    /// Sends the datagrams whose writes are done, in order.
+    /// Sends what need not wait, and the acknowledgements whose writes are done.
     fn send(&mut self) {
         let Self { pending: Pending { datagrams, held, .. }, writing, socket, .. } = self;
-        if !datagrams.is_empty() && writing.is_busy() {
-            held.push_back((writing.submitted(), std::mem::take(datagrams)));
+        if writing.is_busy() {
+            let is_ack = |(_, bytes): &mut Datagram| Header::parse(bytes).is_ok_and(|header| header.kind == Kind::Ack);
+            held.extend(datagrams.extract_if(.., is_ack).map(|ack| (writing.submitted(), ack)));
         }
-        while held.front().is_some_and(|(batch, _)| *batch <= writing.completed()) {
-            if let Some((_, waiting)) = held.pop_front() {
-                socket.send(&waiting);
-            }
+        while held.front().is_some_and(|(writes, _)| *writes <= writing.completed()) {
+            datagrams.extend(held.pop_front().map(|(_, ack)| ack));
         }
         socket.send(datagrams);
         datagrams.clear();
@@ -100,8 +95,7 @@ impl SyncLoop {
 
     fn write(&mut self) {
         let mut writes = std::mem::take(&mut self.pending.writes);
-        let conflict = self.conflict;
-        self.with_reports(|writing, sink| writing.submit(&mut writes, conflict, sink));
+        self.with_reports(|writing, sink| writing.submit(&mut writes, sink));
         self.pending.writes = writes;
     }
 
@@ -131,7 +125,12 @@ impl SyncLoop {
 
     fn start_dump(&mut self) {
         let now = clock::now();
-        match self.dump.start() {
+        // Whatever the engine holds must be listed, or counts as gone; a peer's flows need not pass this node's filter.
+        let selection = match self.engine.stats().flows_peer {
+            0 => Selection::of(self.admission.filter()),
+            _ => Selection::default(),
+        };
+        match self.dump.start_selected(&selection) {
             Ok(()) => self.engine.handle(now, Input::DumpBegin, &mut self.actions),
             Err(error) => {
                 tracing::warn!(%error, "cannot dump the conntrack table");

@@ -13,7 +13,6 @@ use crate::conntrack::ConntrackError;
 use crate::conntrack::dump::{DumpSource, Progress};
 use crate::conntrack::events::{Event, EventSource};
 use crate::conntrack::expectation_dump::ExpectationDump;
-use crate::conntrack::filter::FlowFilter;
 use crate::conntrack::own_addresses::OwnAddresses;
 use crate::conntrack::sysctl;
 use crate::conntrack::writer::{Conflict, Writer};
@@ -23,6 +22,7 @@ use crate::poller::Poller;
 use crate::request::{ControlRequest, SyncRequest};
 use actions::Pending;
 use ha_common::role::{NodeId, Role};
+use ha_common::sync::filter::{Admission, Filter, Prefix};
 use ha_common::sync::{Action, Config, Engine, Input};
 use ha_common::time::{Instant, earliest};
 use std::io;
@@ -84,28 +84,22 @@ pub struct SyncLoop {
     writing: Writing,
     socket: PeerSocket,
     addresses: OwnAddresses,
-    filter: FlowFilter,
+    /// What the administrator wants replicated; [`Admission`] has the node's own addresses in addition.
+    wanted: Filter,
+    admission: Admission,
     poller: Poller,
-    /// What to do with an entry in the way of a peer's flow: follows the role.
-    conflict: Conflict,
     actions: Vec<Action>,
     pending: Pending,
-    counters: Counters,
     /// The last complaint about the socket, not to be repeated every second.
     socket_complaint: Option<String>,
     socket_due: Instant,
     addresses_due: Instant,
+    /// The sync socket is polled for datagrams.
+    looks_at_peers: bool,
     /// Until when events and datagrams are left to gather.
     gather_until: Instant,
     /// Set by a stop request: when to end even if something is pending.
     stop_by: Option<Instant>,
-}
-
-/// What the loop itself counts.
-#[derive(Clone, Copy, Debug, Default)]
-struct Counters {
-    /// Events and dumped entries that the filter keeps local.
-    filtered: u64,
 }
 
 impl SyncLoop {
@@ -120,7 +114,9 @@ impl SyncLoop {
         let writer = Writer::open()?;
         let events = EventSource::open(writer.port(), config.sync.netlink_buffer, config.sync.netlink_buffer_max)?;
         let mut addresses = OwnAddresses::open().map_err(SyncLoopError::Addresses)?;
-        let filter = make_filter(&config, &mut addresses).map_err(SyncLoopError::Addresses)?;
+        let wanted = config.sync.filter.clone();
+        let filter = with_own(&wanted, &mut addresses).map_err(SyncLoopError::Addresses)?;
+        restrict(&events, &filter);
         let peers = peers_of(&config);
         let socket = PeerSocket::new(
             &config.sync.interface,
@@ -140,15 +136,15 @@ impl SyncLoop {
             writing: Writing::new(writer).map_err(SyncLoopError::Mailbox)?,
             socket,
             addresses,
-            filter,
+            wanted,
+            admission: Admission::new(filter, seed),
             poller: Poller::new().map_err(SyncLoopError::Poller)?,
-            conflict: Conflict::Replace,
             actions: Vec::new(),
             pending: Pending::default(),
-            counters: Counters::default(),
             socket_complaint: None,
             socket_due: Instant(0),
             addresses_due: clock::now() + ADDRESS_INTERVAL,
+            looks_at_peers: true,
             gather_until: Instant(0),
             stop_by: None,
         })
@@ -172,6 +168,7 @@ impl SyncLoop {
         self.on_timers(clock::now());
         while !self.is_finished(clock::now()) {
             let deadline = self.deadline();
+            self.look_at_peers();
             self.poller.wait(deadline, &mut ready)?;
             self.gather(&ready);
             let mut more = false;
@@ -196,6 +193,18 @@ impl SyncLoop {
         Ok(())
     }
 
+    /// Frames wait in the socket while the kernel has more writes than it can do soon: their senders' windows fill, and the
+    /// loop goes on with the rest.
+    fn look_at_peers(&mut self) {
+        let look = !self.writing.is_full();
+        if let Some(fd) = self.socket.fd().filter(|_| look != self.looks_at_peers) {
+            match self.poller.pause(fd, PEERS, !look) {
+                Ok(()) => self.looks_at_peers = look,
+                Err(error) => tracing::error!(%error, "cannot change what the sync socket is polled for"),
+            }
+        }
+    }
+
     /// Lets more events and datagrams come when some came just before, unless something else waits as well.
     fn gather(&mut self, ready: &[u64]) {
         if ready.is_empty() || !ready.iter().all(|token| matches!(*token, EVENTS | PEERS)) {
@@ -214,7 +223,7 @@ impl SyncLoop {
             return Some(clock::now());
         }
         let own = [Some(self.socket_due), Some(self.addresses_due), self.stop_by];
-        own.into_iter().fold(self.engine.poll_at(), earliest)
+        own.into_iter().fold(earliest(self.engine.poll_at(), self.admission.poll_at()), earliest)
     }
 
     fn on_timers(&mut self, now: Instant) {
@@ -225,6 +234,7 @@ impl SyncLoop {
         if now >= self.addresses_due {
             self.on_addresses();
         }
+        self.admission.on_timer(now, &mut self.engine, &mut self.actions);
         if self.engine.poll_at().is_some_and(|due| due <= now) {
             self.engine.handle(now, Input::Timer, &mut self.actions);
         }
@@ -245,34 +255,40 @@ impl SyncLoop {
             SyncRequest::Status(reply) => drop(reply.send(self.status())),
             SyncRequest::Flows { limit, reply } => drop(reply.send(self.engine.flows(limit).collect())),
             SyncRequest::Role(role) => {
-                // What was ordered in the old role is done by its rules.
-                self.finish_writes();
-                self.conflict = match role {
+                // An entry in the way of a peer's flow goes, unless this node forwards.
+                self.writing.set_conflict(match role {
                     Role::Master => Conflict::KeepLive,
                     Role::Init | Role::Backup | Role::Fault => Conflict::Replace,
-                };
+                });
                 self.engine.handle(now, Input::Role(role), &mut self.actions);
             }
             SyncRequest::Flush => {
                 // What the kernel has told already belongs to it.
                 self.on_events();
-                self.engine.handle(clock::now(), Input::Flush, &mut self.actions);
+                let now = clock::now();
+                self.admission.release(now, &mut self.engine, &mut self.actions);
+                self.engine.handle(now, Input::Flush, &mut self.actions);
             }
             SyncRequest::Resync => self.engine.handle(now, Input::Resync, &mut self.actions),
-            SyncRequest::Stop => self.stop_by = Some(now + DRAIN_MAX),
+            SyncRequest::Filter { filter, reply } => drop(reply.send(self.on_filter(*filter))),
+            SyncRequest::NetlinkBuffer { bytes, bytes_max, reply } => {
+                drop(reply.send(self.events.resize(bytes, bytes_max).map_err(|error| error.to_string())));
+            }
+            SyncRequest::Stop => {
+                self.admission.release(now, &mut self.engine, &mut self.actions);
+                self.stop_by = Some(now + DRAIN_MAX);
+            }
         }
     }
 
     /// True when more may wait.
     fn on_events(&mut self) -> bool {
         let now = clock::now();
-        let Self { events, engine, actions, filter, counters, .. } = self;
+        let Self { events, engine, actions, admission, .. } = self;
         events.read(|event| match event {
-            Event::Changed(flow) if filter.accepts(flow) => engine.handle(now, Input::Changed(flow), actions),
-            Event::Destroyed(flow) if filter.accepts(flow) => {
-                engine.handle(now, Input::Destroyed { key: &flow.key, id: flow.id }, actions);
-            }
-            Event::Changed(_) | Event::Destroyed(_) => counters.filtered += 1,
+            Event::Changed(flow) => admission.changed(now, flow, engine, actions),
+            Event::Destroyed(flow) => admission.destroyed(now, &flow.key, &flow.reply, flow.id, engine, actions),
+            // The engine knows whether their masters are replicated.
             Event::Expected { master, expectation } => {
                 engine.handle(now, Input::Expected { master, expectation }, actions);
             }
@@ -285,16 +301,9 @@ impl SyncLoop {
 
     fn on_dump(&mut self) {
         let now = clock::now();
-        let Self { dump, engine, actions, filter, counters, .. } = self;
-        let progress = dump.read(|flow| {
-            if filter.accepts(flow) {
-                engine.handle(now, Input::Dumped(flow), actions);
-            } else {
-                counters.filtered += 1;
-            }
-        });
-        match progress {
-            // Those of the flows just read: only with them the dump is over.
+        let Self { dump, engine, actions, admission, .. } = self;
+        match dump.read(|flow| admission.dumped(now, flow, engine, actions)) {
+            // Expectations of the flows just read: only with them the dump is over.
             Progress::Ended { complete: true } => self.start_expectations(),
             Progress::Ended { complete: false } => engine.handle(now, Input::DumpEnd { complete: false }, actions),
             Progress::Running | Progress::Idle => {}
@@ -322,11 +331,30 @@ impl SyncLoop {
     fn on_addresses(&mut self) {
         self.addresses_due = clock::now() + ADDRESS_INTERVAL;
         self.addresses.clear_changes();
-        match make_filter(&self.config, &mut self.addresses) {
-            Ok(filter) => self.filter = filter,
-            // The former addresses hold until the next attempt.
-            Err(error) => tracing::warn!(%error, "cannot read the addresses of this node's interfaces"),
+        // The former addresses hold until the next attempt.
+        if let Err(error) = self.filter_anew() {
+            tracing::warn!(%error, "cannot read the addresses of this node's interfaces");
         }
+    }
+
+    /// The administrator wants other flows replicated.
+    fn on_filter(&mut self, filter: Filter) -> Result<(), String> {
+        let before = std::mem::replace(&mut self.wanted, filter);
+        self.filter_anew().map_err(|error| {
+            self.wanted = before;
+            format!("cannot read the addresses of this node's interfaces: {error}")
+        })
+    }
+
+    /// Puts the filter in force that results from what is wanted and from the node's addresses. The kernel learns of it
+    /// first: what the dump that follows misses raises events.
+    fn filter_anew(&mut self) -> io::Result<()> {
+        let filter = with_own(&self.wanted, &mut self.addresses)?;
+        if filter != *self.admission.filter() {
+            restrict(&self.events, &filter);
+            self.admission.set_filter(clock::now(), filter, &mut self.engine, &mut self.actions);
+        }
+        Ok(())
     }
 
     /// Opens the sync socket when it is not, or anew when its interface was re-created.
@@ -335,6 +363,7 @@ impl SyncLoop {
             Ok(fresh) => {
                 self.socket_complaint = None;
                 let Some(fd) = self.socket.fd().filter(|_| fresh) else { return };
+                self.looks_at_peers = true;
                 if let Err(error) = self.poller.watch(fd, PEERS) {
                     tracing::error!(%error, "cannot poll the sync socket");
                 }
@@ -385,11 +414,16 @@ fn engine_config(config: &Resolved, peers: &[NodeId], frame_bytes_max: usize) ->
     })
 }
 
-/// The configured protocols; the node's, peers', virtual and configured addresses.
-fn make_filter(config: &Resolved, addresses: &mut OwnAddresses) -> io::Result<FlowFilter> {
-    let own = addresses.read()?;
-    let vips = config.vips.iter().flat_map(|vip| vip.addresses.iter().map(|(address, _)| *address));
-    let nodes = config.nodes.iter().map(|node| node.sync_address);
-    let configured = config.sync.filter.ignore_addresses.iter().copied();
-    Ok(FlowFilter::new(&config.sync.filter.protocols, own.into_iter().chain(vips).chain(nodes).chain(configured)))
+/// What is wanted, without the flows that end on this node: those of its interfaces' addresses. The virtual and the
+/// peers' addresses are in it already.
+fn with_own(wanted: &Filter, addresses: &mut OwnAddresses) -> io::Result<Filter> {
+    let mut filter = wanted.clone();
+    filter.local.extend(addresses.read()?.into_iter().map(Prefix::host));
+    Ok(filter)
+}
+
+fn restrict(events: &EventSource, filter: &Filter) {
+    if let Err(error) = events.restrict(filter) {
+        tracing::warn!(%error, "the kernel does not filter conntrack events: unwanted ones cost some CPU time");
+    }
 }

@@ -4,6 +4,7 @@ use super::SyncLoop;
 use crate::conntrack::errno;
 use crate::status::{PeerStatus, SyncStatus, WriteStatus};
 use ha_common::reason::DropReason;
+use ha_common::sync::filter::FilterReason;
 use ha_common::sync::{PeerId, PeerStats};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,6 +13,7 @@ impl SyncLoop {
     pub(super) fn status(&self) -> SyncStatus {
         let stats = self.engine.stats();
         let events = self.events.stats();
+        let admission = self.admission.stats();
         let socket = self.socket.stats();
         let mut refused: BTreeMap<String, u64> = DropReason::ALL
             .iter()
@@ -41,7 +43,11 @@ impl SyncLoop {
             events: events.events,
             events_lost: events.overflows,
             events_malformed: events.malformed + self.dump.malformed(),
-            events_filtered: self.counters.filtered,
+            events_filtered: admission.filtered.iter().sum(),
+            events_filtered_by: by_reason(&admission.filtered),
+            flows_young: u64::try_from(admission.young).unwrap_or(u64::MAX),
+            flows_young_full: admission.young_full,
+            flows_withdrawn: stats.withdrawn,
             refused,
             peers: (0u8..).zip(&stats.peers).map(|(index, peer)| self.peer_status(PeerId(index), peer)).collect(),
             writes: WriteStatus { by_errno: self.writing.counters() },
@@ -79,6 +85,11 @@ impl SyncLoop {
             rtt_ms: milliseconds(stats.rtt),
         }
     }
+}
+
+/// Zeros included: a counter that appears with its first event hides that event from `increase()`.
+fn by_reason(filtered: &[u64; FilterReason::COUNT]) -> BTreeMap<String, u64> {
+    FilterReason::ALL.iter().zip(filtered).map(|(reason, count)| (reason.name().to_owned(), *count)).collect()
 }
 
 fn milliseconds(duration: Duration) -> f64 {

@@ -8,6 +8,7 @@ mod probe;
 pub mod report;
 pub mod scenario;
 pub mod stats;
+pub mod sync;
 pub mod tool;
 mod trial;
 

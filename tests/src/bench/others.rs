@@ -6,7 +6,7 @@ use crate::extra_vips::extra_vips;
 use crate::lab::Lab;
 use crate::netns::Process;
 use crate::peers::keepalived::{Keepalived, KeepalivedOptions};
-use crate::peers::{Conntrackd, Replication, Ucarp, UcarpOptions};
+use crate::peers::{Conntrackd, Delivery, Replication, Ucarp, UcarpOptions};
 use crate::topology::{Node, Port};
 use anyhow::Result;
 use rustix::process::Signal;
@@ -45,7 +45,12 @@ impl Beside {
         Self {
             vrrp,
             vips,
-            replication: Replication { is_cached: true, hash_size, hash_limit: 8_388_608 },
+            replication: Replication {
+                delivery: Delivery::Reliable,
+                is_cached: true,
+                hash_size,
+                hash_limit: 8_388_608,
+            },
             nodes: Default::default(),
         }
     }

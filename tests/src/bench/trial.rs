@@ -3,6 +3,7 @@
 use super::probe::{self, Probe};
 use super::scenario::Scenario;
 use super::stats::rounded;
+use super::sync::usage::load_average;
 use super::tool::{self, Tool, ToolName};
 use super::{Options, preload};
 use crate::extra_vips;
@@ -259,11 +260,6 @@ fn random(limit: Duration) -> Duration {
     // The keys of a new hasher are random: enough for a phase.
     let bits = RandomState::new().hash_one(0) >> 32;
     limit.mul_f64(f64::from(u32::try_from(bits).unwrap_or(0)) / f64::from(u32::MAX))
-}
-
-fn load_average() -> f64 {
-    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0.0)
 }
 
 fn nanoseconds(duration: Duration) -> u64 {

@@ -1,5 +1,7 @@
 //! `xtask bench failover`: the pair fails, again and again, and a client measures for how long.
 
+use super::document;
+use super::example::{self, Profile};
 use crate::setup::Scope;
 use crate::{build, shell};
 use anyhow::{Context, Result, ensure};
@@ -8,8 +10,7 @@ use ha_tests::bench::scenario::Scenario;
 use ha_tests::bench::tool::ToolName;
 use ha_tests::bench::{Options, plot};
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::path::PathBuf;
 
 pub const EXAMPLE: &str = "Examples:
   cargo xtask bench failover --scenarios crash,stop --runs 5
@@ -17,11 +18,9 @@ pub const EXAMPLE: &str = "Examples:
   cargo xtask bench failover --preload 100000 --json > loaded.json
   cargo xtask bench failover --from plain.json,loaded.json --docs";
 
-/// Where the measured table stands.
-const DOCUMENT: &str = "docs/benchmarks.md";
 const PICTURE: &str = "docs/failover.svg";
+/// Where the measured table stands in the document.
 const BEGIN: &str = "<!-- begin: cargo xtask bench failover --docs -->";
-const END: &str = "<!-- end -->";
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -61,7 +60,8 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let lines = report::sorted(if args.from.is_empty() { measure(args)? } else { read(&args.from)? });
+    let lines =
+        report::sorted(if args.from.is_empty() { measure(args)? } else { document::read(&args.from, Line::read)? });
     ensure!(!lines.is_empty(), "none of these scenarios is for any of these tools");
     if args.json {
         for line in &lines {
@@ -77,13 +77,12 @@ pub fn run(args: &Args) -> Result<()> {
     }
     if args.docs {
         fs::write(shell::root().join(PICTURE), plot::svg(&lines))?;
-        put_into_document(&shell::root().join(DOCUMENT), &report::markdown(&lines))?;
+        document::put(BEGIN, &report::markdown(&lines))?;
     }
     Ok(())
 }
 
-/// An example of package ha-tests does it, in a process of its own whose threads are only those that measure. The daemon is
-/// the release build; the bench itself spends its time in the kernel, so a second build of everything would gain nothing.
+/// The daemon is the release build.
 fn measure(args: &Args) -> Result<Vec<Line>> {
     ha_tests::netns::require_root()?;
     build::daemon(scope(&args.tools))?;
@@ -96,14 +95,8 @@ fn measure(args: &Args) -> Result<Vec<Line>> {
         // cargo runs the bench in the workspace's directory.
         logs: args.logs.as_deref().map(std::path::absolute).transpose()?,
     };
-    let mut cargo = shell::cargo();
-    cargo.args(["run", "--quiet", "--package", "ha-tests", "--example", "bench_failover", "--"]);
-    let child = cargo.arg(serde_json::to_string(&options)?).stdout(Stdio::piped()).spawn()?;
-    // What an interrupt leaves of the bench is still shown; it ends in order, and so does this.
-    let _flag = crate::run::on_signals()?;
-    let output = child.wait_with_output()?;
-    ensure!(output.status.success(), "the bench failed ({})", output.status);
-    Line::read(&String::from_utf8(output.stdout)?)
+    let printed = example::run("bench_failover", Profile::Debug, &serde_json::to_string(&options)?, None)?;
+    Line::read(&printed)
 }
 
 /// What has to be installed for these tools.
@@ -121,44 +114,9 @@ fn scope(tools: &[ToolName]) -> Scope {
     }
 }
 
-fn read(files: &[PathBuf]) -> Result<Vec<Line>> {
-    let mut lines = Vec::new();
-    for file in files {
-        let name = file.display();
-        let text = fs::read_to_string(file).with_context(|| format!("cannot read {name}"))?;
-        lines.extend(Line::read(&text).with_context(|| format!("{name} is not what --json prints"))?);
-    }
-    Ok(lines)
-}
-
-/// Replaces what stands between the marks.
-fn put_into_document(document: &Path, table: &str) -> Result<()> {
-    let text = fs::read_to_string(document).with_context(|| format!("cannot read {}", document.display()))?;
-    let text =
-        replaced(&text, table).with_context(|| format!("{} has no lines {BEGIN:?} and {END:?}", document.display()))?;
-    fs::write(document, text)?;
-    Ok(())
-}
-
-fn replaced(text: &str, table: &str) -> Option<String> {
-    let (before, rest) = text.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}\n\n{table}\n{END}{after}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Only what is between the marks is replaced, and doing it twice changes nothing more.
-    #[test]
-    fn the_table_is_replaced_in_place() {
-        let document = format!("head\n{BEGIN}\nold\n{END}\ntail\n");
-        let once = replaced(&document, "| new |\n").unwrap();
-        assert_eq!(once, format!("head\n{BEGIN}\n\n| new |\n\n{END}\ntail\n"));
-        assert_eq!(replaced(&once, "| new |\n").unwrap(), once);
-        assert_eq!(replaced("no marks", "x"), None);
-    }
 
     /// Only keepalived asks for keepalived, and twinwall alone for no other tool.
     #[test]

@@ -1,6 +1,10 @@
 //! `xtask bench WHAT`: measurements.
 
+mod document;
+mod example;
 mod failover;
+mod limits;
+mod sync;
 mod xdp;
 
 use anyhow::Result;
@@ -19,11 +23,19 @@ enum What {
     /// What a client sees when a firewall fails: twinwall, ucarp and keepalived in the same lab, in turns
     #[command(after_help = failover::EXAMPLE)]
     Failover(failover::Args),
+    /// What it costs to carry the state to the other firewall: twinwall and conntrackd on the same pair, in turns
+    #[command(after_help = sync::EXAMPLE)]
+    Sync(sync::Args),
+    /// What the kernel's conntrack interface and UDP can do alone, whoever uses them
+    #[command(after_help = "Example: cargo xtask bench limits --runs 3 --json")]
+    Limits(limits::Args),
 }
 
 pub fn run(args: &Args) -> Result<()> {
     match &args.what {
         What::Xdp(args) => xdp::run(args),
         What::Failover(args) => failover::run(args),
+        What::Sync(args) => sync::run(args),
+        What::Limits(args) => limits::run(args),
     }
 }
