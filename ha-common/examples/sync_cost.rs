@@ -4,7 +4,7 @@
 
 use ha_common::role::{NodeId, Role};
 use ha_common::sync::flow::{Flow, FlowKey, Tcp, Tuple, status};
-use ha_common::sync::{Action, Config, Engine, Input};
+use ha_common::sync::{Action, Config, Engine, Input, Mode};
 use ha_common::time::Instant;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -27,6 +27,10 @@ fn config(node: u8) -> Config {
         window_frames: 512,
         hello_interval: Duration::from_millis(100),
         peer_timeout: Duration::from_secs(3600),
+        mode: Mode::Ftfw,
+        refresh_time: Duration::from_secs(15),
+        cache_timeout: Duration::from_secs(180),
+        purge_timeout: Duration::from_secs(60),
     }
 }
 

@@ -1,12 +1,15 @@
 //! The state machine itself: inputs are dispatched, then everything that is due is done.
 
+use super::bulk::RecentVersions;
 use super::digest::digest_key;
 use super::expect::ExpectationDump;
 use super::fetch::Fetches;
-use super::inbox::Inbox;
 use super::keepalive::{Retries, Wheel};
+use super::modes::Mode;
 use super::peer::{Peer, bit};
 use super::prove::Prover;
+use super::purge::Remains;
+use super::recent::Recent;
 use super::reconcile::Dump;
 use super::seal::Keyring;
 use super::session::{Greeting, Statement, role_value};
@@ -42,14 +45,15 @@ pub(super) struct Counters {
     pub dumps: u64,
     pub restored: u64,
     pub refreshed: u64,
+    pub cut: u64,
     pub writes_failed: u64,
     pub writes_abandoned: u64,
+    pub withdrawn: u64,
     pub regressions_ignored: u64,
     pub created_without_master: u64,
     pub expectations_refused: u64,
     pub expectations_foreign: u64,
     pub fetched: u64,
-    pub withdrawn: u64,
 }
 
 /// A flush that has not ended.
@@ -70,6 +74,9 @@ pub struct Engine {
     frame_bytes: usize,
     hello_interval: Duration,
     peer_timeout: Duration,
+    pub(super) mode: Mode,
+    pub(super) refresh_time: Duration,
+    pub(super) purge_timeout: Duration,
     keyring: Keyring,
     seed: u64,
     pub(super) role: Role,
@@ -82,6 +89,9 @@ pub struct Engine {
     pub(super) fetches: Fetches,
     pub(super) wheel: Wheel,
     pub(super) retries: Retries,
+    pub(super) recent: Recent,
+    /// What a mastership left behind and nobody has judged yet.
+    pub(super) remains: Option<Remains>,
     /// The next slot whose TCP windows are to be opened.
     pub(super) relaxing: Option<Slot>,
     pub(super) full_reported: bool,
@@ -91,7 +101,7 @@ pub struct Engine {
     health_at: Instant,
     flushing: Option<Flush>,
     /// When everything due was last done.
-    ran_at: Instant,
+    pub(super) ran_at: Instant,
     /// Reused memory: an opened body, the message in it, the message being built.
     body: Vec<u8>,
     incoming: proto::Data,
@@ -110,6 +120,9 @@ impl Engine {
             frame_bytes: config.frame_bytes_max.clamp(FRAME_BYTES_MIN, FRAME_BYTES_MAX),
             hello_interval: config.hello_interval,
             peer_timeout: config.peer_timeout,
+            mode: config.mode,
+            refresh_time: config.refresh_time,
+            purge_timeout: config.purge_timeout,
             keyring,
             seed,
             role: Role::Init,
@@ -121,6 +134,8 @@ impl Engine {
             fetches: Fetches::default(),
             wheel: Wheel::new(),
             retries: Retries::default(),
+            recent: Recent::default(),
+            remains: None,
             relaxing: None,
             full_reported: false,
             counters: Counters::default(),
@@ -145,12 +160,12 @@ impl Engine {
             | Input::Changed(_)
             | Input::Destroyed { .. }
             | Input::Dumped(_)
+            | Input::Withdraw { .. }
+            | Input::Reread
             | Input::DumpedExpectation { .. }
             | Input::Expected { .. }
             | Input::ExpectationGone { .. }
-            | Input::Fetched { .. }
-            | Input::Withdraw { .. }
-            | Input::Reread => true,
+            | Input::Fetched { .. } => true,
             Input::Timer
             | Input::EventsLost
             | Input::DumpBegin
@@ -179,7 +194,7 @@ impl Engine {
             Input::DumpedExpectation { master, expectation } => self.on_dumped_expectation(master, expectation),
             Input::DumpEnd { complete } => self.on_dump_end(now, complete, out),
             Input::WriteFailed { key, write, errno } => self.on_write_failed(now, key, write, errno, out),
-            Input::Role(role) => self.on_role(now, role),
+            Input::Role(role) => self.on_role(now, role, out),
             Input::Flush => self.on_flush(now, out),
             Input::Resync => self.on_resync(),
             Input::Withdraw { key } => self.on_withdraw(now, key),
@@ -202,6 +217,8 @@ impl Engine {
             self.health_due(),
             relax,
             self.fetches.poll_at(),
+            self.refresh_at(),
+            self.remains_at(),
         ];
         peers.chain(own).fold(None, earliest)
     }
@@ -209,6 +226,7 @@ impl Engine {
     pub fn stats(&self) -> Stats {
         let counts = self.table.counts();
         Stats {
+            mode: self.mode,
             health: self.health,
             flows: counts.local + counts.found + counts.peer,
             flows_local: counts.local,
@@ -222,14 +240,15 @@ impl Engine {
             dumps: self.counters.dumps,
             restored: self.counters.restored,
             refreshed: self.counters.refreshed,
+            cut: self.counters.cut,
             writes_failed: self.counters.writes_failed,
             writes_abandoned: self.counters.writes_abandoned,
+            withdrawn: self.counters.withdrawn,
             regressions_ignored: self.counters.regressions_ignored,
             created_without_master: self.counters.created_without_master,
             expectations_refused: self.counters.expectations_refused,
             expectations_foreign: self.counters.expectations_foreign,
             fetched: self.counters.fetched,
-            withdrawn: self.counters.withdrawn,
             peers: self.peers.iter().map(|peer| peer.stats(self.ran_at)).collect(),
         }
     }
@@ -318,6 +337,7 @@ impl Engine {
             Greeting::Known { answer: false } => {}
         }
         self.clock = self.clock.max(hello.clock);
+        let recent = self.transfer_classes();
         let Some(peer) = self.peers.get_mut(index) else { return Ok(()) };
         peer.wanted_by_peer = hello.bulk_wanted;
         let before = core::mem::replace(&mut peer.role, role_value(&hello));
@@ -325,7 +345,10 @@ impl Engine {
             // Not only a higher number: the peer counts from one again in a new session, and the transfer may have begun
             // for a hello of the old one.
             if peer.wanted_by_peer != peer.outbox.bulk.answers() {
-                peer.start_bulk(self.role == Role::Master, &self.table);
+                peer.start_bulk(self.role == Role::Master, &self.table, recent);
+            } else if self.mode == Mode::Notrack && !hello.in_sync {
+                // It may have lost the one frame that says that the transfer is complete.
+                peer.outbox.bulk.announce_again();
             }
             self.on_peer_role(now, index, before);
         }
@@ -397,7 +420,7 @@ impl Engine {
     fn begin_session(&mut self, now: Instant, index: usize, out: &mut Vec<Action>) {
         self.peer_down(now, index, out);
         let Some(peer) = self.peers.get_mut(index) else { return };
-        peer.inbox = Inbox::new(peer.id);
+        peer.inbox = peer.inbox.renewed();
         peer.prover = Prover::new();
         peer.wanted = 1;
         peer.hello_soon();
@@ -414,6 +437,7 @@ impl Engine {
 
     /// Something authentic of the current session came.
     fn on_heard(&mut self, now: Instant, index: usize, out: &mut Vec<Action>) {
+        let recent = self.transfer_classes();
         let Some(peer) = self.peers.get_mut(index) else { return };
         peer.heard = now;
         if peer.up || !peer.session.is_mutual() {
@@ -426,7 +450,7 @@ impl Engine {
             peer.wanted += 1;
         }
         peer.hello_soon();
-        peer.start_bulk(self.role == Role::Master, &self.table);
+        peer.start_bulk(self.role == Role::Master, &self.table, recent);
         let (id, master) = (peer.id, peer.role == Role::Master);
         out.push(Action::Event(Event::PeerUp { peer: id, session }));
         if master && self.role != Role::Master {
@@ -442,6 +466,7 @@ impl Engine {
         }
         peer.outbox.reset(&mut self.table);
         peer.inbox.release_all(&mut self.table);
+        peer.inbox.rounds.clear();
         let id = peer.id;
         for slot in 0..self.table.slots() {
             if let Some(entry) = self.table.get_mut(slot) {
@@ -451,7 +476,7 @@ impl Engine {
             }
         }
         if self.role == Role::Master {
-            self.adopt_from(id);
+            self.adopt_from(now, id, out);
         }
     }
 
@@ -479,9 +504,10 @@ impl Engine {
     }
 
     fn on_resync(&mut self) {
+        let recent = self.transfer_classes();
         for peer in self.peers.iter_mut().filter(|peer| peer.up) {
             peer.wanted += 1;
-            peer.start_bulk(self.role == Role::Master, &self.table);
+            peer.start_bulk(self.role == Role::Master, &self.table, recent);
             peer.hello_soon();
         }
     }
@@ -490,8 +516,10 @@ impl Engine {
     fn run(&mut self, now: Instant, out: &mut Vec<Action>) {
         self.relax_after_freeze(now);
         self.run_relax(out);
+        self.recent.note(now, self.clock);
         self.run_fetches(now, out);
         self.run_dump(now, out);
+        self.run_purge(now, out);
         self.run_keep_alive(now, out);
         for index in 0..self.peers.len() {
             let silent = |peer: &&Peer| peer.up && now.since(peer.heard) >= self.peer_timeout;
@@ -499,6 +527,7 @@ impl Engine {
                 self.peer_down(now, index, out);
             }
             self.run_proof(now, index);
+            self.run_refresh(now, index);
             self.run_peer(now, index, out);
         }
         self.report_health(now, out);
@@ -514,8 +543,17 @@ impl Engine {
             return;
         }
         peer.outbox.on_timer(now, &mut self.table);
+        peer.inbox.on_timer(now, &mut self.table);
         peer.send_ack_if_due(now, &self.keyring, out);
         peer.send_data(now, &self.keyring, &mut self.table, self.frame_bytes, &mut self.outgoing, out);
+        if let Some(flows) = peer.outbox.take_transfer() {
+            out.push(Action::Event(Event::BulkSent { peer: peer.id, flows }));
+        }
+    }
+
+    /// The versions of the flows that a transfer sends first.
+    pub(super) fn transfer_classes(&self) -> RecentVersions {
+        RecentVersions { after: self.recent.since(), until: self.clock }
     }
 
     fn report_health(&mut self, now: Instant, out: &mut Vec<Action>) {

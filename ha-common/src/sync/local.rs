@@ -41,6 +41,7 @@ impl Engine {
         let generation = self.dump.generation();
         let Some(entry) = self.table.get_mut(slot) else { return };
         entry.dump = generation;
+        entry.flags.clear(Flags::CUT);
         let old = entry.flow();
         let mut flow = flow.clone();
         if entry.is_tombstone() {
@@ -151,19 +152,22 @@ impl Engine {
         }
     }
 
-    pub(super) fn on_role(&mut self, now: Instant, role: Role) {
+    pub(super) fn on_role(&mut self, now: Instant, role: Role, out: &mut Vec<Action>) {
         let before = core::mem::replace(&mut self.role, role);
         if before == role {
             return;
         }
         self.dump.on_role(role);
         if role == Role::Master {
-            self.adopt_all();
+            self.judgement_done();
+            self.adopt_all(now, out);
+            let recent = self.transfer_classes();
             for peer in self.peers.iter_mut().filter(|peer| peer.up) {
-                peer.start_bulk(true, &self.table);
+                peer.start_bulk(true, &self.table, recent);
             }
         } else if before == Role::Master {
             self.relax_after_mastership();
+            self.expect_judgement(now);
             if let Some(peer) = self.heir() {
                 self.hand_over(now, peer, None);
             }
@@ -172,26 +176,36 @@ impl Engine {
     }
 
     /// Whoever owned it: a master answers for every flow. The kernel has them already.
-    fn adopt_all(&mut self) {
+    fn adopt_all(&mut self, now: Instant, out: &mut Vec<Action>) {
         let version = self.tick();
         for slot in 0..self.table.slots() {
             let Some(entry) = self.table.get_mut(slot).filter(|entry| entry.is_live()) else { continue };
             entry.flags.clear(Flags::LIVE_HERE);
             entry.flags.clear(Flags::HANDOVER);
+            entry.flags.clear(Flags::CUT);
             match entry.owner() {
                 Owner::Local => {}
                 Owner::Found => self.table.claim(slot, Owner::Local, version),
-                Owner::Peer(_) => self.table.set_owner(slot, Owner::Local),
+                Owner::Peer(_) => self.adopt(now, slot, out),
             }
         }
     }
 
     /// This node is master and that peer is gone: its flows are this node's.
-    pub(super) fn adopt_from(&mut self, peer: PeerId) {
+    pub(super) fn adopt_from(&mut self, now: Instant, peer: PeerId, out: &mut Vec<Action>) {
         for slot in 0..self.table.slots() {
             if self.table.get(slot).is_some_and(|entry| entry.is_owned_by(peer)) {
-                self.table.set_owner(slot, Owner::Local);
+                self.adopt(now, slot, out);
             }
+        }
+    }
+
+    /// A peer's flow is this node's from now on. One that the kernel lacks, and that waited to be created again, is not
+    /// waited for any more: whoever answers for a flow has it, or says that it is gone.
+    pub(super) fn adopt(&mut self, now: Instant, slot: Slot, out: &mut Vec<Action>) {
+        self.table.set_owner(slot, Owner::Local);
+        if self.table.get(slot).is_some_and(|entry| entry.flags.has(Flags::ABSENT)) {
+            self.create(now, slot, out);
         }
     }
 
@@ -222,8 +236,9 @@ impl Engine {
             self.keep_alive_within(now, slot, within);
         }
         // Names what is still this node's, so that the peer takes the rest: reliable, where a hello is not.
+        let recent = self.transfer_classes();
         if let Some(state) = self.peers.get_mut(usize::from(peer.0)) {
-            state.start_bulk(false, &self.table);
+            state.start_bulk(false, &self.table, recent);
         }
     }
 

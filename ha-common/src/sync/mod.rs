@@ -14,15 +14,22 @@ mod extra;
 mod fetch;
 mod filling;
 pub mod filter;
+#[cfg(test)]
+mod fixture;
 pub mod flow;
 mod inbox;
 mod keepalive;
 mod local;
+mod modes;
 mod order;
 mod outbox;
+mod pace;
 mod peer;
 mod prove;
+mod purge;
+mod recent;
 mod reconcile;
+mod refresh;
 mod relax;
 mod remote;
 mod rtt;
@@ -33,6 +40,7 @@ mod table;
 
 pub use engine::Engine;
 pub use extra::{EXPECTATIONS_MAX, NAME_BYTES_MAX};
+pub use modes::Mode;
 pub use order::is_tcp_set_back;
 pub use seal::heartbeat_key;
 pub use selection::Standing;
@@ -71,6 +79,14 @@ pub struct Config {
     pub hello_interval: Duration,
     /// Silence after which a peer is gone.
     pub peer_timeout: Duration,
+    /// The same on all nodes.
+    pub mode: Mode,
+    /// ALARM: every flow is sent again within this time.
+    pub refresh_time: Duration,
+    /// ALARM: a living peer's flow that was not named for so long is deleted.
+    pub cache_timeout: Duration,
+    /// To this the timeouts of flows are cut that may be left over: whole seconds.
+    pub purge_timeout: Duration,
 }
 
 /// What happened.
@@ -253,6 +269,7 @@ pub struct PeerStats {
 /// Counters of the engine.
 #[derive(Clone, Debug)]
 pub struct Stats {
+    pub mode: Mode,
     pub health: SyncHealth,
     pub flows: u64,
     pub flows_local: u64,
@@ -272,9 +289,13 @@ pub struct Stats {
     pub restored: u64,
     /// Timeouts of a peer's flows written again to keep them alive.
     pub refreshed: u64,
+    /// Flows that nobody named, whose timeout was cut.
+    pub cut: u64,
     pub writes_failed: u64,
     /// Writes given up: refused for good, or too often.
     pub writes_abandoned: u64,
+    /// Flows of this node that the filter does not accept any more: taken back from the peers.
+    pub withdrawn: u64,
     /// Older TCP states that a peer told of flows whose packets pass here.
     pub regressions_ignored: u64,
     /// Related flows created without their master, because it is not here.
@@ -285,7 +306,5 @@ pub struct Stats {
     pub expectations_foreign: u64,
     /// Entries read again because their sequence adjustment makes no event.
     pub fetched: u64,
-    /// Flows of this node that the filter does not accept any more: taken back from the peers.
-    pub withdrawn: u64,
     pub peers: Vec<PeerStats>,
 }

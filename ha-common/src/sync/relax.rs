@@ -57,9 +57,10 @@ impl Engine {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fixture::config;
     use super::super::flow::{Flow, Tcp};
     use super::super::table::tests::flow;
-    use super::super::{Config, Input};
+    use super::super::{Config, Input, Mode};
     use super::*;
     use crate::role::NodeId;
     use crate::time::Instant;
@@ -68,21 +69,7 @@ mod tests {
     const TIMEOUT: Duration = Duration::from_millis(500);
 
     fn engine() -> Engine {
-        let config = Config {
-            node: NodeId(0),
-            session: 1,
-            nonce: [1; 16],
-            cluster: "edge".into(),
-            peers: vec![NodeId(1)],
-            secret: b"secret".to_vec().into(),
-            key_epoch: 0,
-            frame_bytes_max: 1400,
-            flows_max: 10_000,
-            window_frames: 64,
-            hello_interval: Duration::from_millis(100),
-            peer_timeout: TIMEOUT,
-        };
-        Engine::new(config, 1)
+        Engine::new(Config { peers: vec![NodeId(1)], ..config(Mode::Ftfw) }, 1)
     }
 
     fn tcp(n: u32, state: u8) -> Flow {

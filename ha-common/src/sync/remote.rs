@@ -3,9 +3,10 @@
 use super::digest::Buckets;
 use super::engine::Engine;
 use super::flow::{Extra, Flow, FlowKey, status};
+use super::modes::Mode;
 use super::order::{is_reopened, is_tcp_set_back};
 use super::outbox::Stamp;
-use super::reconcile::Scope;
+use super::purge::Scope;
 use super::table::{Entry, Flags, Owner, Slot};
 use super::{Action, Event, PeerId, encode};
 use crate::proto::{self, change::Kind};
@@ -98,6 +99,7 @@ impl Engine {
         if !self.is_accepted(entry, origin.peer, version) {
             self.counters.stale_ignored += 1;
             self.name_in_epoch(origin, slot);
+            self.tell_the_owner(now, origin.peer, slot, version);
             return true;
         }
         if self.is_set_back(slot, &flow) {
@@ -108,6 +110,7 @@ impl Engine {
         let Some(entry) = self.table.get(slot) else { return true };
         let (was_live, old, absent) = (entry.is_live(), entry.flow(), entry.flags.has(Flags::ABSENT));
         let was_found = entry.owner() == Owner::Found;
+        let was_cut = entry.flags.has(Flags::CUT);
         let changed = entry.version() != version;
         if !was_live {
             self.table.revive(slot);
@@ -127,7 +130,7 @@ impl Engine {
         } else if is_replacement(&old, &flow) {
             out.push(Action::Delete { key: flow.key, id: old.id });
             self.create(now, slot, out);
-        } else if !is_same_state(&old, &flow) || self.has_own_windows(slot) {
+        } else if was_cut || !is_same_state(&old, &flow) || self.has_own_windows(slot) {
             self.update(now, slot, out);
             let before = old.extra.map(|extra| extra.expectations).unwrap_or_default();
             self.expect_as_told(slot, &before, out);
@@ -210,19 +213,32 @@ impl Engine {
                 Err(_) => return false,
             },
         };
-        if end.epoch != state.inbox.epoch {
+        let repeated = !self.mode.is_reliable() && end.epoch == state.inbox.epoch_ended;
+        if end.epoch != state.inbox.epoch || repeated {
             return true;
         }
+        let was_complete = state.inbox.is_complete(state.wanted);
         state.inbox.epoch_ended = end.epoch;
         state.inbox.answered = end.answers;
         state.inbox.ended_by_master = end.master;
-        let scope = buckets.as_ref().map_or(Scope::All, Scope::Buckets);
+        let scope = match &buckets {
+            Some(buckets) => Scope::Buckets(buckets),
+            None if end.refresh => Scope::Refresh,
+            None => Scope::All,
+        };
         let purged = self.purge(now, peer, end.master, scope, out);
         let flows = end.flows;
-        out.push(Action::Event(match scope {
-            Scope::Buckets(_) => Event::RepairReceived { peer, flows, purged },
-            Scope::All | Scope::Found => Event::BulkReceived { peer, flows, purged },
-        }));
+        match scope {
+            Scope::Buckets(_) => out.push(Action::Event(Event::RepairReceived { peer, flows, purged })),
+            // So often that it is worth a word only when something came of it.
+            Scope::Refresh if was_complete && purged == 0 => {}
+            Scope::All | Scope::Found | Scope::Refresh => {
+                out.push(Action::Event(Event::BulkReceived { peer, flows, purged }));
+            }
+        }
+        if end.master && matches!(scope, Scope::All) {
+            self.judgement_done();
+        }
         true
     }
 
@@ -235,6 +251,18 @@ impl Engine {
             Owner::Peer(_) => version > entry.version(),
             Owner::Local if version != entry.version() => version > entry.version(),
             Owner::Local => entry.is_live() && self.yields_to(peer),
+        }
+    }
+
+    /// The owner knows less of its flow than this node: what was given away with the flow was lost. Where lost frames are
+    /// sent again, this is on its way.
+    fn tell_the_owner(&mut self, now: Instant, peer: PeerId, slot: Slot, version: u64) {
+        let newer = |entry: &Entry| entry.is_owned_by(peer) && entry.version() > version;
+        if self.mode.is_reliable() || !self.table.get(slot).is_some_and(newer) {
+            return;
+        }
+        if let Some(state) = self.peers.get_mut(usize::from(peer.0)).filter(|state| state.up) {
+            state.outbox.mark(&mut self.table, slot, Stamp::at(now));
         }
     }
 
@@ -254,6 +282,7 @@ impl Engine {
             entry.dump = generation;
             entry.flags.clear(Flags::LIVE_HERE);
             entry.flags.clear(Flags::HANDOVER);
+            entry.flags.clear(Flags::CUT);
             entry.flags.clear(Flags::FIXED_TIMEOUT);
             if entry.status() & status::FIXED_TIMEOUT != 0 {
                 entry.flags.set(Flags::FIXED_TIMEOUT);
@@ -269,7 +298,8 @@ impl Engine {
     /// The peer's transfer names this flow.
     fn name_in_epoch(&mut self, origin: Origin, slot: Slot) {
         let current = self.peers.get(usize::from(origin.peer.0)).map(|peer| peer.inbox.epoch);
-        if current == Some(origin.epoch)
+        // Where transfers follow each other, a late frame of the last one names the flow as well.
+        if (current == Some(origin.epoch) || self.mode == Mode::Alarm)
             && let Some(entry) = self.table.get_mut(slot)
         {
             entry.epoch = origin.epoch as u16;
@@ -327,27 +357,13 @@ fn absent(key: FlowKey) -> Flow {
 mod tests {
     use super::super::Config;
     use super::super::encode::tests::any_flow;
+    use super::super::fixture::config;
     use super::*;
     use crate::role::NodeId;
-    use core::time::Duration;
     use proptest::prelude::*;
 
     fn engine() -> Engine {
-        let config = Config {
-            node: NodeId(0),
-            session: 1,
-            nonce: [1; 16],
-            cluster: "edge".into(),
-            peers: vec![NodeId(1), NodeId(2)],
-            secret: b"secret".to_vec().into(),
-            key_epoch: 0,
-            frame_bytes_max: 1400,
-            flows_max: 20,
-            window_frames: 64,
-            hello_interval: Duration::from_millis(100),
-            peer_timeout: Duration::from_millis(500),
-        };
-        Engine::new(config, 1)
+        Engine::new(Config { flows_max: 20, ..config(Mode::Ftfw) }, 1)
     }
 
     fn upsert(version: u64, state: u8) -> proto::Data {
@@ -418,7 +434,7 @@ mod tests {
             1 => (proptest::option::of(key()), version()).prop_map(|(key, version)| Kind::Removal(proto::Removal { key, version })),
             1 => key().prop_map(Kind::Want),
             1 => (0u32..3, any::<bool>())
-                .prop_map(|(epoch, master)| Kind::BulkEnd(proto::BulkEnd { epoch, answers: 1, flows: 0, master, buckets: vec![] })),
+                .prop_map(|(epoch, master)| Kind::BulkEnd(proto::BulkEnd { epoch, answers: 1, flows: 0, master, buckets: vec![], refresh: false })),
             1 => (any::<u32>(), any::<u32>(), any::<u32>()).prop_map(|(state, wscale, flags)| {
                 let tcp = Some(proto::Tcp { state, wscale, flags });
                 Kind::Upsert(proto::Flow { tcp, ..proto::Flow::default() })

@@ -10,6 +10,7 @@ mod schema;
 pub mod secret;
 mod spelling;
 mod sync_filter;
+pub mod sync_mode;
 pub mod timing;
 pub mod track;
 mod values;
@@ -119,6 +120,7 @@ pub struct Sync {
     pub flows_max: usize,
     pub hello_interval: Duration,
     pub peer_timeout: Duration,
+    pub mode: sync_mode::SyncMode,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -110,7 +110,9 @@ sync_address = "fd00::2"
 sync_address = "10.77.9.1"
 [sync]
 interface = "interface-too-long"
-mode = "alarm"
+mode = "alram"
+refresh_time = "20s"
+cache_timeout = "30s"
 port = "3780"
 [sync.filter]
 protocols = ["tpc", "sctp", 47]

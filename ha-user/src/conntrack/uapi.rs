@@ -47,6 +47,8 @@ pub const CTA_TUPLE_MASTER: u16 = 14;
 pub const CTA_SEQ_ADJ_ORIG: u16 = 15;
 pub const CTA_SEQ_ADJ_REPLY: u16 = 16;
 pub const CTA_ZONE: u16 = 18;
+pub const CTA_MARK_MASK: u16 = 21;
+pub const CTA_STATUS_MASK: u16 = 26;
 pub const CTA_LABELS: u16 = 22;
 pub const CTA_SYNPROXY: u16 = 24;
 
@@ -74,8 +76,6 @@ pub const CTA_EXPECT_FN: u16 = 11;
 
 pub const CTA_EXPECT_NAT_DIR: u16 = 1;
 pub const CTA_EXPECT_NAT_TUPLE: u16 = 2;
-pub const CTA_MARK_MASK: u16 = 21;
-pub const CTA_STATUS_MASK: u16 = 26;
 
 pub const CTA_TUPLE_IP: u16 = 1;
 pub const CTA_TUPLE_PROTO: u16 = 2;

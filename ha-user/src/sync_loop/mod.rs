@@ -288,7 +288,6 @@ impl SyncLoop {
         events.read(|event| match event {
             Event::Changed(flow) => admission.changed(now, flow, engine, actions),
             Event::Destroyed(flow) => admission.destroyed(now, &flow.key, &flow.reply, flow.id, engine, actions),
-            // The engine knows whether their masters are replicated.
             Event::Expected { master, expectation } => {
                 engine.handle(now, Input::Expected { master, expectation }, actions);
             }
@@ -303,7 +302,7 @@ impl SyncLoop {
         let now = clock::now();
         let Self { dump, engine, actions, admission, .. } = self;
         match dump.read(|flow| admission.dumped(now, flow, engine, actions)) {
-            // Expectations of the flows just read: only with them the dump is over.
+            // Those of the flows just read: only with them the dump is over.
             Progress::Ended { complete: true } => self.start_expectations(),
             Progress::Ended { complete: false } => engine.handle(now, Input::DumpEnd { complete: false }, actions),
             Progress::Running | Progress::Idle => {}
@@ -411,6 +410,10 @@ fn engine_config(config: &Resolved, peers: &[NodeId], frame_bytes_max: usize) ->
         window_frames: WINDOW_FRAMES,
         hello_interval: config.sync.hello_interval,
         peer_timeout: config.sync.peer_timeout,
+        mode: config.sync.mode.mode,
+        refresh_time: config.sync.mode.refresh_time,
+        cache_timeout: config.sync.mode.cache_timeout,
+        purge_timeout: config.sync.mode.purge_timeout,
     })
 }
 
