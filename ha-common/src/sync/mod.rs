@@ -27,6 +27,8 @@ mod pace;
 mod peer;
 mod prove;
 mod purge;
+#[cfg(test)]
+mod rare_tests;
 mod recent;
 mod reconcile;
 mod refresh;
