@@ -60,6 +60,7 @@ fn full_status() -> Status {
         flows_local: 200,
         events_filtered_by: counts(&[("port", 3)]),
         refused: counts(&[("frame_auth", 5)]),
+        decisions: counts(&[("fetched", 3)]),
         peers: vec![PeerStatus {
             node: "fw2".to_owned(),
             alive: true,
