@@ -9,12 +9,14 @@ use super::digest::Buckets;
 use super::encode;
 use super::filling::{Carried, Filling, Frame};
 use super::flow::FlowKey;
+use super::frame_size::FrameSize;
 use super::inbox::WINDOW;
 use super::prove::MOVING_MAX;
 use super::rtt::Rtt;
 use super::table::{Entry, Slot, Table};
 use crate::proto::{self, change::Kind};
 use crate::time::{Instant, earliest};
+use crate::wire::frame::{HEADER_LEN, TAG_LEN};
 use core::time::Duration;
 use std::collections::VecDeque;
 
@@ -78,11 +80,12 @@ pub(super) struct Outbox {
     superseded: u64,
     spare: Vec<Vec<Carried>>,
     pub counters: Counters,
+    pub size: FrameSize,
 }
 
 impl Outbox {
     /// `bit` is the peer's bit in the entries; `window` bounds the frames in flight.
-    pub fn new(bit: u8, window: usize) -> Self {
+    pub fn new(bit: u8, window: usize, frame_bytes: usize) -> Self {
         Self {
             bit,
             window: (window as u64).clamp(4, WINDOW - 1),
@@ -100,6 +103,7 @@ impl Outbox {
             superseded: 0,
             spare: Vec::new(),
             counters: Counters::default(),
+            size: FrameSize::new(frame_bytes),
         }
     }
 
@@ -176,6 +180,7 @@ impl Outbox {
                 bulk_end: None,
                 carried: self.spare.pop().unwrap_or_default(),
                 open: true,
+                bytes: 0,
             },
             left: bytes.saturating_sub(DATA_OVERHEAD),
             changes: &mut data.changes,
@@ -189,7 +194,8 @@ impl Outbox {
             self.fill_queue(table, &mut filling);
             self.fill_bulk(table, &mut filling);
         }
-        let frame = filling.frame;
+        let mut frame = filling.frame;
+        frame.bytes = HEADER_LEN + TAG_LEN + bytes.saturating_sub(filling.left);
         self.flushed = now;
         if data.changes.is_empty() && !self.is_behind() {
             self.spare.push(frame.carried);
@@ -212,7 +218,9 @@ impl Outbox {
             highest = highest.max(frame.sequence);
             if core::mem::take(&mut frame.open) {
                 let carried = core::mem::take(&mut frame.carried);
+                let frame_bytes = frame.bytes;
                 let (sent, bulk_epoch, bulk_end) = (frame.at, frame.bulk_epoch, frame.bulk_end);
+                self.size.on_arrived(frame_bytes);
                 self.rtt.sample(now.since(sent));
                 self.settle(table, carried);
                 bulk_epoch.into_iter().for_each(|epoch| self.bulk.on_frame_acked(epoch));
@@ -221,7 +229,7 @@ impl Outbox {
                 }
             }
         }
-        self.give_up(table, |frame| frame.sequence + REORDER_FRAMES <= highest);
+        self.give_up(now, table, |frame| frame.sequence + REORDER_FRAMES <= highest);
         bulk_done
     }
 
@@ -231,7 +239,7 @@ impl Outbox {
         if self.in_flight.front().is_none_or(|frame| frame.at + timeout > now) {
             return;
         }
-        if self.give_up(table, |frame| frame.at + timeout <= now) {
+        if self.give_up(now, table, |frame| frame.at + timeout <= now) {
             self.rtt.back_off();
         }
     }
@@ -402,7 +410,7 @@ impl Outbox {
         self.spare.push(carried);
     }
 
-    fn give_up(&mut self, table: &mut Table, is_lost: impl Fn(&Frame) -> bool) -> bool {
+    fn give_up(&mut self, now: Instant, table: &mut Table, is_lost: impl Fn(&Frame) -> bool) -> bool {
         let mut any = false;
         for at in 0..self.in_flight.len() {
             let Some(frame) = self.in_flight.get_mut(at).filter(|frame| frame.open && is_lost(frame)) else {
@@ -410,10 +418,12 @@ impl Outbox {
             };
             any = true;
             frame.open = false;
+            let frame_bytes = frame.bytes;
             let carried = core::mem::take(&mut frame.carried);
             let since = frame.since.unwrap_or(Stamp::at(frame.at));
             let (bulk_epoch, bulk_end) = (frame.bulk_epoch, frame.bulk_end);
             self.counters.frames_lost += 1;
+            self.size.on_lost(now, frame_bytes);
             bulk_end.into_iter().for_each(|epoch| {
                 self.bulk.on_end_settled(epoch, false);
             });

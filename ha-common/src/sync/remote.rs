@@ -299,6 +299,8 @@ mod tests {
             secret: b"secret".to_vec().into(),
             key_epoch: 0,
             frame_bytes_max: 1400,
+            links: 1,
+            sending: crate::sync::Sending::Failover,
             flows_max: 20,
             window_frames: 64,
             hello_interval: Duration::from_millis(100),

@@ -3,7 +3,7 @@
 use crate::world::{FAIR, SECOND, World, churn, config, tcp};
 use ha_common::reason::DropReason;
 use ha_common::role::Role;
-use ha_common::sync::{Action, Config, Engine, Input};
+use ha_common::sync::{Action, Config, Engine, Input, LinkId};
 use ha_common::time::Instant;
 
 /// What an attack must not change: the kernel, what was written to it, whose session is current.
@@ -39,7 +39,7 @@ fn attack<'a>(world: &mut World, node: usize, datagrams: impl Iterator<Item = &'
     let before = (fingerprint(world, node), refused(world, node));
     let mut given = 0;
     for bytes in datagrams {
-        world.give(node, Input::Datagram { bytes });
+        world.give(node, Input::Datagram { link: LinkId(0), bytes });
         given += 1;
     }
     assert!(given > 0);
@@ -70,7 +70,7 @@ fn old_sessions_stay_ended() {
         for node in [0, 1] {
             let before = fingerprint(&world, node);
             for bytes in record[1 - node].iter().chain(record[1 - node].iter().rev()) {
-                world.give(node, Input::Datagram { bytes });
+                world.give(node, Input::Datagram { link: LinkId(0), bytes });
             }
             assert_eq!(fingerprint(&world, node), before);
         }
@@ -143,7 +143,7 @@ fn strangers_are_answered_rarely() {
         Engine::new(config(0, 1000 + session), 1).handle(Instant(0), Input::Timer, &mut actions);
         for action in &actions {
             if let Action::Send { datagram, .. } = action {
-                world.give(1, Input::Datagram { bytes: datagram });
+                world.give(1, Input::Datagram { link: LinkId(0), bytes: datagram });
             }
         }
         world.run(SECOND / 10_000);

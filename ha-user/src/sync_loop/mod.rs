@@ -299,7 +299,7 @@ impl SyncLoop {
     fn on_peers(&mut self) -> bool {
         let now = clock::now();
         let Self { socket, engine, actions, .. } = self;
-        socket.read(|bytes| engine.handle(now, Input::Datagram { bytes }, actions))
+        socket.read(|bytes| engine.handle(now, Input::Datagram { link: LinkId(0), bytes }, actions))
     }
 
     fn on_addresses(&mut self) {
