@@ -18,7 +18,10 @@ pub fn receive(ctx: &XdpContext, packet: Cursor, header: ip::Header<Cursor>, row
     if maps::SYNC_FAMILY.load() != family {
         return Verdict::Pass;
     }
-    let Some(payload) = frame::datagram(packet, &header, &maps::SYNC_ADDRESS.load(), maps::SYNC_PORT.load()) else {
+    if !header.destination_is(&maps::SYNC_ADDRESS.load()) {
+        return Verdict::Pass;
+    }
+    let Some(payload) = frame::datagram(packet, &header, maps::SYNC_PORT.load()) else {
         return Verdict::Pass;
     };
     match admit(packet, &header, payload) {

@@ -3,7 +3,7 @@
 use super::error::{At, Found, FoundList, Problems};
 use super::reader::{Refusal, Section};
 use super::values::{address, address_with_prefix, boolean, choice, duration, integer, interface, path, string, text};
-use super::{LogFormat, XdpChoice, heartbeat, hooks, sync_filter, timing, track};
+use super::{LogFormat, XdpChoice, heartbeat, hooks, links, sync_filter, timing, track};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -53,6 +53,7 @@ pub struct Sync {
     pub hello_interval: Option<Found<Option<Duration>>>,
     pub peer_timeout: Option<Found<Option<Duration>>>,
     pub filter: sync_filter::Keys,
+    pub links: links::Keys,
 }
 
 pub struct Vip {
@@ -200,6 +201,7 @@ fn read_sync(section: &mut Section<'_>, problems: &mut Problems<'_>) -> Sync {
         hello_interval: section.optional(problems, "hello_interval", duration(ms(10)..=ms(60_000))),
         peer_timeout: section.optional(problems, "peer_timeout", duration(ms(50)..=ms(600_000))),
         filter: filter.unwrap_or_default(),
+        links: links::read(section, problems),
     }
 }
 
