@@ -6,7 +6,7 @@ use ha_common::reason::DropReason;
 use ha_common::role::NodeId;
 use ha_common::wire::advert::Frame;
 use ha_common::wire::carp::{ADVERT_LEN, Advert};
-use ha_common::wire::frame::{HEADER_LEN, Header, Kind, TAG_LEN};
+use ha_common::wire::frame::{self, HEADER_LEN, Header, Kind, TAG_LEN};
 use ha_common::wire::heartbeat::{self, Heartbeat, Standing};
 use ha_common::wire::siphash::Key;
 use ha_common::wire::{arp, checksum, ethernet, ipv4, ipv6, ndisc, udp};
@@ -180,6 +180,7 @@ fn refused_frames() -> Vec<Sample> {
         refuse(DropReason::FrameSender, &changed(6, 200)),
         refuse(DropReason::FrameSender, &other_source),
         refuse(DropReason::FrameKeyEpoch, &changed(7, KEY_EPOCH + 1)),
+        refuse(DropReason::FrameTarget, &changed(12, frame::target(PEER_NODE))),
     ]
 }
 

@@ -109,7 +109,9 @@ impl Oracle {
         let Some(payload) = frame::datagram(bytes, header, corpus::SYNC_PORT) else { return PASS };
         let peer = PeerEntry::new(self.peer, corpus::KEY_EPOCH);
         let admitted = Header::read(bytes, payload).and_then(|frame| {
-            if frame.sender != corpus::PEER_NODE || !peer.admits_source(header) {
+            if !frame.is_for(corpus::NODE) {
+                Err(DropReason::FrameTarget)
+            } else if frame.sender != corpus::PEER_NODE || !peer.admits_source(header) {
                 Err(DropReason::FrameSender)
             } else if !peer.admits_epoch(frame.key_epoch) {
                 Err(DropReason::FrameKeyEpoch)
