@@ -4,7 +4,7 @@
 
 use ha_common::role::{NodeId, Role};
 use ha_common::sync::flow::{Flow, FlowKey, Tcp, Tuple, status};
-use ha_common::sync::{Action, Config, Engine, Input, LinkId, Sending};
+use ha_common::sync::{Action, Config, Engine, Input, LinkId, Mode, Sending};
 use ha_common::time::Instant;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -29,6 +29,10 @@ fn config(node: u8) -> Config {
         window_frames: 512,
         hello_interval: Duration::from_millis(100),
         peer_timeout: Duration::from_secs(3600),
+        mode: Mode::Ftfw,
+        refresh_time: Duration::from_secs(15),
+        cache_timeout: Duration::from_secs(180),
+        purge_timeout: Duration::from_secs(60),
     }
 }
 
@@ -84,8 +88,13 @@ impl Pair {
                         self.bytes += datagram.len();
                         self.handle(1 - from, Input::Datagram { link: LinkId(0), bytes: &datagram }, &mut answers);
                     }
-                    Action::Create(_) | Action::Update(_) | Action::Delete { .. } => self.writes += 1,
-                    Action::Dump | Action::Health(_) | Action::Event(_) => {}
+                    Action::Create(_)
+                    | Action::Update(_)
+                    | Action::Delete { .. }
+                    | Action::Relax(_)
+                    | Action::Expect { .. }
+                    | Action::Unexpect { .. } => self.writes += 1,
+                    Action::Fetch(_) | Action::Dump | Action::Health(_) | Action::Event(_) => {}
                 }
             }
             (actions, from) = (answers, 1 - from);

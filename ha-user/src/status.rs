@@ -259,12 +259,18 @@ pub struct InterfaceStatus {
 /// From the sync loop.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct SyncStatus {
+    /// `ftfw`, `alarm` or `notrack`; empty from a daemon that knows one mode only.
+    #[serde(default)]
+    pub mode: String,
     pub in_sync: bool,
     pub lag_ms: f64,
     pub flows: u64,
     pub flows_local: u64,
     pub flows_peer: u64,
     pub flows_refused_full: u64,
+    /// Flows that nobody named any more, whose timeouts were cut to the purge timeout.
+    #[serde(default)]
+    pub flows_cut: u64,
     pub stale_ignored: u64,
     pub events: u64,
     /// How often the event socket overflowed.

@@ -36,6 +36,8 @@ pub struct Settings {
     pub ipv6: bool,
     /// Further addresses in the LAN's group.
     pub more_vips: u16,
+    /// Keys of `[sync]`, beside the interface.
+    pub sync: &'static str,
     /// `[log] level`.
     pub log: &'static str,
     /// TOML that is appended: further tables.
@@ -53,6 +55,7 @@ impl Default for Settings {
             password: "toto",
             ipv6: false,
             more_vips: 0,
+            sync: "mode = \"ftfw\"",
             log: "debug",
             extra: String::new(),
         }
@@ -71,6 +74,7 @@ impl Settings {
             password,
             ipv6,
             more_vips,
+            sync,
             log,
             extra,
         } = self;
@@ -96,7 +100,7 @@ advskew = {skew2}
 
 [sync]
 interface = "eth2"
-mode = "ftfw"
+{sync}
 [sync.filter]
 protocols = ["tcp", "udp", "icmp"]
 

@@ -86,10 +86,12 @@ impl Drop for Cable {
     }
 }
 
+/// When it leaves, its number among those of that time, which socket it is for, and its bytes.
+type UnderWay = (Instant, u64, usize, Vec<u8>);
+
 struct Direction {
     random: u64,
-    /// By the time at which they leave; the number keeps equal times in order.
-    under_way: BinaryHeap<Reverse<(Instant, u64, usize, Vec<u8>)>>,
+    under_way: BinaryHeap<Reverse<UnderWay>>,
     number: u64,
     buffer: Vec<u8>,
 }

@@ -6,8 +6,11 @@
 //! meanwhile cannot put it off.
 
 use super::digest::Buckets;
+use super::refresh::{portion, step};
 use super::table::{Entry, Flags, Slot, Table};
 use crate::proto;
+use crate::time::Instant;
+use core::time::Duration;
 use std::collections::VecDeque;
 
 /// Slots looked at in one step: bounds the time of a step over a table of another owner's flows.
@@ -22,13 +25,46 @@ enum State {
     Done,
 }
 
+/// The flows that changed lately when a transfer began: versions after the one and up to the other.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct RecentVersions {
+    pub after: u64,
+    pub until: u64,
+}
+
+/// Which of the flows the walk takes.
+#[derive(Clone, Copy, Debug)]
+enum Pass {
+    /// Those that changed lately: first, because they are the most likely to have traffic.
+    Recent(RecentVersions),
+    /// The others, and what has changed since the transfer began.
+    Others(RecentVersions),
+}
+
+impl Pass {
+    fn takes(self, version: u64) -> bool {
+        let is_in = |recent: RecentVersions| version > recent.after && version <= recent.until;
+        match self {
+            Self::Recent(recent) => is_in(recent),
+            Self::Others(recent) => !is_in(recent),
+        }
+    }
+}
+
 pub(super) struct Bulk {
     state: State,
     epoch: u32,
     answers: u32,
     master: bool,
+    pass: Pass,
     cursor: Slot,
     end: Slot,
+    /// The walk may go so far now.
+    until: Slot,
+    /// A refresh, and when it began.
+    refresh: Option<Instant>,
+    /// The end is announced once more.
+    again: bool,
     /// Only flows of these buckets, when the peer is known to have all others.
     only: Option<Buckets>,
     repair: VecDeque<Slot>,
@@ -44,8 +80,12 @@ impl Bulk {
             epoch: 0,
             answers: 0,
             master: false,
+            pass: Pass::Others(RecentVersions::default()),
             cursor: 0,
             end: 0,
+            until: 0,
+            refresh: None,
+            again: false,
             only: None,
             repair: VecDeque::new(),
             open_frames: 0,
@@ -53,11 +93,13 @@ impl Bulk {
         }
     }
 
-    /// Begins a transfer of the slots before `end`; what came before it is void.
-    pub fn start(&mut self, answers: u32, master: bool, end: Slot) {
+    /// Begins a transfer of the slots before `end`, of the `recent` versions first; what came before it is void.
+    pub fn start(&mut self, answers: u32, master: bool, end: Slot, recent: RecentVersions) {
         self.begin(master, end);
         self.answers = answers;
-        self.only = None;
+        if recent.after > 0 {
+            self.pass = Pass::Recent(recent);
+        }
     }
 
     /// Begins a transfer of the flows in some buckets. The peer's request counts as answered as before.
@@ -74,16 +116,52 @@ impl Bulk {
     fn begin(&mut self, master: bool, end: Slot) {
         self.epoch += 1;
         self.master = master;
+        self.pass = Pass::Others(RecentVersions::default());
         self.cursor = 0;
         self.end = end;
+        self.until = end;
+        self.refresh = None;
+        self.again = false;
+        self.only = None;
         self.flows = 0;
         self.repair.clear();
         self.open_frames = 0;
         self.state = State::Walking;
     }
 
+    /// Lets the next portion of a refresh through, which takes `period` and is followed by the next.
+    pub fn refresh(&mut self, now: Instant, period: Duration, master: bool, end: Slot) {
+        if self.state == State::Done && self.refresh.is_none_or(|began| now.since(began) >= period) {
+            self.begin(master, end);
+            self.refresh = Some(now);
+        }
+        if let Some(began) = self.refresh {
+            self.until = portion(self.end, now.since(began), period);
+        }
+    }
+
+    /// When [`Bulk::refresh`] has something to do again, if it was last asked at `asked`.
+    pub fn refresh_at(&self, asked: Instant, period: Duration) -> Option<Instant> {
+        match self.refresh {
+            Some(_) if self.until < self.end => Some(asked + step(self.end, period)),
+            Some(began) => Some(began + period),
+            None => self.is_done().then_some(asked),
+        }
+    }
+
+    pub fn is_refresh(&self) -> bool {
+        self.refresh.is_some()
+    }
+
+    /// The peer may have lost the announcement of the end.
+    pub fn announce_again(&mut self) {
+        self.again = self.state == State::Done;
+    }
+
     pub fn stop(&mut self) {
         self.state = State::Idle;
+        self.refresh = None;
+        self.again = false;
         self.repair.clear();
         self.open_frames = 0;
         self.cursor = self.end;
@@ -98,17 +176,30 @@ impl Bulk {
         self.answers
     }
 
+    /// The whole table was sent; a refresh comes after that.
     pub fn is_done(&self) -> bool {
-        self.state == State::Done
+        self.state == State::Done || self.refresh.is_some()
     }
 
     pub fn flows(&self) -> u64 {
         self.flows
     }
 
-    /// Slots still to be looked at: an upper bound of the flows to come.
+    /// Slots of a transfer still to be looked at: an upper bound of the flows to come.
     pub fn slots_left(&self) -> u64 {
-        u64::from(self.end - self.cursor) + self.repair.len() as u64
+        if self.refresh.is_some() {
+            return 0;
+        }
+        let pass = match self.pass {
+            Pass::Recent(_) => u64::from(self.end),
+            Pass::Others(_) => 0,
+        };
+        pass + u64::from(self.end - self.cursor) + self.repair.len() as u64
+    }
+
+    /// Is there something to look at now?
+    pub fn is_walking(&self) -> bool {
+        self.cursor < self.until || !self.repair.is_empty()
     }
 
     /// Moves the cursor to the next flow to send. `None`: looked long enough, nothing found so far.
@@ -117,12 +208,17 @@ impl Bulk {
             return Some(true);
         }
         for _ in 0..SEEK_MAX {
-            if self.cursor >= self.end {
-                return Some(false);
+            if self.cursor >= self.until {
+                let Pass::Recent(recent) = self.pass else { return Some(false) };
+                (self.pass, self.cursor) = (Pass::Others(recent), 0);
+                continue;
             }
-            let only = self.only.as_ref();
-            let is_named =
-                |entry: &Entry| is_sent(entry) && only.is_none_or(|buckets| buckets.contains(table.bucket(entry)));
+            let (only, pass) = (self.only.as_ref(), self.pass);
+            let is_named = |entry: &Entry| {
+                is_sent(entry)
+                    && pass.takes(entry.version())
+                    && only.is_none_or(|buckets| buckets.contains(table.bucket(entry)))
+            };
             if table.get(self.cursor).is_some_and(is_named) {
                 return Some(true);
             }
@@ -177,18 +273,22 @@ impl Bulk {
 
     /// The announcement to put into the next frame, once everything has arrived.
     pub fn end_due(&self) -> Option<proto::BulkEnd> {
-        let over = self.cursor >= self.end && self.repair.is_empty() && self.open_frames == 0;
-        (self.state == State::Walking && over).then_some(proto::BulkEnd {
+        let walked = self.cursor >= self.end && matches!(self.pass, Pass::Others(_));
+        let over = walked && self.repair.is_empty() && self.open_frames == 0;
+        ((self.state == State::Walking && over) || self.again).then_some(proto::BulkEnd {
             epoch: self.epoch,
             answers: self.answers,
             flows: self.flows,
             master: self.master,
             buckets: self.only.as_ref().map_or_else(Vec::new, |buckets| buckets.words().to_vec()),
+            refresh: self.refresh.is_some(),
         })
     }
 
     pub fn on_end_sent(&mut self) {
-        self.state = State::Ending;
+        if !core::mem::take(&mut self.again) {
+            self.state = State::Ending;
+        }
     }
 
     /// The frame with the announcement was acknowledged (true) or lost. True when the transfer is done now.
@@ -226,7 +326,7 @@ mod tests {
     fn end_waits_for_every_frame() {
         let table = table(6);
         let mut bulk = Bulk::new();
-        bulk.start(1, true, table.slots());
+        bulk.start(1, true, table.slots(), RecentVersions::default());
         let mut named = Vec::new();
         while let Some(slot) = bulk.peek(&table) {
             named.push(slot);
@@ -245,7 +345,7 @@ mod tests {
         bulk.on_frame_acked(1);
         assert_eq!(
             bulk.end_due(),
-            Some(proto::BulkEnd { epoch: 1, answers: 1, flows: 3, master: true, buckets: vec![] })
+            Some(proto::BulkEnd { epoch: 1, answers: 1, flows: 3, master: true, buckets: vec![], refresh: false })
         );
         bulk.on_end_sent();
         assert!(!bulk.on_end_settled(1, false) && bulk.end_due().is_some());
@@ -258,10 +358,10 @@ mod tests {
     fn restart_voids_the_old_epoch() {
         let table = table(2);
         let mut bulk = Bulk::new();
-        bulk.start(1, false, table.slots());
+        bulk.start(1, false, table.slots(), RecentVersions::default());
         bulk.take();
         bulk.on_frame_sent();
-        bulk.start(2, true, table.slots());
+        bulk.start(2, true, table.slots(), RecentVersions::default());
         assert!(!bulk.on_frame_lost(1));
         bulk.on_frame_acked(1);
         assert_eq!(bulk.slots_left(), 2);
@@ -276,7 +376,7 @@ mod tests {
             table.insert(&flow(n), Owner::Found, 1).unwrap();
         }
         let mut bulk = Bulk::new();
-        bulk.start(1, true, table.slots());
+        bulk.start(1, true, table.slots(), RecentVersions::default());
         assert_eq!(bulk.seek(&table), None);
         assert_eq!(bulk.seek(&table), Some(false));
     }

@@ -1,10 +1,15 @@
 //! The state machine itself: inputs are dispatched, then everything that is due is done.
 
+use super::bulk::RecentVersions;
 use super::digest::digest_key;
-use super::inbox::Inbox;
+use super::expect::ExpectationDump;
+use super::fetch::Fetches;
 use super::keepalive::{Retries, Wheel};
+use super::modes::Mode;
 use super::peer::{Peer, bit};
 use super::prove::Prover;
+use super::purge::Remains;
+use super::recent::Recent;
 use super::reconcile::Dump;
 use super::seal::Keyring;
 use super::session::{Greeting, Statement, role_value};
@@ -44,9 +49,15 @@ pub(super) struct Counters {
     pub dumps: u64,
     pub restored: u64,
     pub refreshed: u64,
+    pub cut: u64,
     pub writes_failed: u64,
     pub writes_abandoned: u64,
     pub withdrawn: u64,
+    pub regressions_ignored: u64,
+    pub created_without_master: u64,
+    pub expectations_refused: u64,
+    pub expectations_foreign: u64,
+    pub fetched: u64,
 }
 
 /// A flush that has not ended.
@@ -57,6 +68,8 @@ struct Flush {
     barrier: Instant,
     /// [`super::outbox::Outbox::superseded`] of all peers when the barrier was set.
     superseded: u64,
+    /// Entries being read whose answers belong to it.
+    awaited: usize,
 }
 
 /// The sync engine of one node: see the module's documentation.
@@ -64,6 +77,9 @@ pub struct Engine {
     pub(super) node: NodeId,
     hello_interval: Duration,
     peer_timeout: Duration,
+    pub(super) mode: Mode,
+    pub(super) refresh_time: Duration,
+    pub(super) purge_timeout: Duration,
     keyring: Keyring,
     seed: u64,
     pub(super) role: Role,
@@ -72,8 +88,13 @@ pub struct Engine {
     pub(super) table: Table,
     pub(super) peers: Vec<Peer>,
     pub(super) dump: Dump,
+    pub(super) expectation_dump: ExpectationDump,
+    pub(super) fetches: Fetches,
     pub(super) wheel: Wheel,
     pub(super) retries: Retries,
+    pub(super) recent: Recent,
+    /// What a mastership left behind and nobody has judged yet.
+    pub(super) remains: Option<Remains>,
     /// The next slot whose TCP windows are to be opened.
     pub(super) relaxing: Option<Slot>,
     pub(super) full_reported: bool,
@@ -83,7 +104,7 @@ pub struct Engine {
     health_at: Instant,
     flushing: Option<Flush>,
     /// When everything due was last done.
-    ran_at: Instant,
+    pub(super) ran_at: Instant,
     /// Reused memory: an opened body, the message in it, the message being built.
     body: Vec<u8>,
     incoming: proto::Data,
@@ -102,6 +123,9 @@ impl Engine {
             node: config.node,
             hello_interval: config.hello_interval,
             peer_timeout: config.peer_timeout,
+            mode: config.mode,
+            refresh_time: config.refresh_time,
+            purge_timeout: config.purge_timeout,
             keyring,
             seed,
             role: Role::Init,
@@ -109,8 +133,12 @@ impl Engine {
             table: Table::new(seed, digest_key(&config.cluster), peers.len(), config.flows_max),
             peers,
             dump: Dump::new(),
+            expectation_dump: ExpectationDump::default(),
+            fetches: Fetches::default(),
             wheel: Wheel::new(),
             retries: Retries::default(),
+            recent: Recent::default(),
+            remains: None,
             relaxing: None,
             full_reported: false,
             counters: Counters::default(),
@@ -136,7 +164,11 @@ impl Engine {
             | Input::Destroyed { .. }
             | Input::Dumped(_)
             | Input::Withdraw { .. }
-            | Input::Reread => true,
+            | Input::Reread
+            | Input::DumpedExpectation { .. }
+            | Input::Expected { .. }
+            | Input::ExpectationGone { .. }
+            | Input::Fetched { .. } => true,
             Input::Timer
             | Input::EventsLost
             | Input::DumpBegin
@@ -158,15 +190,19 @@ impl Engine {
             }
             Input::Changed(flow) => self.on_changed(now, flow, out),
             Input::Destroyed { key, id } => self.on_destroyed(now, key, id, out),
+            Input::Expected { master, expectation } => self.on_expected(now, master, expectation, out),
+            Input::ExpectationGone { master, expectation } => self.on_expectation_gone(now, master, expectation),
+            Input::Fetched { key, flow } => self.on_fetched(now, key, flow),
             Input::EventsLost => self.on_events_lost(out),
             Input::DumpBegin => self.on_dump_begin(now),
             Input::Dumped(flow) => self.on_dumped(now, flow, out),
+            Input::DumpedExpectation { master, expectation } => self.on_dumped_expectation(master, expectation),
             Input::DumpEnd { complete } => self.on_dump_end(now, complete, out),
             Input::WriteFailed { key, write, errno } => self.on_write_failed(now, key, write, errno, out),
-            Input::Role(role) => self.on_role(now, role),
+            Input::Role(role) => self.on_role(now, role, out),
             Input::Link { link, up } => self.peers.iter_mut().for_each(|peer| peer.links.set_carrier(link, up)),
             Input::FrameBytes(bytes) => self.on_frame_bytes(bytes),
-            Input::Flush => self.flushing = Some(Flush { asked: now, barrier: now, superseded: self.superseded() }),
+            Input::Flush => self.on_flush(now, out),
             Input::Resync => self.on_resync(),
             Input::Withdraw { key } => self.on_withdraw(now, key),
             Input::Retain(filter) => self.on_retain(now, filter),
@@ -181,13 +217,23 @@ impl Engine {
     pub fn poll_at(&self) -> Option<Instant> {
         let peers = self.peers.iter().map(|peer| peer.poll_at(self.ran_at, self.peer_timeout));
         let relax = self.relaxing.map(|_| self.ran_at);
-        let own = [self.dump.poll_at(), self.wheel.poll_at(), self.retries.poll_at(), self.health_due(), relax];
+        let own = [
+            self.dump.poll_at(),
+            self.wheel.poll_at(),
+            self.retries.poll_at(),
+            self.health_due(),
+            relax,
+            self.fetches.poll_at(),
+            self.refresh_at(),
+            self.remains_at(),
+        ];
         peers.chain(own).fold(None, earliest)
     }
 
     pub fn stats(&self) -> Stats {
         let counts = self.table.counts();
         Stats {
+            mode: self.mode,
             health: self.health,
             flows: counts.local + counts.found + counts.peer,
             flows_local: counts.local,
@@ -201,9 +247,15 @@ impl Engine {
             dumps: self.counters.dumps,
             restored: self.counters.restored,
             refreshed: self.counters.refreshed,
+            cut: self.counters.cut,
             writes_failed: self.counters.writes_failed,
             writes_abandoned: self.counters.writes_abandoned,
             withdrawn: self.counters.withdrawn,
+            regressions_ignored: self.counters.regressions_ignored,
+            created_without_master: self.counters.created_without_master,
+            expectations_refused: self.counters.expectations_refused,
+            expectations_foreign: self.counters.expectations_foreign,
+            fetched: self.counters.fetched,
             peers: self.peers.iter().map(|peer| peer.stats(self.ran_at)).collect(),
         }
     }
@@ -314,6 +366,7 @@ impl Engine {
             Greeting::Known { answer: false } => {}
         }
         self.clock = self.clock.max(hello.clock);
+        let recent = self.transfer_classes();
         let Some(peer) = self.peers.get_mut(index) else { return Ok(()) };
         peer.links.confirmed(hello.links_heard);
         peer.wanted_by_peer = hello.bulk_wanted;
@@ -322,7 +375,10 @@ impl Engine {
             // Not only a higher number: the peer counts from one again in a new session, and the transfer may have begun
             // for a hello of the old one.
             if peer.wanted_by_peer != peer.outbox.bulk.answers() {
-                peer.start_bulk(self.role == Role::Master, &self.table);
+                peer.start_bulk(self.role == Role::Master, &self.table, recent);
+            } else if self.mode == Mode::Notrack && !hello.in_sync {
+                // It may have lost the one frame that says that the transfer is complete.
+                peer.outbox.bulk.announce_again();
             }
             self.on_peer_role(now, index, before);
         }
@@ -394,7 +450,7 @@ impl Engine {
     fn begin_session(&mut self, now: Instant, index: usize, out: &mut Vec<Action>) {
         self.peer_down(now, index, out);
         let Some(peer) = self.peers.get_mut(index) else { return };
-        peer.inbox = Inbox::new(peer.id);
+        peer.inbox = peer.inbox.renewed();
         peer.links.begin_session();
         peer.prover = Prover::new();
         peer.wanted = 1;
@@ -412,6 +468,7 @@ impl Engine {
 
     /// Something authentic of the current session came.
     fn on_heard(&mut self, now: Instant, index: usize, out: &mut Vec<Action>) {
+        let recent = self.transfer_classes();
         let Some(peer) = self.peers.get_mut(index) else { return };
         peer.heard = now;
         if peer.up || !peer.session.is_mutual() {
@@ -424,7 +481,7 @@ impl Engine {
             peer.wanted += 1;
         }
         peer.hello_soon();
-        peer.start_bulk(self.role == Role::Master, &self.table);
+        peer.start_bulk(self.role == Role::Master, &self.table, recent);
         let (id, master) = (peer.id, peer.role == Role::Master);
         out.push(Action::Event(Event::PeerUp { peer: id, session }));
         if master && self.role != Role::Master {
@@ -440,6 +497,7 @@ impl Engine {
         }
         peer.outbox.reset(&mut self.table);
         peer.inbox.release_all(&mut self.table);
+        peer.inbox.rounds.clear();
         let id = peer.id;
         for slot in 0..self.table.slots() {
             if let Some(entry) = self.table.get_mut(slot) {
@@ -449,7 +507,7 @@ impl Engine {
             }
         }
         if self.role == Role::Master {
-            self.adopt_from(id);
+            self.adopt_from(now, id, out);
         }
     }
 
@@ -462,10 +520,25 @@ impl Engine {
         }
     }
 
+    /// What makes no event is read first, so that the flush covers it.
+    fn on_flush(&mut self, now: Instant, out: &mut Vec<Action>) {
+        let awaited = self.fetch_all(now, out);
+        self.flushing = Some(Flush { asked: now, barrier: now, superseded: self.superseded(), awaited });
+    }
+
+    /// An answer has come that a flush may wait for; what it has changed is flushed, too.
+    pub(super) fn flush_further(&mut self, now: Instant) {
+        if let Some(flush) = self.flushing.as_mut().filter(|flush| flush.awaited > 0) {
+            flush.awaited -= 1;
+            flush.barrier = now;
+        }
+    }
+
     fn on_resync(&mut self) {
+        let recent = self.transfer_classes();
         for peer in self.peers.iter_mut().filter(|peer| peer.up) {
             peer.wanted += 1;
-            peer.start_bulk(self.role == Role::Master, &self.table);
+            peer.start_bulk(self.role == Role::Master, &self.table, recent);
             peer.hello_soon();
         }
     }
@@ -474,7 +547,10 @@ impl Engine {
     fn run(&mut self, now: Instant, out: &mut Vec<Action>) {
         self.relax_after_freeze(now);
         self.run_relax(out);
+        self.recent.note(now, self.clock);
+        self.run_fetches(now, out);
         self.run_dump(now, out);
+        self.run_purge(now, out);
         self.run_keep_alive(now, out);
         for index in 0..self.peers.len() {
             let silent = |peer: &&Peer| peer.up && now.since(peer.heard) >= self.peer_timeout;
@@ -482,6 +558,7 @@ impl Engine {
                 self.peer_down(now, index, out);
             }
             self.run_proof(now, index);
+            self.run_refresh(now, index);
             self.run_peer(now, index, out);
         }
         self.report_health(now, out);
@@ -500,8 +577,17 @@ impl Engine {
             return;
         }
         peer.outbox.on_timer(now, &mut self.table);
+        peer.inbox.on_timer(now, &mut self.table);
         peer.send_ack_if_due(now, &self.keyring, out);
         peer.send_data(now, &self.keyring, &mut self.table, &mut self.outgoing, out);
+        if let Some(flows) = peer.outbox.take_transfer() {
+            out.push(Action::Event(Event::BulkSent { peer: peer.id, flows }));
+        }
+    }
+
+    /// The versions of the flows that a transfer sends first.
+    pub(super) fn transfer_classes(&self) -> RecentVersions {
+        RecentVersions { after: self.recent.since(), until: self.clock }
     }
 
     fn report_health(&mut self, now: Instant, out: &mut Vec<Action>) {
@@ -538,8 +624,8 @@ impl Engine {
         if superseded != flush.superseded {
             (flush.barrier, flush.superseded) = (now, superseded);
         }
-        let Flush { asked, barrier, .. } = *flush;
-        if peer_alive && self.peers.iter().all(|peer| peer.outbox.is_younger(now, now.since(barrier))) {
+        let Flush { asked, barrier, awaited, .. } = *flush;
+        if peer_alive && awaited == 0 && self.peers.iter().all(|peer| peer.outbox.is_younger(now, now.since(barrier))) {
             self.flushing = None;
             return asked;
         }

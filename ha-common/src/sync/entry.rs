@@ -18,7 +18,7 @@ pub(super) enum Owner {
 
 /// One bit each: what is special about an entry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Flags(u8);
+pub(super) struct Flags(u16);
 
 impl Flags {
     /// Known to be missing in the kernel.
@@ -35,6 +35,10 @@ impl Flags {
     pub const FIXED_TIMEOUT: Flags = Flags(32);
     /// This kernel's entry was written by this node, hence with liberal window checks.
     pub const WRITTEN: Flags = Flags(64);
+    /// Nobody names it any more: its timeout in the kernel was cut, and is not written again before somebody does.
+    pub const CUT: Flags = Flags(128);
+    /// Its sequence adjustment is read from time to time.
+    pub const FETCHED: Flags = Flags(256);
 
     pub fn has(self, flag: Flags) -> bool {
         self.0 & flag.0 != 0
@@ -65,6 +69,9 @@ enum Tuples {
     Wide(Box<[Tuple; 2]>),
 }
 
+/// Stands for the next slot where an entry is not linked into the keep-alive wheel.
+pub(super) const UNLINKED: Slot = Slot::MAX - 1;
+
 /// The TCP state of a flow that has none.
 const NO_TCP: u8 = u8::MAX;
 
@@ -81,7 +88,7 @@ pub(super) struct Entry {
     pub id: u32,
     /// Second (of the engine's clock) at which the kernel's timeout is written again.
     pub refresh_at: u32,
-    /// Next slot in the same bucket of the keep-alive wheel.
+    /// Of the slot and not the entry: the next slot in the same bucket of the keep-alive wheel, or [`UNLINKED`].
     pub wheel_next: Slot,
     /// The kernel has no status bits beyond these sixteen.
     status: u16,
@@ -107,8 +114,6 @@ pub(super) struct Entry {
     pub retries: u8,
     /// Generation of the dump that listed it, or during which it changed.
     pub dump: u8,
-    /// Of the slot and not the entry: linked into the keep-alive wheel.
-    pub in_wheel: bool,
 }
 
 impl Entry {
@@ -122,7 +127,7 @@ impl Entry {
             mark: 0,
             id: 0,
             refresh_at: 0,
-            wheel_next: 0,
+            wheel_next: UNLINKED,
             status: 0,
             zone: 0,
             epoch: 0,
@@ -138,7 +143,6 @@ impl Entry {
             owed: 0,
             retries: 0,
             dump: 0,
-            in_wheel: false,
         };
         entry.put(owner, version);
         entry.set_flow(flow);
@@ -196,6 +200,10 @@ impl Entry {
     /// Lamport time of the last change.
     pub fn version(&self) -> u64 {
         self.version
+    }
+
+    pub fn is_in_wheel(&self) -> bool {
+        self.wheel_next != UNLINKED
     }
 
     pub fn has_tcp(&self) -> bool {

@@ -96,6 +96,21 @@ pub struct ExpectedNat {
     pub source_port: u16,
 }
 
+impl Expectation {
+    /// The kernel holds only one of the two: tuple and mask are equal.
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        self.tuple == other.tuple
+            && self.mask_source == other.mask_source
+            && self.mask_source_port == other.mask_source_port
+    }
+
+    /// Equal but for the time left.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let rest = (self.class, self.flags, self.nat) == (other.class, other.flags, other.nat);
+        self.is_same_place(other) && rest && self.helper == other.helper && self.function == other.function
+    }
+}
+
 impl Extra {
     /// Takes from `before` what is not told here. What a conntrack message never carries, the expectations, is always kept.
     pub fn complete_with(&mut self, before: &Extra) {

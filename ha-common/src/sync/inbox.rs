@@ -1,7 +1,8 @@
 //! What arrived from a peer: replay windows, gaps, acknowledgements due, removals to remember.
 
-use super::PeerId;
+use super::refresh::Rounds;
 use super::table::{Entry, Flags, Owner, Slot, Table};
+use super::{Config, PeerId};
 use crate::proto;
 use crate::reason::DropReason;
 use crate::time::{Instant, earliest};
@@ -69,6 +70,11 @@ impl Window {
         self.settle();
     }
 
+    /// Nothing before the highest sequence will be missed any more.
+    pub fn close_gaps(&mut self) {
+        self.raise_floor(self.highest.saturating_add(1));
+    }
+
     /// Base, and a bit for each later sequence received.
     pub fn ack(&self) -> proto::Ack {
         let words = (self.highest - self.base).div_ceil(64);
@@ -127,6 +133,9 @@ struct Held {
 /// The receiving half of a session with one peer.
 pub(super) struct Inbox {
     peer: PeerId,
+    /// Are frames acknowledged?
+    reliable: bool,
+    cache_timeout: Duration,
     pub data: Window,
     pub acks: Window,
     ack_due: Option<Instant>,
@@ -140,12 +149,26 @@ pub(super) struct Inbox {
     /// The completed transfer came from a master: what it did not name does not exist.
     pub ended_by_master: bool,
     held: VecDeque<Held>,
+    /// When the peer's newest transfers began.
+    pub rounds: Rounds,
 }
 
 impl Inbox {
-    pub fn new(peer: PeerId) -> Self {
+    pub fn new(peer: PeerId, config: &Config) -> Self {
+        Self::empty(peer, config.mode.is_reliable(), config.cache_timeout)
+    }
+
+    /// That of a new session.
+    pub fn renewed(&self) -> Self {
+        Self::empty(self.peer, self.reliable, self.cache_timeout)
+    }
+
+    fn empty(peer: PeerId, reliable: bool, cache_timeout: Duration) -> Self {
         Self {
             peer,
+            reliable,
+            cache_timeout,
+            rounds: Rounds::new(cache_timeout),
             data: Window::default(),
             acks: Window::default(),
             ack_due: None,
@@ -164,11 +187,24 @@ impl Inbox {
         self.data.accept(sequence);
         self.data.raise_floor(data.floor.min(sequence));
         self.epoch = self.epoch.max(data.epoch);
+        self.rounds.note(now, self.epoch);
+        self.gap_since = if self.data.has_gap() { self.gap_since.or(Some(now)) } else { None };
+        if !self.reliable {
+            return;
+        }
         self.unacked_frames += 1;
         // A new gap is reported at once: its sender counts later acknowledged frames.
         let delay = if self.unacked_frames >= ACK_FRAMES || self.data.has_gap() { Duration::ZERO } else { ACK_DELAY };
         self.ack_due = earliest(self.ack_due, Some(now + delay));
-        self.gap_since = if self.data.has_gap() { self.gap_since.or(Some(now)) } else { None };
+    }
+
+    /// What nobody sends again is not waited for any longer than its frame may be late.
+    pub fn on_timer(&mut self, now: Instant, table: &mut Table) {
+        if !self.reliable && self.is_gap_old(now) {
+            self.data.close_gaps();
+            self.gap_since = None;
+            self.release(table);
+        }
     }
 
     /// The acknowledgement to send now, if one is due.
@@ -181,7 +217,9 @@ impl Inbox {
 
     /// Has the peer's whole table been received, as far as was asked for?
     pub fn is_complete(&self, wanted: u32) -> bool {
-        self.epoch != 0 && self.epoch_ended == self.epoch && self.answered == wanted
+        // A refresh is on all the time, and is nothing to wait for.
+        let ended = self.epoch_ended == self.epoch || (!self.reliable && self.epoch_ended != 0);
+        self.epoch != 0 && ended && self.answered == wanted
     }
 
     /// A gap has been open for too long to call the tables equal.
@@ -289,7 +327,7 @@ mod tests {
     /// Acks wait for more frames, but neither for more than eight nor when a gap shows.
     #[test]
     fn ack_pacing() {
-        let mut inbox = Inbox::new(PeerId(0));
+        let mut inbox = Inbox::new(PeerId(0), &super::super::fixture::config(super::super::Mode::Ftfw));
         let now = Instant(1_000_000_000);
         let data = proto::Data::default();
         inbox.on_data(now, 1, &data);

@@ -7,7 +7,9 @@
 //! The price of a long-lived flow is one look a minute.
 
 use super::engine::Engine;
+use super::entry::UNLINKED;
 use super::flow::{Flow, status};
+use super::order::Parent;
 use super::table::{Entry, Flags, Owner, Slot, Table};
 use super::{Action, PeerId};
 use crate::time::Instant;
@@ -61,10 +63,9 @@ impl Wheel {
 
     /// Links the slot so that it is visited at its `refresh_at` or at the latest after [`VISIT_MAX`].
     fn link(&mut self, table: &mut Table, slot: Slot) {
-        let Some(entry) = table.slot_mut(slot).filter(|entry| !entry.in_wheel) else { return };
+        let Some(entry) = table.slot_mut(slot).filter(|entry| !entry.is_in_wheel()) else { return };
         let visit = entry.refresh_at.clamp(self.done + 1, self.done + VISIT_MAX);
         let Some(head) = self.heads.get_mut((visit % BUCKETS) as usize) else { return };
-        entry.in_wheel = true;
         entry.wheel_next = *head;
         *head = slot;
         self.linked += 1;
@@ -109,11 +110,17 @@ impl Retries {
 }
 
 impl Engine {
-    /// The kernel's timeout of a peer's flow was just written: write it again in good time.
+    /// The kernel's timeout of a peer's flow was just written: write it again in good time. Where copies are not kept
+    /// alive, note when it ends.
     pub(super) fn keep_alive(&mut self, now: Instant, slot: Slot) {
         let jitter = self.jitter(slot);
+        let keeps_alive = self.mode.keeps_alive();
         let Some(entry) = self.table.get_mut(slot) else { return };
         let timeout = written_timeout(entry.status(), entry.timeout);
+        if !keeps_alive {
+            entry.refresh_at = seconds(now).saturating_add(timeout);
+            return;
+        }
         entry.refresh_at = seconds(now).saturating_add(timeout / 2 - jitter % (timeout / 8).max(1));
         self.wheel.link(&mut self.table, slot);
     }
@@ -121,15 +128,26 @@ impl Engine {
     /// The kernel's timeout of a peer's flow is not known: write it within `within` seconds.
     pub(super) fn keep_alive_within(&mut self, now: Instant, slot: Slot, within: u32) {
         let jitter = self.jitter(slot);
-        if let Some(entry) = self.table.get_mut(slot) {
-            entry.refresh_at = seconds(now).saturating_add(1 + jitter % within.max(1));
-            self.wheel.link(&mut self.table, slot);
+        let keeps_alive = self.mode.keeps_alive();
+        let Some(entry) = self.table.get_mut(slot) else { return };
+        if !keeps_alive {
+            entry.refresh_at = seconds(now);
+            return;
         }
+        entry.refresh_at = seconds(now).saturating_add(1 + jitter % within.max(1));
+        self.wheel.link(&mut self.table, slot);
     }
 
     /// The flow was kept alive before and is named again: go on, without a write if none is due.
     pub(super) fn keep_alive_on(&mut self, slot: Slot) {
-        self.wheel.link(&mut self.table, slot);
+        if self.mode.keeps_alive() {
+            self.wheel.link(&mut self.table, slot);
+        }
+    }
+
+    /// Did a peer's flow leave this node's kernel because its time was over? A second more or less does not count.
+    pub(super) fn is_over(&self, now: Instant, entry: &Entry) -> bool {
+        entry.flags.has(Flags::CUT) || (!self.mode.keeps_alive() && entry.refresh_at <= seconds(now) + 1)
     }
 
     /// A peer's flow vanished from this node's kernel: it is created again, with pauses, then asked for.
@@ -164,13 +182,24 @@ impl Engine {
         }
     }
 
-    /// Emits the creation of a peer's flow.
+    /// Emits the creation of a peer's flow, and of what it expects. A related flow waits for its master.
     pub(super) fn create(&mut self, now: Instant, slot: Slot, out: &mut Vec<Action>) {
-        self.table.set_absent(slot, false);
+        let parent = self.parent_of(slot);
+        self.table.set_absent(slot, parent == Parent::Awaited);
         let Some(entry) = self.table.get_mut(slot) else { return };
-        entry.flags.set(Flags::WRITTEN);
         entry.id = 0;
-        out.push(Action::Create(written(entry.flow())));
+        if parent == Parent::Awaited {
+            entry.retries = 1;
+            return self.retry_later(now, slot, Remedy::Create);
+        }
+        entry.flags.set(Flags::WRITTEN);
+        let mut flow = written(entry.flow());
+        if parent == Parent::Missing {
+            flow.extra_mut().master = None;
+            self.counters.created_without_master += 1;
+        }
+        out.push(Action::Create(flow));
+        self.expect_as_told(slot, &[], out);
         self.keep_alive(now, slot);
     }
 
@@ -193,7 +222,7 @@ impl Engine {
             while slot != NONE {
                 let Some(entry) = self.table.slot_mut(slot) else { break };
                 let next = entry.wheel_next;
-                entry.in_wheel = false;
+                entry.wheel_next = UNLINKED;
                 self.wheel.linked = self.wheel.linked.saturating_sub(1);
                 self.visit(now, slot, out);
                 slot = next;
@@ -204,7 +233,7 @@ impl Engine {
     fn visit(&mut self, now: Instant, slot: Slot, out: &mut Vec<Action>) {
         let Some(entry) = self.table.get(slot).filter(|entry| entry.is_live()) else { return };
         let Owner::Peer(peer) = entry.owner() else { return };
-        if !self.is_up(peer) || entry.flags.has(Flags::FIXED_TIMEOUT) {
+        if !self.is_up(peer) || entry.flags.has(Flags::FIXED_TIMEOUT) || entry.flags.has(Flags::CUT) {
             return;
         }
         if entry.refresh_at > seconds(now) {

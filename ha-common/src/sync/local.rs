@@ -36,11 +36,12 @@ impl Engine {
         let Some(slot) = self.table.find(&flow.key) else {
             let version = self.tick();
             let slot = self.insert(flow, Owner::Local, version, out);
-            return slot.into_iter().for_each(|slot| self.publish(now, slot));
+            return slot.into_iter().for_each(|slot| self.publish_changed(now, slot, out));
         };
         let generation = self.dump.generation();
         let Some(entry) = self.table.get_mut(slot) else { return };
         entry.dump = generation;
+        entry.flags.clear(Flags::CUT);
         let old = entry.flow();
         let mut flow = flow.clone();
         if entry.is_tombstone() {
@@ -63,7 +64,12 @@ impl Engine {
             entry.set_flow(&flow);
         }
         self.table.claim(slot, Owner::Local, version);
+        self.publish_changed(now, slot, out);
+    }
+
+    fn publish_changed(&mut self, now: Instant, slot: Slot, out: &mut Vec<Action>) {
         self.publish(now, slot);
+        self.fetch_if_adjusted(now, slot, out);
     }
 
     /// The kernel deleted a flow.
@@ -127,6 +133,9 @@ impl Engine {
             (WriteKind::Delete, _) => {}
             // What the kernel has is newer (`ctnetlink` section 9).
             (WriteKind::Update, errno::EBUSY) => {}
+            // The flow itself is as it shall be.
+            (WriteKind::Relax, _) => {}
+            (WriteKind::Expect, _) => self.counters.writes_abandoned += 1,
             (WriteKind::Update, errno::EPERM) => entry.flags.set(Flags::FIXED_TIMEOUT),
             // The kernel's entry has another translation, or none is there: a new one is needed.
             (WriteKind::Update, errno::EOPNOTSUPP | errno::ENOENT) => {
@@ -143,19 +152,22 @@ impl Engine {
         }
     }
 
-    pub(super) fn on_role(&mut self, now: Instant, role: Role) {
+    pub(super) fn on_role(&mut self, now: Instant, role: Role, out: &mut Vec<Action>) {
         let before = core::mem::replace(&mut self.role, role);
         if before == role {
             return;
         }
         self.dump.on_role(role);
         if role == Role::Master {
-            self.adopt_all();
+            self.judgement_done();
+            self.adopt_all(now, out);
+            let recent = self.transfer_classes();
             for peer in self.peers.iter_mut().filter(|peer| peer.up) {
-                peer.start_bulk(true, &self.table);
+                peer.start_bulk(true, &self.table, recent);
             }
         } else if before == Role::Master {
             self.relax_after_mastership();
+            self.expect_judgement(now);
             if let Some(peer) = self.heir() {
                 self.hand_over(now, peer, None);
             }
@@ -164,26 +176,36 @@ impl Engine {
     }
 
     /// Whoever owned it: a master answers for every flow. The kernel has them already.
-    fn adopt_all(&mut self) {
+    fn adopt_all(&mut self, now: Instant, out: &mut Vec<Action>) {
         let version = self.tick();
         for slot in 0..self.table.slots() {
             let Some(entry) = self.table.get_mut(slot).filter(|entry| entry.is_live()) else { continue };
             entry.flags.clear(Flags::LIVE_HERE);
             entry.flags.clear(Flags::HANDOVER);
+            entry.flags.clear(Flags::CUT);
             match entry.owner() {
                 Owner::Local => {}
                 Owner::Found => self.table.claim(slot, Owner::Local, version),
-                Owner::Peer(_) => self.table.set_owner(slot, Owner::Local),
+                Owner::Peer(_) => self.adopt(now, slot, out),
             }
         }
     }
 
     /// This node is master and that peer is gone: its flows are this node's.
-    pub(super) fn adopt_from(&mut self, peer: PeerId) {
+    pub(super) fn adopt_from(&mut self, now: Instant, peer: PeerId, out: &mut Vec<Action>) {
         for slot in 0..self.table.slots() {
             if self.table.get(slot).is_some_and(|entry| entry.is_owned_by(peer)) {
-                self.table.set_owner(slot, Owner::Local);
+                self.adopt(now, slot, out);
             }
+        }
+    }
+
+    /// A peer's flow is this node's from now on. One that the kernel lacks, and that waited to be created again, is not
+    /// waited for any more: whoever answers for a flow has it, or says that it is gone.
+    pub(super) fn adopt(&mut self, now: Instant, slot: Slot, out: &mut Vec<Action>) {
+        self.table.set_owner(slot, Owner::Local);
+        if self.table.get(slot).is_some_and(|entry| entry.flags.has(Flags::ABSENT)) {
+            self.create(now, slot, out);
         }
     }
 
@@ -214,8 +236,9 @@ impl Engine {
             self.keep_alive_within(now, slot, within);
         }
         // Names what is still this node's, so that the peer takes the rest: reliable, where a hello is not.
+        let recent = self.transfer_classes();
         if let Some(state) = self.peers.get_mut(usize::from(peer.0)) {
-            state.start_bulk(false, &self.table);
+            state.start_bulk(false, &self.table, recent);
         }
     }
 
@@ -245,7 +268,7 @@ impl Engine {
     }
 
     /// A change made here is to be sent to every live peer.
-    fn publish(&mut self, now: Instant, slot: Slot) {
+    pub(super) fn publish(&mut self, now: Instant, slot: Slot) {
         if let Some(entry) = self.table.get_mut(slot) {
             match self.role {
                 Role::Master => {}

@@ -9,19 +9,29 @@ mod encode;
 mod encode_extra;
 mod engine;
 mod entry;
+mod expect;
 mod extra;
+mod fetch;
 mod filling;
 pub mod filter;
+#[cfg(test)]
+mod fixture;
 pub mod flow;
 mod frame_size;
 mod inbox;
 mod keepalive;
 mod links;
 mod local;
+mod modes;
+mod order;
 mod outbox;
+mod pace;
 mod peer;
 mod prove;
+mod purge;
+mod recent;
 mod reconcile;
+mod refresh;
 mod relax;
 mod remote;
 mod rtt;
@@ -33,13 +43,15 @@ mod table;
 pub use engine::Engine;
 pub use extra::{EXPECTATIONS_MAX, NAME_BYTES_MAX};
 pub use links::{LINKS_MAX, LinkId, LinkSet, LinkStats, Sending};
+pub use modes::Mode;
+pub use order::is_tcp_set_back;
 pub use seal::heartbeat_key;
 pub use selection::Standing;
 
 use crate::reason::DropReason;
 use crate::role::{NodeId, Role, SyncHealth};
 use core::time::Duration;
-use flow::{Flow, FlowKey};
+use flow::{Expectation, Flow, FlowKey};
 
 /// Into how many buckets the flows of a node are divided for the proof that a peer holds them.
 pub const DIGEST_BUCKETS: u32 = digest::BUCKETS as u32;
@@ -73,6 +85,14 @@ pub struct Config {
     pub hello_interval: Duration,
     /// Silence after which a peer is gone.
     pub peer_timeout: Duration,
+    /// The same on all nodes.
+    pub mode: Mode,
+    /// ALARM: every flow is sent again within this time.
+    pub refresh_time: Duration,
+    /// ALARM: a living peer's flow that was not named for so long is deleted.
+    pub cache_timeout: Duration,
+    /// To this the timeouts of flows are cut that may be left over: whole seconds.
+    pub purge_timeout: Duration,
 }
 
 /// What happened.
@@ -91,11 +111,31 @@ pub enum Input<'a> {
         key: &'a FlowKey,
         id: u32,
     },
+    /// A helper of the kernel waits for a connection that the flow `master` has announced (not by this daemon's request).
+    Expected {
+        master: &'a FlowKey,
+        expectation: &'a Expectation,
+    },
+    /// The expectation is fulfilled, over or withdrawn.
+    ExpectationGone {
+        master: &'a FlowKey,
+        expectation: &'a Expectation,
+    },
+    /// The kernel's answer to [`Action::Fetch`]; `None`: it has no such entry.
+    Fetched {
+        key: &'a FlowKey,
+        flow: Option<&'a Flow>,
+    },
     /// Events were lost (ENOBUFS): what the shadow holds may be wrong.
     EventsLost,
     /// A dump requested by [`Action::Dump`] begins, goes on, has ended (`complete` false: it failed).
     DumpBegin,
     Dumped(&'a Flow),
+    /// Expectations are dumped after all flows.
+    DumpedExpectation {
+        master: &'a FlowKey,
+        expectation: &'a Expectation,
+    },
     DumpEnd {
         complete: bool,
     },
@@ -132,6 +172,8 @@ pub enum WriteKind {
     Create,
     Update,
     Delete,
+    Relax,
+    Expect,
 }
 
 /// What must be done, in this order.
@@ -145,6 +187,14 @@ pub enum Action {
     Update(Flow),
     /// Delete the flow. `id` zero: unknown.
     Delete { key: FlowKey, id: u32 },
+    /// Open the windows of a TCP entry, and leave everything else as the kernel has it (ENOENT: nothing).
+    Relax(FlowKey),
+    /// Make an expectation of the flow `master`, after that flow.
+    Expect { master: FlowKey, expectation: Box<Expectation> },
+    /// Delete an expectation of the flow `master` (ENOENT: it has gone by itself).
+    Unexpect { master: FlowKey, expectation: Box<Expectation> },
+    /// Read the entry from the kernel and answer by [`Input::Fetched`]: what changes in it makes no event.
+    Fetch(FlowKey),
     /// Dump the whole table and feed it back.
     Dump,
     /// The health changed (role and lag changes are coalesced).
@@ -245,6 +295,7 @@ pub struct PeerStats {
 /// Counters of the engine.
 #[derive(Clone, Debug)]
 pub struct Stats {
+    pub mode: Mode,
     pub health: SyncHealth,
     pub flows: u64,
     pub flows_local: u64,
@@ -264,10 +315,22 @@ pub struct Stats {
     pub restored: u64,
     /// Timeouts of a peer's flows written again to keep them alive.
     pub refreshed: u64,
+    /// Flows that nobody named, whose timeout was cut.
+    pub cut: u64,
     pub writes_failed: u64,
     /// Writes given up: refused for good, or too often.
     pub writes_abandoned: u64,
     /// Flows of this node that the filter does not accept any more: taken back from the peers.
     pub withdrawn: u64,
+    /// Older TCP states that a peer told of flows whose packets pass here.
+    pub regressions_ignored: u64,
+    /// Related flows created without their master, because it is not here.
+    pub created_without_master: u64,
+    /// Expectations beyond [`EXPECTATIONS_MAX`] of one flow.
+    pub expectations_refused: u64,
+    /// Expectations of flows that are not replicated.
+    pub expectations_foreign: u64,
+    /// Entries read again because their sequence adjustment makes no event.
+    pub fetched: u64,
     pub peers: Vec<PeerStats>,
 }

@@ -11,6 +11,8 @@ use super::filling::{Carried, Filling, Frame};
 use super::flow::FlowKey;
 use super::frame_size::FrameSize;
 use super::inbox::WINDOW;
+use super::modes::Mode;
+use super::pace::Pace;
 use super::prove::MOVING_MAX;
 use super::rtt::Rtt;
 use super::table::{Entry, Slot, Table};
@@ -28,6 +30,8 @@ const FLOW_BYTES_TYPICAL: usize = 60;
 const DATA_OVERHEAD: usize = 20;
 /// A frame is lost when this many later ones were acknowledged.
 const REORDER_FRAMES: u64 = 3;
+/// Where nothing is acknowledged, the receiver takes frames that are overtaken by so many others.
+const LATE_FRAMES: u64 = 64;
 /// Flows asked for that wait for a frame; more are asked for again later.
 const WANTS_MAX: usize = 1024;
 const NOTES_MAX: usize = 4;
@@ -62,6 +66,8 @@ pub(super) struct Counters {
 
 pub(super) struct Outbox {
     bit: u8,
+    /// What bounds the rate where nothing is acknowledged.
+    pace: Option<Pace>,
     window: u64,
     queue: VecDeque<Item>,
     wants: VecDeque<FlowKey>,
@@ -78,6 +84,8 @@ pub(super) struct Outbox {
     seeking: bool,
     /// Lost states that had a successor by then: what the peer is owed since then waits with a later time.
     superseded: u64,
+    /// The flows of a transfer that has ended without an acknowledgement.
+    transferred: Option<u64>,
     spare: Vec<Vec<Carried>>,
     pub counters: Counters,
     pub size: FrameSize,
@@ -85,9 +93,10 @@ pub(super) struct Outbox {
 
 impl Outbox {
     /// `bit` is the peer's bit in the entries; `window` bounds the frames in flight.
-    pub fn new(bit: u8, window: usize, frame_bytes: usize) -> Self {
+    pub fn new(bit: u8, window: usize, frame_bytes: usize, mode: Mode) -> Self {
         Self {
             bit,
+            pace: if mode.is_reliable() { None } else { Some(Pace::default()) },
             window: (window as u64).clamp(4, WINDOW - 1),
             queue: VecDeque::new(),
             wants: VecDeque::new(),
@@ -101,6 +110,7 @@ impl Outbox {
             bulk: Bulk::new(),
             seeking: false,
             superseded: 0,
+            transferred: None,
             spare: Vec::new(),
             counters: Counters::default(),
             size: FrameSize::new(frame_bytes),
@@ -161,7 +171,7 @@ impl Outbox {
 
     /// Builds the next frame into `data` if one is due, and returns its sequence.
     pub fn fill(&mut self, now: Instant, table: &mut Table, data: &mut proto::Data, bytes: usize) -> Option<u64> {
-        if !self.is_window_open() {
+        if !self.may_send(now) {
             return None;
         }
         self.seeking = self.bulk.seek(table).is_none();
@@ -201,7 +211,28 @@ impl Outbox {
             self.spare.push(frame.carried);
             return None;
         }
-        Some(self.launch(frame))
+        let sequence = self.launch(frame);
+        if !self.is_reliable() {
+            self.let_go(table);
+        }
+        Some(sequence)
+    }
+
+    /// A frame was sent as a datagram of so many bytes.
+    pub fn on_sent(&mut self, now: Instant, bytes: usize) {
+        if let Some(pace) = &mut self.pace {
+            pace.spend(now, bytes);
+        }
+    }
+
+    /// Are frames acknowledged, and their flows sent again if not?
+    pub fn is_reliable(&self) -> bool {
+        self.pace.is_none()
+    }
+
+    /// The flows of a transfer that has just been sent to its end, where nothing is acknowledged.
+    pub fn take_transfer(&mut self) -> Option<u64> {
+        self.transferred.take()
     }
 
     /// Settles what the peer acknowledged and gives up what it seems to have lost. Returns the flows of a
@@ -247,6 +278,11 @@ impl Outbox {
     /// `bytes` as in [`Outbox::fill`].
     pub fn poll_at(&self, bytes: usize) -> Option<Instant> {
         let timeout = self.in_flight.front().map(|frame| frame.at + self.rtt.timeout());
+        if let Some(pace) = &self.pace {
+            let batch = (!self.queue.is_empty()).then(|| self.flushed + BATCH_DELAY);
+            let due = if self.seeking || self.is_due_at_once(bytes) { Some(Instant(0)) } else { batch };
+            return due.map(|due| due.max(pace.opens_at()));
+        }
         if !self.is_window_open() {
             return timeout;
         }
@@ -302,7 +338,15 @@ impl Outbox {
     }
 
     fn floor(&self) -> u64 {
-        self.in_flight.front().map_or(self.next_sequence, |frame| frame.sequence)
+        match self.pace {
+            None => self.in_flight.front().map_or(self.next_sequence, |frame| frame.sequence),
+            // What is not sent again may still be on its way.
+            Some(_) => self.next_sequence.saturating_sub(LATE_FRAMES).max(1),
+        }
+    }
+
+    fn may_send(&self, now: Instant) -> bool {
+        self.pace.as_ref().map_or_else(|| self.is_window_open(), |pace| pace.is_open(now))
     }
 
     fn is_window_open(&self) -> bool {
@@ -311,7 +355,7 @@ impl Outbox {
 
     /// Everything is settled, but the receiver still waits for a frame that was given up: it needs the floor.
     fn is_behind(&self) -> bool {
-        self.in_flight.is_empty() && self.acked_base + 1 < self.next_sequence
+        self.is_reliable() && self.in_flight.is_empty() && self.acked_base + 1 < self.next_sequence
     }
 
     fn is_due(&self, now: Instant, bytes: usize) -> bool {
@@ -321,7 +365,7 @@ impl Outbox {
 
     fn is_due_at_once(&self, bytes: usize) -> bool {
         let full = self.queue.len() * FLOW_BYTES_TYPICAL >= bytes;
-        let bulk = self.bulk.end_due().is_some() || (self.bulk.slots_left() > 0 && !self.seeking);
+        let bulk = self.bulk.end_due().is_some() || (self.bulk.is_walking() && !self.seeking);
         full || bulk || !self.wants.is_empty() || !self.notes.is_empty() || self.is_behind()
     }
 
@@ -396,6 +440,18 @@ impl Outbox {
         self.in_flight.push_back(frame);
         self.next_sequence += 1;
         sequence
+    }
+
+    /// Nobody will say what has become of the frames sent: they count as arrived.
+    fn let_go(&mut self, table: &mut Table) {
+        while let Some(frame) = self.in_flight.pop_front() {
+            let refresh = self.bulk.is_refresh();
+            frame.bulk_epoch.into_iter().for_each(|epoch| self.bulk.on_frame_acked(epoch));
+            if frame.bulk_end.is_some_and(|epoch| self.bulk.on_end_settled(epoch, true)) && !refresh {
+                self.transferred = Some(self.bulk.flows());
+            }
+            self.settle(table, frame.carried);
+        }
     }
 
     /// The peer has these: removals it knows of need not be remembered.

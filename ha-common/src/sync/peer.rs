@@ -1,5 +1,6 @@
 //! One peer: its session, outbox and inbox, and the clockwork that sends what they have.
 
+use super::bulk::RecentVersions;
 use super::inbox::Inbox;
 use super::links::Links;
 use super::outbox::Outbox;
@@ -57,8 +58,8 @@ impl Peer {
             id,
             node,
             session: Session::new(keyring, mine, node),
-            outbox: Outbox::new(bit(id), config.window_frames, config.frame_bytes_max),
-            inbox: Inbox::new(id),
+            outbox: Outbox::new(bit(id), config.window_frames, config.frame_bytes_max, config.mode),
+            inbox: Inbox::new(id, config),
             prover: Prover::new(),
             links: Links::new(config.links, config.sending, config.hello_interval),
             up: false,
@@ -91,12 +92,12 @@ impl Peer {
 
     /// The peer has been told of every flow, and may be asked whether it holds them.
     pub fn is_proving(&self) -> bool {
-        self.up && self.outbox.bulk.is_done()
+        self.up && self.outbox.is_reliable() && self.outbox.bulk.is_done()
     }
 
     /// Begins to send the whole table.
-    pub fn start_bulk(&mut self, master: bool, table: &Table) {
-        self.outbox.bulk.start(self.wanted_by_peer, master, table.slots());
+    pub fn start_bulk(&mut self, master: bool, table: &Table, recent: RecentVersions) {
+        self.outbox.bulk.start(self.wanted_by_peer, master, table.slots(), recent);
     }
 
     /// Looks at the links to the peer, and tells it soon when its frames will come over another one.
@@ -146,6 +147,7 @@ impl Peer {
         let body = body_bytes(self.outbox.size.bytes());
         while let Some(sequence) = self.outbox.fill(now, table, scratch, body) {
             if let Some(datagram) = self.session.seal(keyring, Kind::Data, sequence, scratch) {
+                self.outbox.on_sent(now, datagram.len());
                 self.send(Kind::Data, datagram, out);
             }
         }

@@ -3,12 +3,12 @@
 //! A dump is not a snapshot (`ctnetlink` section 11). An entry that an event or a peer touched while the
 //! dump ran is newer than its line; removals are remembered until the dump has ended.
 
-use super::digest::Buckets;
 use super::engine::Engine;
 use super::flow::Flow;
+use super::purge::Scope;
 use super::remote::is_same_state;
 use super::table::{Flags, Owner, Slot};
-use super::{Action, Event, PeerId};
+use super::{Action, Event};
 use crate::role::Role;
 use crate::time::Instant;
 use core::time::Duration;
@@ -18,17 +18,6 @@ const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A dump of which nothing was heard for so long is asked for again.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
-
-/// What a completed transfer of a peer judges.
-#[derive(Clone, Copy)]
-pub(super) enum Scope<'a> {
-    /// The peer's flows, and those of nobody.
-    All,
-    /// Those of nobody alone: the peer's were judged when the transfer ended.
-    Found,
-    /// The peer's flows in these buckets.
-    Buckets(&'a Buckets),
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -124,6 +113,7 @@ impl Engine {
         }
         self.dump.wanted = false;
         self.dump.begin(now);
+        self.expectation_dump.clear();
         self.counters.dumps += 1;
         out.push(Action::Dump);
     }
@@ -132,6 +122,7 @@ impl Engine {
     pub(super) fn on_dump_begin(&mut self, now: Instant) {
         if !self.dump.is_running() {
             self.dump.begin(now);
+            self.expectation_dump.clear();
         }
         self.dump.heard = now;
     }
@@ -149,7 +140,11 @@ impl Engine {
         }
         entry.dump = generation;
         entry.id = flow.id;
-        let same = is_same_state(&entry.flow(), flow);
+        let told = entry.flow();
+        // What this kernel has no place for (a helper's module, labels that no rule uses) differs for good.
+        let mut seen = flow.clone();
+        seen.complete_with(&told);
+        let same = is_same_state(&told, &seen);
         let owner = entry.owner();
         self.table.set_absent(slot, false);
         let authority = match owner {
@@ -162,7 +157,7 @@ impl Engine {
             (Owner::Peer(_), _) if same => {}
             // What this kernel has is an old or failed write: the peer knows better.
             (Owner::Peer(_), _) if authority => self.create(now, slot, out),
-            (Owner::Peer(_) | Owner::Found, Some(entry)) => entry.set_flow(flow),
+            (Owner::Peer(_) | Owner::Found, Some(entry)) => entry.set_flow(&seen),
             (Owner::Peer(_) | Owner::Found, None) => {}
         }
     }
@@ -196,6 +191,11 @@ impl Engine {
                 self.vanished(now, slot, out);
             }
         }
+        if complete {
+            self.reconcile_expectations(now);
+        } else {
+            self.expectation_dump.clear();
+        }
         self.dump.first_done |= complete;
         if complete && self.role != Role::Master {
             self.purge_found_if_judged(now, out);
@@ -207,7 +207,7 @@ impl Engine {
         let Some(entry) = self.table.get(slot) else { return };
         match entry.owner() {
             Owner::Local => self.entomb_local(now, slot),
-            Owner::Peer(peer) if self.is_up(peer) => {
+            Owner::Peer(peer) if self.is_up(peer) && !self.is_over(now, entry) => {
                 if !entry.flags.has(Flags::ABSENT) {
                     self.restore(now, slot, peer, out);
                 }
@@ -222,48 +222,5 @@ impl Engine {
             |peer: &super::peer::Peer| peer.up && peer.inbox.is_complete(peer.wanted) && peer.inbox.ended_by_master;
         let Some(judge) = self.peers.iter().find(|peer| judged(peer)).map(|peer| peer.id) else { return };
         self.purge(now, judge, true, Scope::Found, out);
-    }
-
-    /// Deletes what the peer's completed transfer did not name; returns how many. A transfer of a node that
-    /// is not master proves nothing: what it left out belongs to this node if it is master, else to nobody.
-    pub(super) fn purge(
-        &mut self,
-        now: Instant,
-        peer: PeerId,
-        by_master: bool,
-        scope: Scope<'_>,
-        out: &mut Vec<Action>,
-    ) -> u64 {
-        let Some(state) = self.peers.get(usize::from(peer.0)) else { return 0 };
-        let epoch = state.inbox.epoch as u16;
-        let handing_over = !state.outbox.bulk.is_done();
-        let bit = super::peer::bit(peer);
-        let mut purged = 0;
-        for slot in 0..self.table.slots() {
-            let Some(entry) = self.table.get(slot).filter(|entry| entry.is_live()) else { continue };
-            let unnamed = match (entry.owner(), scope) {
-                (Owner::Local, _) | (Owner::Found, Scope::Buckets(_)) | (Owner::Peer(_), Scope::Found) => false,
-                (Owner::Found, Scope::All | Scope::Found) => self.role != Role::Master,
-                (Owner::Peer(owner), Scope::All) => owner == peer && entry.epoch != epoch,
-                (Owner::Peer(owner), Scope::Buckets(buckets)) => {
-                    owner == peer && entry.epoch != epoch && buckets.contains(self.table.bucket(entry))
-                }
-            };
-            let offered = entry.dirty & bit != 0 || (handing_over && entry.flags.has(Flags::HANDOVER));
-            if !unnamed || offered {
-                continue;
-            }
-            if by_master {
-                out.push(Action::Delete { key: entry.key(), id: entry.id });
-                self.forget(slot);
-                purged += 1;
-            } else if self.role == Role::Master {
-                self.table.set_owner(slot, Owner::Local);
-                self.mark_all(now, slot);
-            } else {
-                self.table.set_owner(slot, Owner::Found);
-            }
-        }
-        purged
     }
 }

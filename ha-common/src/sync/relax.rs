@@ -8,7 +8,6 @@
 
 use super::Action;
 use super::engine::Engine;
-use super::keepalive::written;
 use super::table::{Entry, Flags, Slot};
 use crate::role::Role;
 use crate::time::Instant;
@@ -38,7 +37,8 @@ impl Engine {
         }
     }
 
-    /// Writes the next portion of the established TCP flows that were never written.
+    /// Opens the next portion of the established TCP flows that were never written. Their state is left alone: it may have
+    /// moved on in the kernel, and would be set back.
     pub(super) fn run_relax(&mut self, out: &mut Vec<Action>) {
         let Some(first) = self.relaxing else { return };
         let end = first.saturating_add(SLOTS_PER_RUN).min(self.table.slots());
@@ -49,7 +49,7 @@ impl Engine {
         for slot in first..end {
             let Some(entry) = self.table.get_mut(slot).filter(is_strict) else { continue };
             entry.flags.set(Flags::WRITTEN);
-            out.push(Action::Update(written(entry.flow())));
+            out.push(Action::Relax(entry.key()));
         }
         self.relaxing = (end < self.table.slots()).then_some(end);
     }
@@ -57,9 +57,10 @@ impl Engine {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fixture::config;
     use super::super::flow::{Flow, Tcp};
     use super::super::table::tests::flow;
-    use super::super::{Config, Input};
+    use super::super::{Config, Input, Mode};
     use super::*;
     use crate::role::NodeId;
     use crate::time::Instant;
@@ -68,37 +69,21 @@ mod tests {
     const TIMEOUT: Duration = Duration::from_millis(500);
 
     fn engine() -> Engine {
-        let config = Config {
-            node: NodeId(0),
-            session: 1,
-            nonce: [1; 16],
-            cluster: "edge".into(),
-            peers: vec![NodeId(1)],
-            secret: b"secret".to_vec().into(),
-            key_epoch: 0,
-            frame_bytes_max: 1400,
-            links: 1,
-            sending: crate::sync::Sending::Failover,
-            flows_max: 10_000,
-            window_frames: 64,
-            hello_interval: Duration::from_millis(100),
-            peer_timeout: TIMEOUT,
-        };
-        Engine::new(config, 1)
+        Engine::new(Config { peers: vec![NodeId(1)], ..config(Mode::Ftfw) }, 1)
     }
 
     fn tcp(n: u32, state: u8) -> Flow {
         Flow { tcp: Some(Tcp { state, ..Tcp::default() }), ..flow(n) }
     }
 
-    /// Feeds inputs at the engine's own pace of 50 ms and counts the updates that it orders.
+    /// Feeds inputs at the engine's own pace of 50 ms and counts the windows that it orders to open.
     fn updates<const N: usize>(engine: &mut Engine, now: &mut Instant, inputs: [Input<'_>; N]) -> usize {
         let mut out = Vec::new();
         for input in inputs {
             *now = *now + Duration::from_millis(50);
             engine.handle(*now, input, &mut out);
         }
-        out.iter().filter(|action| matches!(action, Action::Update(_))).count()
+        out.iter().filter(|action| matches!(action, Action::Relax(_))).count()
     }
 
     /// A master that was not run for longer than its peer waits for it has been replaced for a while, perhaps: it

@@ -2,9 +2,11 @@
 
 use super::digest::Buckets;
 use super::engine::Engine;
-use super::flow::{Flow, FlowKey, status};
+use super::flow::{Extra, Flow, FlowKey, status};
+use super::modes::Mode;
+use super::order::{is_reopened, is_tcp_set_back};
 use super::outbox::Stamp;
-use super::reconcile::Scope;
+use super::purge::Scope;
 use super::table::{Entry, Flags, Owner, Slot};
 use super::{Action, Event, PeerId, encode};
 use crate::proto::{self, change::Kind};
@@ -32,9 +34,17 @@ pub(super) fn is_same_state(a: &Flow, b: &Flow) -> bool {
 }
 
 /// Bits that the kernel cannot clear and addresses that it cannot change make it another flow
-/// (`ctnetlink` section 9).
+/// (`ctnetlink` section 9). So do a helper and a zone's direction, which only a new entry can have, and an earlier TCP state:
+/// its owner knows of another connection, and no entry is set back.
 fn is_replacement(old: &Flow, new: &Flow) -> bool {
-    old.reply != new.reply || old.status & !new.status & status::REPLICATED != 0
+    let (old_extra, new_extra) = (old.extra.as_deref(), new.extra.as_deref());
+    let helper = |extra: Option<&Extra>| extra.and_then(|extra| extra.helper.clone());
+    let direction = |extra: Option<&Extra>| extra.map(|extra| extra.zone_direction).unwrap_or_default();
+    old.reply != new.reply
+        || old.status & !new.status & status::REPLICATED != 0
+        || is_tcp_set_back(old, new)
+        || direction(old_extra) != direction(new_extra)
+        || helper(new_extra).is_some() && helper(old_extra) != helper(new_extra)
 }
 
 impl Engine {
@@ -48,7 +58,9 @@ impl Engine {
         out: &mut Vec<Action>,
     ) {
         let origin = Origin { peer, sequence, epoch: data.epoch };
-        for change in &data.changes {
+        // Masters before those that they announced.
+        let related = data.changes.iter().filter(|change| is_related(change));
+        for change in data.changes.iter().filter(|change| !is_related(change)).chain(related) {
             let understood = match &change.kind {
                 Some(Kind::Upsert(message)) => self.on_upsert(now, origin, message, out),
                 Some(Kind::Removal(message)) => self.on_removal(now, origin, message, out),
@@ -87,10 +99,18 @@ impl Engine {
         if !self.is_accepted(entry, origin.peer, version) {
             self.counters.stale_ignored += 1;
             self.name_in_epoch(origin, slot);
+            self.tell_the_owner(now, origin.peer, slot, version);
             return true;
         }
+        if self.is_set_back(slot, &flow) {
+            self.counters.regressions_ignored += 1;
+            self.insist(now, slot);
+            return true;
+        }
+        let Some(entry) = self.table.get(slot) else { return true };
         let (was_live, old, absent) = (entry.is_live(), entry.flow(), entry.flags.has(Flags::ABSENT));
         let was_found = entry.owner() == Owner::Found;
+        let was_cut = entry.flags.has(Flags::CUT);
         let changed = entry.version() != version;
         if !was_live {
             self.table.revive(slot);
@@ -110,8 +130,10 @@ impl Engine {
         } else if is_replacement(&old, &flow) {
             out.push(Action::Delete { key: flow.key, id: old.id });
             self.create(now, slot, out);
-        } else if !is_same_state(&old, &flow) || self.has_own_windows(slot) {
+        } else if was_cut || !is_same_state(&old, &flow) || self.has_own_windows(slot) {
             self.update(now, slot, out);
+            let before = old.extra.map(|extra| extra.expectations).unwrap_or_default();
+            self.expect_as_told(slot, &before, out);
         } else if was_found {
             self.keep_alive_within(now, slot, old.timeout / 3);
         } else {
@@ -124,6 +146,20 @@ impl Engine {
     /// session that went on elsewhere would be invalid to it, until a write makes it liberal (`ctnetlink` section 5).
     fn has_own_windows(&self, slot: Slot) -> bool {
         self.table.get(slot).is_some_and(|entry| entry.has_tcp() && !entry.flags.has(Flags::WRITTEN))
+    }
+
+    /// The flow has traffic here, and what the peer tells is an earlier state of the same connection.
+    fn is_set_back(&self, slot: Slot, told: &Flow) -> bool {
+        let Some(entry) = self.table.get(slot).filter(|entry| entry.is_local()) else { return false };
+        let old = entry.flow();
+        is_tcp_set_back(&old, told) && !is_reopened(&old, told)
+    }
+
+    /// Tells the peers anew what this node has, as the newest word.
+    fn insist(&mut self, now: Instant, slot: Slot) {
+        let version = self.tick();
+        self.table.set_version(slot, version);
+        self.mark_all(now, slot);
     }
 
     fn on_removal(&mut self, now: Instant, origin: Origin, message: &proto::Removal, out: &mut Vec<Action>) -> bool {
@@ -177,19 +213,32 @@ impl Engine {
                 Err(_) => return false,
             },
         };
-        if end.epoch != state.inbox.epoch {
+        let repeated = !self.mode.is_reliable() && end.epoch == state.inbox.epoch_ended;
+        if end.epoch != state.inbox.epoch || repeated {
             return true;
         }
+        let was_complete = state.inbox.is_complete(state.wanted);
         state.inbox.epoch_ended = end.epoch;
         state.inbox.answered = end.answers;
         state.inbox.ended_by_master = end.master;
-        let scope = buckets.as_ref().map_or(Scope::All, Scope::Buckets);
+        let scope = match &buckets {
+            Some(buckets) => Scope::Buckets(buckets),
+            None if end.refresh => Scope::Refresh,
+            None => Scope::All,
+        };
         let purged = self.purge(now, peer, end.master, scope, out);
         let flows = end.flows;
-        out.push(Action::Event(match scope {
-            Scope::Buckets(_) => Event::RepairReceived { peer, flows, purged },
-            Scope::All | Scope::Found => Event::BulkReceived { peer, flows, purged },
-        }));
+        match scope {
+            Scope::Buckets(_) => out.push(Action::Event(Event::RepairReceived { peer, flows, purged })),
+            // So often that it is worth a word only when something came of it.
+            Scope::Refresh if was_complete && purged == 0 => {}
+            Scope::All | Scope::Found | Scope::Refresh => {
+                out.push(Action::Event(Event::BulkReceived { peer, flows, purged }));
+            }
+        }
+        if end.master && matches!(scope, Scope::All) {
+            self.judgement_done();
+        }
         true
     }
 
@@ -202,6 +251,18 @@ impl Engine {
             Owner::Peer(_) => version > entry.version(),
             Owner::Local if version != entry.version() => version > entry.version(),
             Owner::Local => entry.is_live() && self.yields_to(peer),
+        }
+    }
+
+    /// The owner knows less of its flow than this node: what was given away with the flow was lost. Where lost frames are
+    /// sent again, this is on its way.
+    fn tell_the_owner(&mut self, now: Instant, peer: PeerId, slot: Slot, version: u64) {
+        let newer = |entry: &Entry| entry.is_owned_by(peer) && entry.version() > version;
+        if self.mode.is_reliable() || !self.table.get(slot).is_some_and(newer) {
+            return;
+        }
+        if let Some(state) = self.peers.get_mut(usize::from(peer.0)).filter(|state| state.up) {
+            state.outbox.mark(&mut self.table, slot, Stamp::at(now));
         }
     }
 
@@ -221,6 +282,7 @@ impl Engine {
             entry.dump = generation;
             entry.flags.clear(Flags::LIVE_HERE);
             entry.flags.clear(Flags::HANDOVER);
+            entry.flags.clear(Flags::CUT);
             entry.flags.clear(Flags::FIXED_TIMEOUT);
             if entry.status() & status::FIXED_TIMEOUT != 0 {
                 entry.flags.set(Flags::FIXED_TIMEOUT);
@@ -236,7 +298,8 @@ impl Engine {
     /// The peer's transfer names this flow.
     fn name_in_epoch(&mut self, origin: Origin, slot: Slot) {
         let current = self.peers.get(usize::from(origin.peer.0)).map(|peer| peer.inbox.epoch);
-        if current == Some(origin.epoch)
+        // Where transfers follow each other, a late frame of the last one names the flow as well.
+        if (current == Some(origin.epoch) || self.mode == Mode::Alarm)
             && let Some(entry) = self.table.get_mut(slot)
         {
             entry.epoch = origin.epoch as u16;
@@ -275,6 +338,16 @@ impl Engine {
     }
 }
 
+/// The change brings a flow that another one has announced.
+fn is_related(change: &proto::Change) -> bool {
+    match &change.kind {
+        Some(Kind::Upsert(flow)) => flow.extra.as_ref().is_some_and(|extra| extra.master.is_some()),
+        Some(Kind::Removal(_) | Kind::Want(_) | Kind::BulkEnd(_) | Kind::Digest(_) | Kind::DigestAnswer(_)) | None => {
+            false
+        }
+    }
+}
+
 /// A stand-in for a flow of which only the key is known; it becomes a tombstone at once.
 fn absent(key: FlowKey) -> Flow {
     Flow { reply: key.original.inverse(), key, status: 0, timeout: 0, mark: 0, tcp: None, id: 0, extra: None }
@@ -284,29 +357,13 @@ fn absent(key: FlowKey) -> Flow {
 mod tests {
     use super::super::Config;
     use super::super::encode::tests::any_flow;
+    use super::super::fixture::config;
     use super::*;
     use crate::role::NodeId;
-    use core::time::Duration;
     use proptest::prelude::*;
 
     fn engine() -> Engine {
-        let config = Config {
-            node: NodeId(0),
-            session: 1,
-            nonce: [1; 16],
-            cluster: "edge".into(),
-            peers: vec![NodeId(1), NodeId(2)],
-            secret: b"secret".to_vec().into(),
-            key_epoch: 0,
-            frame_bytes_max: 1400,
-            links: 1,
-            sending: crate::sync::Sending::Failover,
-            flows_max: 20,
-            window_frames: 64,
-            hello_interval: Duration::from_millis(100),
-            peer_timeout: Duration::from_millis(500),
-        };
-        Engine::new(config, 1)
+        Engine::new(Config { flows_max: 20, ..config(Mode::Ftfw) }, 1)
     }
 
     fn upsert(version: u64, state: u8) -> proto::Data {
@@ -377,7 +434,7 @@ mod tests {
             1 => (proptest::option::of(key()), version()).prop_map(|(key, version)| Kind::Removal(proto::Removal { key, version })),
             1 => key().prop_map(Kind::Want),
             1 => (0u32..3, any::<bool>())
-                .prop_map(|(epoch, master)| Kind::BulkEnd(proto::BulkEnd { epoch, answers: 1, flows: 0, master, buckets: vec![] })),
+                .prop_map(|(epoch, master)| Kind::BulkEnd(proto::BulkEnd { epoch, answers: 1, flows: 0, master, buckets: vec![], refresh: false })),
             1 => (any::<u32>(), any::<u32>(), any::<u32>()).prop_map(|(state, wscale, flags)| {
                 let tcp = Some(proto::Tcp { state, wscale, flags });
                 Kind::Upsert(proto::Flow { tcp, ..proto::Flow::default() })

@@ -48,7 +48,7 @@ impl Table {
     /// An empty table for at most `flows_max` entries (tombstones included); `seed` keeps the order of the
     /// hash table unknown to those who choose the flows, `digest_key` is the same on all nodes.
     pub fn new(seed: u64, digest_key: Key, peers: usize, flows_max: usize) -> Self {
-        let flows_max = flows_max.min(u32::MAX as usize - 1);
+        let flows_max = flows_max.min(u32::MAX as usize - 2);
         Self {
             // Of a large table a later enlargement would stop the loop for a tenth of a second.
             index: HashTable::with_capacity(flows_max.min(INDEX_RESERVED)),
@@ -123,7 +123,7 @@ impl Table {
         let slot = self.free.pop().unwrap_or(self.slots);
         let mut entry = Entry::new(flow, owner, version);
         if let Some(old) = self.slot(slot) {
-            (entry.queued, entry.in_wheel, entry.wheel_next) = (old.queued, old.in_wheel, old.wheel_next);
+            (entry.queued, entry.wheel_next) = (old.queued, old.wheel_next);
         }
         match self.slot_mut(slot) {
             Some(old) => *old = entry,

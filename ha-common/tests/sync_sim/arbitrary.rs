@@ -1,5 +1,6 @@
 //! Whatever the engine is given, it neither panics nor forgets its bounds.
 
+use crate::modes::MODES;
 use crate::world::{config, tcp, udp};
 use ha_common::role::Role;
 use ha_common::sync::{Config, Engine, Input, LinkId, WriteKind};
@@ -88,8 +89,8 @@ proptest! {
     /// A lone engine under arbitrary inputs with the clock standing, creeping and leaping: no panic, the
     /// table within its limit, and no timer that is due again at once for ever.
     #[test]
-    fn arbitrary_inputs(inputs in proptest::collection::vec((given(), prop_oneof![Just(0u64), 0..5_000_000u64, any::<u64>()]), 0..120)) {
-        let mut engine = Engine::new(Config { flows_max: 30, ..config(0, 1) }, 5);
+    fn arbitrary_inputs(mode in proptest::sample::select(&MODES[..]), inputs in proptest::collection::vec((given(), prop_oneof![Just(0u64), 0..5_000_000u64, any::<u64>()]), 0..120)) {
+        let mut engine = Engine::new(Config { mode, flows_max: 30, ..config(0, 1) }, 5);
         let mut now = Instant(0);
         let mut actions = Vec::new();
         for (input, pause) in &inputs {
@@ -108,8 +109,8 @@ proptest! {
     /// Two engines that talk to each other while both get arbitrary inputs: no panic, and authentic frames
     /// are never refused as malformed.
     #[test]
-    fn arbitrary_pairs(inputs in proptest::collection::vec((given(), 0usize..2, 0..50_000_000u64), 0..150)) {
-        let mut engines = [0, 1].map(|node| Engine::new(Config { flows_max: 30, ..config(node, 1 + u64::from(node)) }, 5));
+    fn arbitrary_pairs(mode in proptest::sample::select(&MODES[..]), inputs in proptest::collection::vec((given(), 0usize..2, 0..50_000_000u64), 0..150)) {
+        let mut engines = [0, 1].map(|node| Engine::new(Config { mode, flows_max: 30, ..config(node, 1 + u64::from(node)) }, 5));
         let mut now = Instant(1_000_000_000);
         for (input, node, pause) in &inputs {
             now = Instant(now.0 + pause);

@@ -3,4 +3,6 @@
 mod arbitrary;
 mod attacks;
 mod convergence;
+mod leftovers;
+mod modes;
 mod world;

@@ -11,6 +11,7 @@ mod schema;
 pub mod secret;
 mod spelling;
 mod sync_filter;
+pub mod sync_mode;
 pub mod timing;
 pub mod track;
 mod values;
@@ -128,6 +129,7 @@ pub struct Sync {
     pub hello_interval: Duration,
     pub peer_timeout: Duration,
     pub transport: links::Transport,
+    pub mode: sync_mode::SyncMode,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use super::error::{At, Found, Problems};
 use super::{
     Election, Log, LogFormat, Node, PIN_DIRECTORY, RUN_DIRECTORY, Resolved, STATE_DIRECTORY, Sync, XdpChoice,
-    heartbeat, links, schema, secret, sync_filter, timing, vips,
+    heartbeat, links, schema, secret, sync_filter, sync_mode, timing, vips,
 };
 use ha_common::role::NodeId;
 use ha_common::wire::frame::DEFAULT_PORT;
@@ -254,6 +254,7 @@ fn resolve_sync(
         hello_interval,
         peer_timeout,
         transport: links::resolve(file, problems),
+        mode: sync_mode::resolve(&sync.mode, problems),
     })
 }
 

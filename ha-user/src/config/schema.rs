@@ -3,7 +3,7 @@
 use super::error::{At, Found, FoundList, Problems};
 use super::reader::{Refusal, Section};
 use super::values::{address, address_with_prefix, boolean, choice, duration, integer, interface, path, string, text};
-use super::{LogFormat, XdpChoice, heartbeat, hooks, links, sync_filter, timing, track};
+use super::{LogFormat, XdpChoice, heartbeat, hooks, links, sync_filter, sync_mode, timing, track};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -52,6 +52,7 @@ pub struct Sync {
     pub flows_max: Option<Found<usize>>,
     pub hello_interval: Option<Found<Option<Duration>>>,
     pub peer_timeout: Option<Found<Option<Duration>>>,
+    pub mode: sync_mode::Keys,
     pub filter: sync_filter::Keys,
     pub links: links::Keys,
 }
@@ -185,8 +186,7 @@ fn read_nodes(section: &mut Section<'_>, problems: &mut Problems<'_>) -> Vec<Nod
 }
 
 fn read_sync(section: &mut Section<'_>, problems: &mut Problems<'_>) -> Sync {
-    // The mode is only checked: what is not implemented must not look as if it were in force.
-    section.optional(problems, "mode", mode);
+    let mode = sync_mode::read(section, problems);
     let filter = section.table(problems, "filter").map(|mut filter| {
         let keys = sync_filter::read(&mut filter, problems);
         filter.finish(problems);
@@ -200,6 +200,7 @@ fn read_sync(section: &mut Section<'_>, problems: &mut Problems<'_>) -> Sync {
         flows_max: section.optional(problems, "flows_max", integer(1..=100_000_000)),
         hello_interval: section.optional(problems, "hello_interval", duration(ms(10)..=ms(60_000))),
         peer_timeout: section.optional(problems, "peer_timeout", duration(ms(50)..=ms(600_000))),
+        mode,
         filter: filter.unwrap_or_default(),
         links: links::read(section, problems),
     }
@@ -252,17 +253,6 @@ fn read_election(root: &mut Section<'_>, problems: &mut Problems<'_>) -> Electio
 
 fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
-}
-
-fn mode(value: &DeValue<'_>) -> Result<(), Refusal> {
-    let known = choice(&[("ftfw", true), ("alarm", false), ("notrack", false)])(value)?;
-    if known {
-        return Ok(());
-    }
-    Err(Refusal::new(
-        format!("\"{}\" is not implemented in this release", string(value)?),
-        "write mode = \"ftfw\" (reliable; it repairs all that alarm repairs), or remove the key",
-    ))
 }
 
 /// An absolute path, or "off".

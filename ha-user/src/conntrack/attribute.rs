@@ -18,8 +18,12 @@ pub enum Malformed {
     TupleIncomplete,
     #[error("original and reply tuple are of different families or protocols")]
     TuplesDiffer,
-    #[error("the entry's zone counts for one direction only")]
-    DirectionalZone,
+    #[error("the entry has a zone of its own for each direction")]
+    TwoZones,
+    #[error("a helper's or expectation function's name is empty, too long or not printable")]
+    Name,
+    #[error("an expectation lacks its master, tuple or mask")]
+    ExpectationIncomplete,
 }
 
 /// The attributes in `bytes`, one after the other: kind without flags, and value.
@@ -189,7 +193,15 @@ impl Builder {
         }
     }
 
-    /// Appends an attribute, padded to four bytes. Values are at most 16 bytes here.
+    /// Appends a name with its final NUL.
+    pub fn put_name(&mut self, kind: u16, name: &str) {
+        let mut value = Vec::with_capacity(name.len() + 1);
+        value.extend_from_slice(name.as_bytes());
+        value.push(0);
+        self.put(kind, &value);
+    }
+
+    /// Appends an attribute, padded to four bytes. Values are at most 32 bytes here.
     pub fn put(&mut self, kind: u16, value: &[u8]) {
         let length = u16::try_from(NLA_HEADER_SIZE + value.len()).unwrap_or(u16::MAX);
         self.bytes.extend_from_slice(&length.to_ne_bytes());

@@ -339,10 +339,11 @@ fn offloaded_flows_are_completed() {
     assert_ne!(flow.status & status::ASSURED, 0);
 }
 
-/// What lacks an identity, contradicts itself or lies in a directional zone is refused under its own name.
+/// What lacks an identity, contradicts itself or lies in two zones is refused under its own name.
 #[test]
 fn refusals_have_names() {
-    let message = |orig: Option<&Tuple>, reply: Option<&Tuple>, zone_inside: bool| {
+    let v4 = tuple("10.0.0.1", "10.0.0.2", 6, (1, 2));
+    let message = |orig: Option<&Tuple>, reply: Option<&Tuple>, two_zones: bool| {
         let mut out = Builder::default();
         let message = out.begin(uapi::CT_NEW, 0, 0, uapi::FAMILY_V4);
         if let Some(tuple) = orig {
@@ -351,21 +352,19 @@ fn refusals_have_names() {
         if let Some(tuple) = reply {
             encode::put_tuple(&mut out, uapi::CTA_TUPLE_REPLY, tuple);
         }
-        if zone_inside {
-            let nest = out.nest(uapi::CTA_TUPLE_ORIG);
-            out.put_be16(uapi::CTA_TUPLE_ZONE, 1);
-            out.end(nest);
+        if two_zones {
+            encode::put_tuple_in_zone(&mut out, uapi::CTA_TUPLE_ORIG, &v4, Some(1));
+            encode::put_tuple_in_zone(&mut out, uapi::CTA_TUPLE_REPLY, &v4, Some(2));
         }
         out.end(message);
         decoded(out.bytes())
     };
-    let v4 = tuple("10.0.0.1", "10.0.0.2", 6, (1, 2));
     let v6 = tuple("2001:db8::1", "2001:db8::2", 6, (1, 2));
     let udp = Tuple { protocol: 17, ..v4 };
     assert_eq!(message(Some(&v4), None, false), Err(Malformed::TupleMissing));
     assert_eq!(message(None, Some(&v4), false), Err(Malformed::TupleMissing));
     assert_eq!(message(Some(&v4), Some(&v6), false), Err(Malformed::TuplesDiffer));
     assert_eq!(message(Some(&v4), Some(&udp), false), Err(Malformed::TuplesDiffer));
-    assert_eq!(message(Some(&v4), Some(&v4), true), Err(Malformed::DirectionalZone));
+    assert_eq!(message(Some(&v4), Some(&v4), true), Err(Malformed::TwoZones));
     assert_eq!(decode::flow(&[]), Err(Malformed::Message));
 }

@@ -1,8 +1,8 @@
-//! Conntrack entries out of events, dumps and answers, without allocating.
+//! Conntrack entries out of events, dumps and answers; only rare attributes (`decode_extra`) cost an allocation.
 
 use super::attribute::{Attributes, Malformed, be16, be32, byte, fixed};
-use super::uapi;
-use ha_common::sync::flow::{Flow, FlowKey, Tcp, Tuple, status};
+use super::{decode_extra, uapi};
+use ha_common::sync::flow::{Extra, Flow, FlowKey, Sctp, Tcp, Tuple, ZoneDirection, status};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Length of `struct nfgenmsg`, which stands before the attributes.
@@ -11,7 +11,7 @@ pub const NFGENMSG_LEN: usize = 4;
 /// Reads the entry in the payload of a `CT_NEW` or `CT_DELETE` message.
 ///
 /// Attributes that an event leaves out read as follows: mark 0 (`ctnetlink` section 15), timeout 0, no TCP
-/// state, status 0.
+/// state, status 0, nothing of `Flow::extra`.
 ///
 /// # Errors
 /// What is malformed, missing or not supported.
@@ -22,23 +22,27 @@ pub fn flow(payload: &[u8]) -> Result<Flow, Malformed> {
     for attribute in Attributes::new(payload.get(NFGENMSG_LEN..).ok_or(Malformed::Message)?) {
         let (kind, value) = attribute?;
         match kind {
-            uapi::CTA_TUPLE_ORIG => original = Some(tuple(value)?),
-            uapi::CTA_TUPLE_REPLY => reply = Some(tuple(value)?),
+            uapi::CTA_TUPLE_ORIG => original = Some(tuple_and_zone(value)?),
+            uapi::CTA_TUPLE_REPLY => reply = Some(tuple_and_zone(value)?),
             uapi::CTA_STATUS => found.status = be32(value)?,
-            uapi::CTA_PROTOINFO => found.tcp = tcp(value)?,
+            uapi::CTA_PROTOINFO => found.protocol_state(value)?,
             uapi::CTA_TIMEOUT => found.timeout = Some(be32(value)?),
             uapi::CTA_MARK => found.mark = be32(value)?,
             uapi::CTA_ID => found.id = be32(value)?,
             uapi::CTA_ZONE => found.zone = be16(value)?,
-            // Counters, timestamps, helpers, labels and what newer kernels add do not travel.
-            _ => {}
+            // What newer kernels add, and what does not travel: counters, timestamps, security contexts.
+            _ => decode_extra::attribute(kind, value, &mut found.extra)?,
         }
     }
-    let (Some(original), Some(reply)) = (original, reply) else { return Err(Malformed::TupleMissing) };
+    let (Some((original, original_zone)), Some((reply, reply_zone))) = (original, reply) else {
+        return Err(Malformed::TupleMissing);
+    };
     if original.protocol != reply.protocol || original.source.is_ipv4() != reply.source.is_ipv4() {
         return Err(Malformed::TuplesDiffer);
     }
     found.complete_offloaded(original.protocol);
+    found.directional_zone(original_zone, reply_zone)?;
+    found.zone_of_master();
     Ok(Flow {
         key: FlowKey { original, zone: found.zone },
         reply,
@@ -47,7 +51,7 @@ pub fn flow(payload: &[u8]) -> Result<Flow, Malformed> {
         mark: found.mark,
         tcp: found.tcp,
         id: found.id,
-        extra: None,
+        extra: found.extra,
     })
 }
 
@@ -59,9 +63,44 @@ struct Found {
     mark: u32,
     id: u32,
     zone: u16,
+    extra: Option<Box<Extra>>,
 }
 
 impl Found {
+    fn protocol_state(&mut self, value: &[u8]) -> Result<(), Malformed> {
+        for attribute in Attributes::new(value) {
+            let (kind, value) = attribute?;
+            match kind {
+                uapi::CTA_PROTOINFO_TCP => self.tcp = Some(tcp_info(value)?),
+                uapi::CTA_PROTOINFO_SCTP => self.extra.get_or_insert_default().sctp = Some(sctp_info(value)?),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes note of a zone that stands in a tuple: it counts for that direction, and the other is in the default zone.
+    fn directional_zone(&mut self, original: Option<u16>, reply: Option<u16>) -> Result<(), Malformed> {
+        let direction = match (original, reply) {
+            (None, None) => return Ok(()),
+            (Some(zone), None) if self.zone == 0 => {
+                self.zone = zone;
+                ZoneDirection::Original
+            }
+            (None, Some(zone)) if self.zone == 0 => ZoneDirection::Reply(zone),
+            (Some(_), _) | (None, Some(_)) => return Err(Malformed::TwoZones),
+        };
+        self.extra.get_or_insert_default().zone_direction = direction;
+        Ok(())
+    }
+
+    /// The kernel looks a master up in the zone of the flow that it announced, and does not repeat it.
+    fn zone_of_master(&mut self) {
+        if let Some(master) = self.extra.as_mut().and_then(|extra| extra.master.as_mut()) {
+            master.zone = self.zone;
+        }
+    }
+
     /// An entry that a flowtable forwards hides its state: it is established and assured, and the standby
     /// needs a timeout of its own (`ctnetlink` section 15).
     fn complete_offloaded(&mut self, protocol: u8) {
@@ -81,16 +120,21 @@ impl Found {
     }
 }
 
-fn tuple(value: &[u8]) -> Result<Tuple, Malformed> {
+/// A tuple without regard to zones.
+pub(super) fn tuple(value: &[u8]) -> Result<Tuple, Malformed> {
+    tuple_and_zone(value).map(|(tuple, _)| tuple)
+}
+
+fn tuple_and_zone(value: &[u8]) -> Result<(Tuple, Option<u16>), Malformed> {
     let mut addresses = (None, None);
     let mut layer4 = None;
+    let mut zone = None;
     for attribute in Attributes::new(value) {
         let (kind, value) = attribute?;
         match kind {
             uapi::CTA_TUPLE_IP => addresses = ip(value)?,
             uapi::CTA_TUPLE_PROTO => layer4 = Some(protocol(value)?),
-            // Sent as an ordinary zone such an entry would stand in another table on the peer.
-            uapi::CTA_TUPLE_ZONE => return Err(Malformed::DirectionalZone),
+            uapi::CTA_TUPLE_ZONE => zone = Some(be16(value)?),
             _ => {}
         }
     }
@@ -101,7 +145,7 @@ fn tuple(value: &[u8]) -> Result<Tuple, Malformed> {
     if source.is_ipv4() != destination.is_ipv4() {
         return Err(Malformed::TuplesDiffer);
     }
-    Ok(Tuple { source, destination, protocol, source_port, destination_port })
+    Ok((Tuple { source, destination, protocol, source_port, destination_port }, zone))
 }
 
 fn ip(value: &[u8]) -> Result<(Option<IpAddr>, Option<IpAddr>), Malformed> {
@@ -150,16 +194,6 @@ fn protocol(value: &[u8]) -> Result<(u8, u16, u16), Malformed> {
     Ok((number, ports[0], ports[1]))
 }
 
-fn tcp(value: &[u8]) -> Result<Option<Tcp>, Malformed> {
-    for attribute in Attributes::new(value) {
-        let (kind, value) = attribute?;
-        if kind == uapi::CTA_PROTOINFO_TCP {
-            return tcp_info(value).map(Some);
-        }
-    }
-    Ok(None)
-}
-
 fn tcp_info(value: &[u8]) -> Result<Tcp, Malformed> {
     let mut tcp = Tcp::default();
     for attribute in Attributes::new(value) {
@@ -175,4 +209,18 @@ fn tcp_info(value: &[u8]) -> Result<Tcp, Malformed> {
         }
     }
     Ok(tcp)
+}
+
+fn sctp_info(value: &[u8]) -> Result<Sctp, Malformed> {
+    let mut sctp = Sctp::default();
+    for attribute in Attributes::new(value) {
+        let (kind, value) = attribute?;
+        match kind {
+            uapi::CTA_PROTOINFO_SCTP_STATE => sctp.state = byte(value)?,
+            uapi::CTA_PROTOINFO_SCTP_VTAG_ORIGINAL => sctp.tags[0] = be32(value)?,
+            uapi::CTA_PROTOINFO_SCTP_VTAG_REPLY => sctp.tags[1] = be32(value)?,
+            _ => {}
+        }
+    }
+    Ok(sctp)
 }

@@ -1,8 +1,8 @@
 //! Conntrack requests: create, update, delete, get.
 
 use super::attribute::{Builder, Open};
-use super::uapi;
-use ha_common::sync::flow::{Flow, FlowKey, Tcp, Tuple, status};
+use super::{encode_extra, uapi};
+use ha_common::sync::flow::{Flow, FlowKey, Tcp, Tuple, ZoneDirection, status};
 use std::net::IpAddr;
 
 /// The flow cannot be a conntrack entry: its addresses are of different families, or its protocol is not of
@@ -16,12 +16,22 @@ pub struct MixedFamilies;
 pub struct UpdateParts {
     /// A stale status that clears a bit is refused with EBUSY.
     pub status: bool,
+    /// The entry is a related one, of which a status must repeat the EXPECTED bit, else it is refused with EBUSY.
+    pub expected: bool,
+    /// An entry without room for labels refuses them with ENOSPC.
+    pub labels: bool,
     /// An entry with a fixed timeout refuses another one with EPERM.
     pub timeout: bool,
 }
 
 impl UpdateParts {
-    pub const ALL: UpdateParts = UpdateParts { status: true, timeout: true };
+    pub const ALL: UpdateParts = UpdateParts { status: true, expected: false, labels: true, timeout: true };
+
+    /// Everything that can be set, for an entry that was made as this flow.
+    pub fn of(flow: &Flow) -> UpdateParts {
+        let related = flow.extra.as_ref().is_some_and(|extra| extra.master.is_some());
+        UpdateParts { expected: related, ..Self::ALL }
+    }
 }
 
 /// Appends a request to create the flow; EEXIST when its tuples are taken.
@@ -32,18 +42,26 @@ impl UpdateParts {
 /// # Errors
 /// [`MixedFamilies`]; nothing is appended then.
 pub fn create(out: &mut Builder, sequence: u32, flow: &Flow) -> Result<(), MixedFamilies> {
-    let message = begin(out, uapi::CT_NEW, uapi::REQUEST | uapi::CREATE | uapi::EXCL, sequence, &flow.key)?;
-    if let Err(error) = nat_families(flow) {
-        out.abandon(&message);
-        return Err(error);
-    }
-    put_tuple(out, uapi::CTA_TUPLE_REPLY, &flow.key.original.inverse());
+    let original = &flow.key.original;
+    let (zone, original_zone, reply_zone) = match flow.extra.as_ref().map(|extra| extra.zone_direction) {
+        None | Some(ZoneDirection::Both) => (flow.key.zone, None, None),
+        Some(ZoneDirection::Original) => (0, Some(flow.key.zone), None),
+        Some(ZoneDirection::Reply(zone)) => (0, None, Some(zone)),
+    };
+    nat_families(flow)?;
+    let message = out.begin(uapi::CT_NEW, uapi::REQUEST | uapi::CREATE | uapi::EXCL, sequence, family(original)?);
+    put_tuple_in_zone(out, uapi::CTA_TUPLE_ORIG, original, original_zone);
+    put_tuple_in_zone(out, uapi::CTA_TUPLE_REPLY, &original.inverse(), reply_zone);
     out.put_be32(uapi::CTA_STATUS, wanted_status(flow.status));
     out.put_be32(uapi::CTA_TIMEOUT, flow.timeout);
     out.put_be32(uapi::CTA_MARK, flow.mark);
-    put_zone(out, flow.key.zone);
+    put_zone(out, zone);
     put_protocol_state(out, flow);
     put_nat(out, flow);
+    if let Some(extra) = &flow.extra {
+        encode_extra::put_at_creation(out, extra);
+        encode_extra::put_changeable(out, extra, true);
+    }
     out.end(message);
     Ok(())
 }
@@ -56,16 +74,40 @@ pub fn create(out: &mut Builder, sequence: u32, flow: &Flow) -> Result<(), Mixed
 pub fn update(out: &mut Builder, sequence: u32, flow: &Flow, parts: UpdateParts) -> Result<(), MixedFamilies> {
     let message = begin(out, uapi::CT_NEW, uapi::REQUEST, sequence, &flow.key)?;
     if parts.status {
-        out.put_be32(uapi::CTA_STATUS, wanted_status(flow.status));
+        let expected = if parts.expected { status::EXPECTED } else { 0 };
+        out.put_be32(uapi::CTA_STATUS, wanted_status(flow.status) | expected);
     }
     if parts.timeout {
         out.put_be32(uapi::CTA_TIMEOUT, flow.timeout);
     }
     out.put_be32(uapi::CTA_MARK, flow.mark);
     put_zone(out, flow.key.zone);
-    if flow.tcp.is_some() {
+    let is_tcp = flow.key.original.protocol == uapi::IPPROTO_TCP;
+    if flow.tcp.is_some() || !is_tcp {
         put_protocol_state(out, flow);
     }
+    if let Some(extra) = &flow.extra {
+        encode_extra::put_changeable(out, extra, parts.labels);
+    }
+    out.end(message);
+    Ok(())
+}
+
+/// Appends a request that opens the windows of a TCP entry and changes nothing else, not even its state: that may have
+/// moved on since it was told. ENOENT when the entry is not there.
+///
+/// # Errors
+/// [`MixedFamilies`]; nothing is appended then.
+pub fn relax(out: &mut Builder, sequence: u32, key: &FlowKey) -> Result<(), MixedFamilies> {
+    let message = begin(out, uapi::CT_NEW, uapi::REQUEST, sequence, key)?;
+    put_zone(out, key.zone);
+    let info = out.nest(uapi::CTA_PROTOINFO);
+    let nest = out.nest(uapi::CTA_PROTOINFO_TCP);
+    for kind in [uapi::CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, uapi::CTA_PROTOINFO_TCP_FLAGS_REPLY] {
+        out.put(kind, &[uapi::FLAG_BE_LIBERAL, uapi::FLAG_BE_LIBERAL]);
+    }
+    out.end(nest);
+    out.end(info);
     out.end(message);
     Ok(())
 }
@@ -103,6 +145,15 @@ pub fn wanted_status(of_flow: u32) -> u32 {
     of_flow & (status::SEEN_REPLY | status::ASSURED | status::FIXED_TIMEOUT) | status::CONFIRMED
 }
 
+/// The zone in which the reply tuple stands.
+pub fn reply_zone(flow: &Flow) -> u16 {
+    match flow.extra.as_ref().map(|extra| extra.zone_direction) {
+        None | Some(ZoneDirection::Both) => flow.key.zone,
+        Some(ZoneDirection::Original) => 0,
+        Some(ZoneDirection::Reply(zone)) => zone,
+    }
+}
+
 /// The source is rewritten: packets of the original direction leave with the reply tuple's destination.
 pub fn is_source_nat(flow: &Flow) -> bool {
     let untranslated = flow.key.original.inverse();
@@ -123,15 +174,17 @@ pub fn is_destination_nat(flow: &Flow) -> bool {
 
 /// Opens the message and writes the original tuple, by which every request finds its entry.
 fn begin(out: &mut Builder, kind: u16, flags: u16, sequence: u32, key: &FlowKey) -> Result<Open, MixedFamilies> {
-    let tuple = &key.original;
-    let family = match (tuple.source, tuple.destination) {
-        (IpAddr::V4(_), IpAddr::V4(_)) => uapi::FAMILY_V4,
-        (IpAddr::V6(_), IpAddr::V6(_)) => uapi::FAMILY_V6,
-        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return Err(MixedFamilies),
-    };
-    let message = out.begin(kind, flags, sequence, family);
-    put_tuple(out, uapi::CTA_TUPLE_ORIG, tuple);
+    let message = out.begin(kind, flags, sequence, family(&key.original)?);
+    put_tuple(out, uapi::CTA_TUPLE_ORIG, &key.original);
     Ok(message)
+}
+
+pub(super) fn family(tuple: &Tuple) -> Result<u8, MixedFamilies> {
+    match (tuple.source, tuple.destination) {
+        (IpAddr::V4(_), IpAddr::V4(_)) => Ok(uapi::FAMILY_V4),
+        (IpAddr::V6(_), IpAddr::V6(_)) => Ok(uapi::FAMILY_V6),
+        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => Err(MixedFamilies),
+    }
 }
 
 fn nat_families(flow: &Flow) -> Result<(), MixedFamilies> {
@@ -151,6 +204,11 @@ fn put_zone(out: &mut Builder, zone: u16) {
 }
 
 pub(super) fn put_tuple(out: &mut Builder, kind: u16, tuple: &Tuple) {
+    put_tuple_in_zone(out, kind, tuple, None);
+}
+
+/// A tuple, and a zone that counts for its direction alone.
+pub(super) fn put_tuple_in_zone(out: &mut Builder, kind: u16, tuple: &Tuple, zone: Option<u16>) {
     let nest = out.nest(kind);
     let ip = out.nest(uapi::CTA_TUPLE_IP);
     match tuple.source {
@@ -184,6 +242,9 @@ pub(super) fn put_tuple(out: &mut Builder, kind: u16, tuple: &Tuple) {
         _ => {}
     }
     out.end(proto);
+    if let Some(zone) = zone {
+        out.put_be16(uapi::CTA_TUPLE_ZONE, zone);
+    }
     out.end(nest);
 }
 
@@ -204,6 +265,9 @@ fn has_ports(protocol: u8) -> bool {
 /// the first packets after a takeover would be INVALID (`ctnetlink` section 5).
 fn put_protocol_state(out: &mut Builder, flow: &Flow) {
     if flow.key.original.protocol != uapi::IPPROTO_TCP {
+        if let Some(extra) = flow.extra.as_ref().filter(|_| flow.key.original.protocol == uapi::IPPROTO_SCTP) {
+            encode_extra::put_sctp(out, extra);
+        }
         return;
     }
     let tcp = flow.tcp.unwrap_or(Tcp { state: presumed_tcp_state(flow.status), ..Tcp::default() });

@@ -1,10 +1,10 @@
 //! What the kernel tells about its table: conntrack events.
 
 use super::attribute::Messages;
-use super::{ConntrackError, decode, filter_program, socket, uapi};
+use super::{ConntrackError, decode, expectation, filter_program, socket, uapi};
 use crate::recv_batch::RecvBatch;
 use ha_common::sync::filter::Filter;
-use ha_common::sync::flow::Flow;
+use ha_common::sync::flow::{Expectation, Flow, FlowKey};
 use netlink_sys::Socket;
 use socket2::{SockFilter, SockRef};
 use std::io;
@@ -23,6 +23,10 @@ pub enum Event<'a> {
     Changed(&'a Flow),
     /// The entry is gone.
     Destroyed(&'a Flow),
+    /// A helper waits for a connection that the flow `master` has announced.
+    Expected { master: &'a FlowKey, expectation: &'a Expectation },
+    /// The expectation is fulfilled, over or withdrawn.
+    Unexpected { master: &'a FlowKey, expectation: &'a Expectation },
     /// The kernel dropped events because the socket's buffer was full, or one did not fit: which is unknown.
     Lost,
 }
@@ -160,20 +164,23 @@ impl EventSource {
                     self.stats.malformed += 1;
                     break;
                 };
-                let destroyed = match header.kind {
-                    uapi::CT_NEW => false,
-                    uapi::CT_DELETE => true,
-                    _ => continue,
-                };
                 if header.port == self.writer_port {
                     self.stats.own += 1;
                     continue;
                 }
-                match decode::flow(payload) {
-                    Ok(flow) => {
-                        self.stats.events += 1;
-                        sink(if destroyed { Event::Destroyed(&flow) } else { Event::Changed(&flow) });
-                    }
+                let told = match header.kind {
+                    uapi::CT_NEW => decode::flow(payload).map(|flow| sink(Event::Changed(&flow))),
+                    uapi::CT_DELETE => decode::flow(payload).map(|flow| sink(Event::Destroyed(&flow))),
+                    uapi::EXP_NEW => expectation::decode(payload).map(|(master, expectation)| {
+                        sink(Event::Expected { master: &master, expectation: &expectation })
+                    }),
+                    uapi::EXP_DELETE => expectation::decode(payload).map(|(master, expectation)| {
+                        sink(Event::Unexpected { master: &master, expectation: &expectation })
+                    }),
+                    _ => continue,
+                };
+                match told {
+                    Ok(()) => self.stats.events += 1,
                     Err(_) => self.stats.malformed += 1,
                 }
             }

@@ -1,20 +1,27 @@
 //! The kernel's connection table: events and dumps in, writes out, over nfnetlink.
 //!
-//! Three sockets, so that neither the other's errors nor its overflow get mixed up (`ctnetlink` section 13):
-//! [`events`] for what the kernel tells, [`dump`] for the whole table, [`writer`] for requests.
+//! Four sockets, so that neither the other's errors nor its overflow get mixed up (`ctnetlink` section 13):
+//! [`events`] for what the kernel tells, [`dump`] and [`expectation_dump`] for everything that is there,
+//! [`writer`] for requests.
 
 pub mod attribute;
 pub mod decode;
+mod decode_extra;
 pub mod dump;
 pub mod encode;
+mod encode_extra;
 pub mod errno;
 pub mod events;
+pub mod expectation;
+pub mod expectation_dump;
 mod filter_program;
 pub mod own_addresses;
 mod pace;
+mod second_try;
 mod socket;
 pub mod sysctl;
 pub mod uapi;
+mod write;
 pub mod writer;
 
 #[cfg(test)]

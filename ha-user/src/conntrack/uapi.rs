@@ -9,6 +9,10 @@ pub const FAMILY_V6: u8 = 10;
 pub const CT_NEW: u16 = 0x0100;
 pub const CT_GET: u16 = 0x0101;
 pub const CT_DELETE: u16 = 0x0102;
+/// `NFNL_SUBSYS_CTNETLINK_EXP << 8 | IPCTNL_MSG_EXP_*`.
+pub const EXP_NEW: u16 = 0x0200;
+pub const EXP_GET: u16 = 0x0201;
+pub const EXP_DELETE: u16 = 0x0202;
 
 /// `NLMSG_*` control messages.
 pub const NLMSG_ERROR: u16 = 2;
@@ -26,21 +30,52 @@ pub const DUMP: u16 = 0x300;
 /// Set on an attribute whose value is attributes.
 pub const NESTED: u16 = 0x8000;
 
-/// Bit mask of the multicast groups NEW, UPDATE and DESTROY.
-pub const EVENT_GROUPS: u32 = 0b111;
+/// Bit mask of the multicast groups NEW, UPDATE and DESTROY, of entries and of expectations.
+pub const EVENT_GROUPS: u32 = 0b111_111;
 
 pub const CTA_TUPLE_ORIG: u16 = 1;
 pub const CTA_TUPLE_REPLY: u16 = 2;
 pub const CTA_STATUS: u16 = 3;
 pub const CTA_PROTOINFO: u16 = 4;
+pub const CTA_HELP: u16 = 5;
 pub const CTA_NAT_SRC: u16 = 6;
 pub const CTA_TIMEOUT: u16 = 7;
 pub const CTA_MARK: u16 = 8;
 pub const CTA_ID: u16 = 12;
 pub const CTA_NAT_DST: u16 = 13;
+pub const CTA_TUPLE_MASTER: u16 = 14;
+pub const CTA_SEQ_ADJ_ORIG: u16 = 15;
+pub const CTA_SEQ_ADJ_REPLY: u16 = 16;
 pub const CTA_ZONE: u16 = 18;
 pub const CTA_MARK_MASK: u16 = 21;
 pub const CTA_STATUS_MASK: u16 = 26;
+pub const CTA_LABELS: u16 = 22;
+pub const CTA_SYNPROXY: u16 = 24;
+
+pub const CTA_HELP_NAME: u16 = 1;
+
+pub const CTA_SEQADJ_CORRECTION_POS: u16 = 1;
+pub const CTA_SEQADJ_OFFSET_BEFORE: u16 = 2;
+pub const CTA_SEQADJ_OFFSET_AFTER: u16 = 3;
+
+pub const CTA_SYNPROXY_ISN: u16 = 1;
+pub const CTA_SYNPROXY_ITS: u16 = 2;
+pub const CTA_SYNPROXY_TSOFF: u16 = 3;
+
+/// Attributes of an expectation (`ctnetlink` section 14).
+pub const CTA_EXPECT_MASTER: u16 = 1;
+pub const CTA_EXPECT_TUPLE: u16 = 2;
+pub const CTA_EXPECT_MASK: u16 = 3;
+pub const CTA_EXPECT_TIMEOUT: u16 = 4;
+pub const CTA_EXPECT_HELP_NAME: u16 = 6;
+pub const CTA_EXPECT_ZONE: u16 = 7;
+pub const CTA_EXPECT_FLAGS: u16 = 8;
+pub const CTA_EXPECT_CLASS: u16 = 9;
+pub const CTA_EXPECT_NAT: u16 = 10;
+pub const CTA_EXPECT_FN: u16 = 11;
+
+pub const CTA_EXPECT_NAT_DIR: u16 = 1;
+pub const CTA_EXPECT_NAT_TUPLE: u16 = 2;
 
 pub const CTA_TUPLE_IP: u16 = 1;
 pub const CTA_TUPLE_PROTO: u16 = 2;
@@ -62,11 +97,16 @@ pub const CTA_PROTO_ICMPV6_TYPE: u16 = 8;
 pub const CTA_PROTO_ICMPV6_CODE: u16 = 9;
 
 pub const CTA_PROTOINFO_TCP: u16 = 1;
+pub const CTA_PROTOINFO_SCTP: u16 = 3;
 pub const CTA_PROTOINFO_TCP_STATE: u16 = 1;
 pub const CTA_PROTOINFO_TCP_WSCALE_ORIGINAL: u16 = 2;
 pub const CTA_PROTOINFO_TCP_WSCALE_REPLY: u16 = 3;
 pub const CTA_PROTOINFO_TCP_FLAGS_ORIGINAL: u16 = 4;
 pub const CTA_PROTOINFO_TCP_FLAGS_REPLY: u16 = 5;
+
+pub const CTA_PROTOINFO_SCTP_STATE: u16 = 1;
+pub const CTA_PROTOINFO_SCTP_VTAG_ORIGINAL: u16 = 2;
+pub const CTA_PROTOINFO_SCTP_VTAG_REPLY: u16 = 3;
 
 pub const CTA_NAT_V4_MINIP: u16 = 1;
 pub const CTA_NAT_PROTO: u16 = 3;

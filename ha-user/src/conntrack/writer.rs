@@ -7,10 +7,11 @@
 use super::attribute::{Builder, Messages};
 use super::encode::{self, MixedFamilies, UpdateParts};
 use super::pace::Pace;
-use super::{ConntrackError, decode, errno, socket, uapi};
+use super::second_try::{Next, after_error, first_step, resolve};
+pub use super::write::{Conflict, Outcome, Write};
+use super::{ConntrackError, decode, errno, expectation, socket, uapi};
 use crate::clock;
-use ha_common::sync::WriteKind;
-use ha_common::sync::flow::{Flow, FlowKey, status};
+use ha_common::sync::flow::{Flow, FlowKey};
 use netlink_sys::Socket;
 use std::collections::BTreeMap;
 
@@ -24,67 +25,22 @@ const RECV_BUFFER_BYTES: usize = 4 << 20;
 /// First try and what may follow it: look, replace, look, replace, and one to spare.
 const ROUNDS_MAX: usize = 6;
 
-/// One wanted change of the table.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Write {
-    /// Make the flow; replaces what stands in its way.
-    Create(Flow),
-    /// Change status, timeout, mark and protocol state; creates the flow if it is missing.
-    Update(Flow),
-    /// Remove the flow; with an `id` only if it still is that very entry.
-    Delete { key: FlowKey, id: u32 },
-}
-
-impl Write {
-    pub fn key(&self) -> &FlowKey {
-        match self {
-            Self::Create(flow) | Self::Update(flow) => &flow.key,
-            Self::Delete { key, .. } => key,
-        }
-    }
-
-    pub fn kind(&self) -> WriteKind {
-        match self {
-            Self::Create(_) => WriteKind::Create,
-            Self::Update(_) => WriteKind::Update,
-            Self::Delete { .. } => WriteKind::Delete,
-        }
-    }
-}
-
-/// What to do with a live entry that stands in the way of a new one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Conflict {
-    /// The peer knows better: this node does not forward.
-    Replace,
-    /// This node forwards: an entry that has seen traffic both ways stays.
-    KeepLive,
-}
-
-/// What became of writes, where it is not simply success.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Outcome<'a> {
-    /// Refused, also at the last try.
-    Failed { write: &'a Write, errno: i32 },
-    /// An existing entry was kept in place of the flow.
-    Kept(&'a Flow),
-    /// Another flow's entry was removed to make room.
-    Removed(&'a Flow),
-    /// Answers were lost: any of the last writes may have failed.
-    Unknown,
-}
-
 /// Requests by operation, counted by errno.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Operation {
+pub(super) enum Operation {
     Create,
     Update,
     Delete,
     Get,
+    /// Of one entry for its own sake.
+    Fetch,
+    Expect,
+    Unexpect,
 }
 
 impl Operation {
-    const ALL: [Operation; 4] = [Self::Create, Self::Update, Self::Delete, Self::Get];
+    const ALL: [Operation; 7] =
+        [Self::Create, Self::Update, Self::Delete, Self::Get, Self::Fetch, Self::Expect, Self::Unexpect];
 
     fn name(self) -> &'static str {
         match self {
@@ -92,16 +48,23 @@ impl Operation {
             Self::Update => "update",
             Self::Delete => "delete",
             Self::Get => "get",
+            Self::Fetch => "fetch",
+            Self::Expect => "expect",
+            Self::Unexpect => "unexpect",
         }
     }
 }
 
 /// The next request or requests for one write.
 #[derive(Clone, Copy, Debug)]
-enum Step {
-    Create,
+pub(super) enum Step {
+    Create(CreateParts),
     Update(UpdateParts),
     Delete,
+    Relax,
+    Expect,
+    Unexpect,
+    Fetch,
     /// Find what stands in the way.
     Look,
     /// Remove that entry, then create.
@@ -111,15 +74,27 @@ enum Step {
     },
 }
 
+/// What of a flow a creation carries, and whether it is the first try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct CreateParts {
+    pub helper: bool,
+    pub first: bool,
+}
+
+impl CreateParts {
+    pub const ALL: CreateParts = CreateParts { helper: true, first: true };
+}
+
 /// One request of the batch on its way.
 #[derive(Clone, Debug)]
-struct Slot {
+pub(super) struct Slot {
     /// Position of the write in the batch.
     write: usize,
-    operation: Operation,
-    parts: UpdateParts,
+    pub operation: Operation,
+    pub made: CreateParts,
+    pub parts: UpdateParts,
     /// 0 until the kernel says otherwise.
-    errno: i32,
+    pub errno: i32,
     /// The answer to a `Get`.
     found: Option<Flow>,
 }
@@ -177,16 +152,24 @@ impl Writer {
             let (batch, later) = rest.split_at(self.pace.batch().min(rest.len()));
             rest = later;
             let began = clock::now();
-            self.steps.clear();
-            self.steps.extend(batch.iter().map(first_step).enumerate());
-            for round in 1..=ROUNDS_MAX {
-                self.send(batch, &mut sink);
-                self.follow_up(batch, conflict, round == ROUNDS_MAX, &mut sink);
-                if self.steps.is_empty() {
-                    break;
-                }
+            for late in [false, true] {
+                self.steps.clear();
+                let due = batch.iter().enumerate().filter(|(_, write)| write.is_late() == late);
+                self.steps.extend(due.map(|(index, write)| (index, first_step(write))));
+                self.run_steps(batch, conflict, &mut sink);
             }
             self.pace.learn(batch.len(), clock::now().since(began));
+        }
+    }
+
+    /// Does all steps, and those that follow from their answers.
+    fn run_steps(&mut self, batch: &[Write], conflict: Conflict, sink: &mut impl FnMut(Outcome<'_>)) {
+        for round in 1..=ROUNDS_MAX {
+            if self.steps.is_empty() {
+                return;
+            }
+            self.send(batch, sink);
+            self.follow_up(batch, conflict, round == ROUNDS_MAX, sink);
         }
     }
 
@@ -233,9 +216,7 @@ impl Writer {
         let Some(write) = batch.get(index) else { return };
         let key = *write.key();
         match (step, write) {
-            (Step::Create, Write::Create(flow) | Write::Update(flow)) => {
-                self.push(index, Operation::Create, |out, seq| encode::create(out, seq, flow));
-            }
+            (Step::Create(made), Write::Create(flow) | Write::Update(flow)) => self.push_create(index, flow, made),
             (Step::Update(parts), Write::Create(flow) | Write::Update(flow)) => {
                 self.push(index, Operation::Update, |out, seq| encode::update(out, seq, flow, parts));
                 if let Some(slot) = self.slots.last_mut() {
@@ -244,18 +225,61 @@ impl Writer {
             }
             (Step::Look, Write::Create(flow) | Write::Update(flow)) => {
                 self.push(index, Operation::Get, |out, seq| encode::get(out, seq, &key.original, key.zone));
-                self.push(index, Operation::Get, |out, seq| encode::get(out, seq, &flow.reply, key.zone));
+                let zone = encode::reply_zone(flow);
+                self.push(index, Operation::Get, |out, seq| encode::get(out, seq, &flow.reply, zone));
             }
             (Step::Replace { key, id }, Write::Create(flow) | Write::Update(flow)) => {
                 self.push(index, Operation::Delete, |out, seq| encode::delete(out, seq, &key, id));
-                self.push(index, Operation::Create, |out, seq| encode::create(out, seq, flow));
+                self.push_create(index, flow, CreateParts::ALL);
             }
             (Step::Delete, Write::Delete { id, .. }) => {
                 self.push(index, Operation::Delete, |out, seq| encode::delete(out, seq, &key, *id));
             }
-            // A delete has no other step, and a flow to be there no plain delete.
-            (Step::Create | Step::Update(_) | Step::Look | Step::Replace { .. }, Write::Delete { .. })
-            | (Step::Delete, Write::Create(_) | Write::Update(_)) => {}
+            (Step::Relax, Write::Relax(_)) => {
+                self.push(index, Operation::Update, |out, seq| encode::relax(out, seq, &key));
+            }
+            (Step::Expect, Write::Expect { expectation: one, .. }) => {
+                self.push(index, Operation::Expect, |out, seq| expectation::create(out, seq, &key, one));
+            }
+            (Step::Unexpect, Write::Unexpect { expectation: one, .. }) => {
+                self.push(index, Operation::Unexpect, |out, seq| expectation::delete(out, seq, &one.tuple, key.zone));
+            }
+            (Step::Fetch, Write::Fetch(_)) => {
+                self.push(index, Operation::Fetch, |out, seq| encode::get(out, seq, &key.original, key.zone));
+            }
+            // No write has a step of another kind.
+            (
+                Step::Create(_)
+                | Step::Update(_)
+                | Step::Look
+                | Step::Replace { .. }
+                | Step::Delete
+                | Step::Relax
+                | Step::Expect
+                | Step::Unexpect
+                | Step::Fetch,
+                Write::Create(_)
+                | Write::Update(_)
+                | Write::Delete { .. }
+                | Write::Relax(_)
+                | Write::Expect { .. }
+                | Write::Unexpect { .. }
+                | Write::Fetch(_),
+            ) => {}
+        }
+    }
+
+    fn push_create(&mut self, write: usize, flow: &Flow, made: CreateParts) {
+        self.push(write, Operation::Create, |out, seq| {
+            if made.helper {
+                return encode::create(out, seq, flow);
+            }
+            let mut bare = flow.clone();
+            bare.extra_mut().helper = None;
+            encode::create(out, seq, &bare)
+        });
+        if let Some(slot) = self.slots.last_mut() {
+            slot.made = made;
         }
     }
 
@@ -271,7 +295,7 @@ impl Writer {
         };
         // A request that was not sent uses up its number all the same: number minus base is the slot.
         self.sequence = self.sequence.wrapping_add(1);
-        self.slots.push(Slot { write, operation, parts: UpdateParts::ALL, errno, found: None });
+        self.slots.push(Slot { write, operation, made: CreateParts::ALL, parts: UpdateParts::ALL, errno, found: None });
     }
 
     /// Reads every answer to the requests from `base` on; false when answers were lost.
@@ -330,7 +354,16 @@ impl Writer {
                     // Room for another: if it is gone already, so much the better; else the create says so.
                     continue;
                 }
-                Operation::Create | Operation::Update | Operation::Delete => after_error(slot),
+                Operation::Fetch => {
+                    sink(Outcome::Fetched { key: write.key(), flow: slot.found.as_ref() });
+                    continue;
+                }
+                // It has gone by itself, which is what was wanted.
+                Operation::Update if slot.errno == libc::ENOENT && matches!(write, Write::Relax(_)) => continue,
+                Operation::Unexpect if slot.errno == libc::ENOENT => continue,
+                Operation::Create | Operation::Update | Operation::Delete | Operation::Expect | Operation::Unexpect => {
+                    after_error(slot, write)
+                }
             };
             match next {
                 Next::Done => {}
@@ -349,68 +382,4 @@ impl Writer {
             *accepted += 1;
         }
     }
-}
-
-enum Next {
-    Done,
-    Step(Step),
-    Failed(i32),
-}
-
-fn first_step(write: &Write) -> Step {
-    match write {
-        Write::Create(_) => Step::Create,
-        Write::Update(_) => Step::Update(UpdateParts::ALL),
-        Write::Delete { .. } => Step::Delete,
-    }
-}
-
-/// The second try that fits an error.
-fn after_error(slot: &Slot) -> Next {
-    if slot.errno == 0 {
-        return Next::Done;
-    }
-    let parts = slot.parts;
-    match (slot.operation, slot.errno) {
-        (Operation::Create, libc::EEXIST) => Next::Step(Step::Look),
-        // A module with a conntrack extension was loaded just now.
-        (Operation::Create, libc::EAGAIN) => Next::Step(Step::Create),
-        (Operation::Update, libc::ENOENT) => Next::Step(Step::Create),
-        // The entry has status bits that the flow lacks: it is newer in this respect.
-        (Operation::Update, libc::EBUSY) if parts.status => {
-            Next::Step(Step::Update(UpdateParts { status: false, ..parts }))
-        }
-        (Operation::Update, libc::EPERM) if parts.timeout => {
-            Next::Step(Step::Update(UpdateParts { timeout: false, ..parts }))
-        }
-        (Operation::Update, libc::EAGAIN) => Next::Step(Step::Update(parts)),
-        (Operation::Create | Operation::Update | Operation::Delete | Operation::Get, _) => Next::Failed(slot.errno),
-    }
-}
-
-/// What to do about the entry that stands in the way of a flow (`ctnetlink` section 7).
-fn resolve(write: &Write, found: Option<&Flow>, conflict: Conflict, sink: &mut impl FnMut(Outcome<'_>)) -> Next {
-    let (Write::Create(flow) | Write::Update(flow)) = write else { return Next::Done };
-    // It went away meanwhile.
-    let Some(live) = found else { return Next::Step(Step::Create) };
-    let same_key = live.key == flow.key;
-    if same_key && same_translation(live, flow) {
-        return Next::Step(Step::Update(UpdateParts::ALL));
-    }
-    if conflict == Conflict::KeepLive && live.status & status::SEEN_REPLY != 0 {
-        sink(Outcome::Kept(live));
-        return Next::Failed(libc::EEXIST);
-    }
-    if !same_key {
-        sink(Outcome::Removed(live));
-    }
-    Next::Step(Step::Replace { key: live.key, id: live.id })
-}
-
-/// The live entry rewrites packets exactly as the flow wants it. The tuples alone do not say: an entry may have a
-/// translated reply tuple and no NAT set up (`ctnetlink` section 8).
-fn same_translation(live: &Flow, flow: &Flow) -> bool {
-    live.reply == flow.reply
-        && (live.status & status::SRC_NAT != 0) == encode::is_source_nat(flow)
-        && (live.status & status::DST_NAT != 0) == encode::is_destination_nat(flow)
 }

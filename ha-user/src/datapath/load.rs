@@ -244,7 +244,8 @@ fn fill_peers(ebpf: &mut Ebpf, plan: &Plan) -> Result<(), LoadError> {
     let map = ebpf.map_mut(name).ok_or(LoadError::Missing(name))?;
     let mut peers: Array<_, Shared<PeerEntry>> = Array::try_from(map).map_err(refused)?;
     let links = (0u16..).zip(&plan.sync.links).take(abi::LINKS_MAX as usize);
-    for (number, (node, address)) in links.flat_map(|(number, link)| link.peers.iter().map(move |peer| (number, peer))) {
+    for (number, (node, address)) in links.flat_map(|(number, link)| link.peers.iter().map(move |peer| (number, peer)))
+    {
         let entry = PeerEntry::new(*address, plan.key_epoch);
         peers.set(abi::peer_index(number, node.0), Shared(entry), 0).map_err(refused)?;
     }

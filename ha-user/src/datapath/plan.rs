@@ -110,7 +110,8 @@ impl Plan {
             u8::try_from(at).ok().filter(|at| u32::from(*at) < PATHS_MAX).map(PathId)
         };
         let links = config.sync_links();
-        let link = |name: &str| links.iter().position(|link| link.interface == name).and_then(|at| u8::try_from(at).ok());
+        let link =
+            |name: &str| links.iter().position(|link| link.interface == name).and_then(|at| u8::try_from(at).ok());
         let mut interfaces: Vec<InterfacePlan> = (0..=u8::MAX)
             .map(InterfaceId)
             .zip(&config.interfaces)

@@ -1,7 +1,9 @@
 //! Map values and ring records cross the kernel boundary as bytes: the unsafe part of that.
 #![expect(unsafe_code, reason = "reinterprets bytes written by the XDP programs as the types they wrote")]
 
-use ha_common::abi::{AdvertRecord, FenceEntry, InterfaceEntry, LinkEntry, MemberEntry, PathEntry, PeerEntry, SelfEntry, Stream};
+use ha_common::abi::{
+    AdvertRecord, FenceEntry, InterfaceEntry, LinkEntry, MemberEntry, PathEntry, PeerEntry, SelfEntry, Stream,
+};
 
 /// A value of a map.
 #[derive(Clone, Copy)]

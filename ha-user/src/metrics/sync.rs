@@ -25,6 +25,11 @@ pub fn write(page: &mut Page, status: &SyncStatus) {
             "Flows not replicated because flows_max was reached.",
             status.flows_refused_full,
         ),
+        (
+            "twinwall_sync_flows_cut_total",
+            "Flows that nobody named any more, whose timeouts were cut to purge_timeout.",
+            status.flows_cut,
+        ),
         ("twinwall_sync_stale_ignored_total", "Peer states older than this node's, ignored.", status.stale_ignored),
         (
             "twinwall_sync_flows_withdrawn_total",

@@ -84,6 +84,12 @@ impl SyncLoop {
             Action::Send { peer, links, datagram } => {
                 self.pending.datagrams.push(Outgoing { peer: usize::from(peer.0), links, bytes: datagram });
             }
+            Action::Relax(key) => self.pending.writes.push(Write::Relax(key)),
+            Action::Expect { master, expectation } => self.pending.writes.push(Write::Expect { master, expectation }),
+            Action::Unexpect { master, expectation } => {
+                self.pending.writes.push(Write::Unexpect { master, expectation });
+            }
+            Action::Fetch(key) => self.pending.writes.push(Write::Fetch(key)),
             Action::Dump => self.start_dump(),
             Action::Health(health) => self.pending.health = Some(health),
             Action::Event(event) => self.log(event),
@@ -112,6 +118,9 @@ impl SyncLoop {
                 engine.handle(now, failed, actions);
                 engine.handle(now, Input::Destroyed { key: &flow.key, id: flow.id }, actions);
             }
+            Report::Fetched { key, flow } => {
+                engine.handle(now, Input::Fetched { key: &key, flow: flow.as_ref() }, actions);
+            }
             // A dump finds what is missing.
             Report::Unknown => engine.handle(now, Input::EventsLost, actions),
         });
@@ -130,6 +139,14 @@ impl SyncLoop {
                 tracing::warn!(%error, "cannot dump the conntrack table");
                 self.engine.handle(now, Input::DumpEnd { complete: false }, &mut self.actions);
             }
+        }
+    }
+
+    /// The second part of a dump.
+    pub(super) fn start_expectations(&mut self) {
+        if let Err(error) = self.expectations.start() {
+            tracing::warn!(%error, "cannot dump the expectations");
+            self.engine.handle(clock::now(), Input::DumpEnd { complete: false }, &mut self.actions);
         }
     }
 

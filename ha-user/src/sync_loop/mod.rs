@@ -13,6 +13,7 @@ use crate::config::Resolved;
 use crate::conntrack::ConntrackError;
 use crate::conntrack::dump::{DumpSource, Progress};
 use crate::conntrack::events::{Event, EventSource};
+use crate::conntrack::expectation_dump::ExpectationDump;
 use crate::conntrack::own_addresses::OwnAddresses;
 use crate::conntrack::sysctl;
 use crate::conntrack::writer::{Conflict, Writer};
@@ -55,7 +56,8 @@ const DUMP: u64 = 2;
 const ADDRESSES: u64 = 3;
 const PEERS: u64 = 4;
 const WRITTEN: u64 = 5;
-const LINKS: u64 = 6;
+const EXPECTATIONS: u64 = 6;
+const LINKS: u64 = 7;
 
 /// Why the loop cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +85,7 @@ pub struct SyncLoop {
     peers: Vec<NodeId>,
     events: EventSource,
     dump: DumpSource,
+    expectations: ExpectationDump,
     writing: Writing,
     socket: PeerSockets,
     links: Links,
@@ -135,6 +138,7 @@ impl SyncLoop {
             peers,
             events,
             dump: DumpSource::open()?,
+            expectations: ExpectationDump::open()?,
             writing: Writing::new(writer).map_err(SyncLoopError::Mailbox)?,
             socket,
             links,
@@ -162,6 +166,7 @@ impl SyncLoop {
         self.poller.watch(mailbox.fd(), MAILBOX)?;
         self.poller.watch(self.events.fd(), EVENTS)?;
         self.poller.watch(self.dump.fd(), DUMP)?;
+        self.poller.watch(self.expectations.fd(), EXPECTATIONS)?;
         self.poller.watch(self.addresses.fd(), ADDRESSES)?;
         self.poller.watch(&self.links, LINKS)?;
         if let Err(error) = self.writing.start() {
@@ -181,6 +186,7 @@ impl SyncLoop {
                     MAILBOX => self.on_mailbox(&mailbox),
                     EVENTS => more |= self.on_events(),
                     DUMP => self.on_dump(),
+                    EXPECTATIONS => self.on_expectations(),
                     ADDRESSES => self.on_addresses(),
                     PEERS => more |= self.on_peers(),
                     WRITTEN => self.on_written(),
@@ -295,6 +301,12 @@ impl SyncLoop {
         events.read(|event| match event {
             Event::Changed(flow) => admission.changed(now, flow, engine, actions),
             Event::Destroyed(flow) => admission.destroyed(now, &flow.key, &flow.reply, flow.id, engine, actions),
+            Event::Expected { master, expectation } => {
+                engine.handle(now, Input::Expected { master, expectation }, actions);
+            }
+            Event::Unexpected { master, expectation } => {
+                engine.handle(now, Input::ExpectationGone { master, expectation }, actions);
+            }
             Event::Lost => engine.handle(now, Input::EventsLost, actions),
         })
     }
@@ -303,12 +315,25 @@ impl SyncLoop {
         let now = clock::now();
         let Self { dump, engine, actions, admission, .. } = self;
         match dump.read(|flow| admission.dumped(now, flow, engine, actions)) {
+            // Those of the flows just read: only with them the dump is over.
+            Progress::Ended { complete: true } => self.start_expectations(),
+            Progress::Ended { complete: false } => engine.handle(now, Input::DumpEnd { complete: false }, actions),
+            Progress::Running | Progress::Idle => {}
+        }
+    }
+
+    fn on_expectations(&mut self) {
+        let now = clock::now();
+        let Self { expectations, engine, actions, .. } = self;
+        let progress = expectations.read(|master, expectation| {
+            engine.handle(now, Input::DumpedExpectation { master, expectation }, actions);
+        });
+        match progress {
             Progress::Ended { complete } => engine.handle(now, Input::DumpEnd { complete }, actions),
             Progress::Running | Progress::Idle => {}
         }
     }
 
-    /// True when more may wait.
     fn on_peers(&mut self) -> bool {
         let now = clock::now();
         let Self { socket, engine, actions, .. } = self;
@@ -379,6 +404,10 @@ fn engine_config(config: &Resolved, peers: &[NodeId], frame_bytes_max: usize) ->
         window_frames: WINDOW_FRAMES,
         hello_interval: config.sync.hello_interval,
         peer_timeout: config.sync.peer_timeout,
+        mode: config.sync.mode.mode,
+        refresh_time: config.sync.mode.refresh_time,
+        cache_timeout: config.sync.mode.cache_timeout,
+        purge_timeout: config.sync.mode.purge_timeout,
     })
 }
 

@@ -31,12 +31,14 @@ impl SyncLoop {
             *socket_errors.entry(errno::name(*number).to_owned()).or_default() += count;
         }
         SyncStatus {
+            mode: stats.mode.name().to_owned(),
             in_sync: stats.health.in_sync,
             lag_ms: milliseconds(stats.health.lag),
             flows: stats.flows,
             flows_local: stats.flows_local,
             flows_peer: stats.flows_peer,
             flows_refused_full: stats.flows_refused_full,
+            flows_cut: stats.cut,
             stale_ignored: stats.stale_ignored,
             events: events.events,
             events_lost: events.overflows,

@@ -33,6 +33,7 @@ pub(super) enum Report {
     Failed { key: FlowKey, write: WriteKind, errno: i32 },
     Kept(Flow),
     Removed(Flow),
+    Fetched { key: FlowKey, flow: Option<Flow> },
     Unknown,
 }
 
@@ -219,6 +220,7 @@ fn report(outcome: Outcome<'_>) -> Report {
         Outcome::Failed { write, errno } => Report::Failed { key: *write.key(), write: write.kind(), errno },
         Outcome::Kept(flow) => Report::Kept(flow.clone()),
         Outcome::Removed(flow) => Report::Removed(flow.clone()),
+        Outcome::Fetched { key, flow } => Report::Fetched { key: *key, flow: flow.cloned() },
         Outcome::Unknown => Report::Unknown,
     }
 }

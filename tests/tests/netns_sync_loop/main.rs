@@ -1,29 +1,17 @@
 //! Two sync loops in two namespaces with a cable between them: what one kernel tracks, the other gets. Needs root.
 
-mod pair;
+mod harness;
 mod transport;
+mod weather;
 
-use anyhow::{Context, Result, ensure};
-use ha_common::role::{Role, SyncHealth};
-use ha_common::sync::flow::{Flow, FlowKey, Tcp, Tuple, status};
-use ha_tests::netns::{Netns, cable, wait_until};
-use ha_user::config::{self, Choice};
-use ha_user::conntrack::dump::{DumpSource, Progress};
-use ha_user::conntrack::writer::{Conflict, Write, Writer};
-use ha_user::mailbox::{Mailbox, Postman, mailbox};
-use ha_user::request::{ControlRequest, SyncRequest};
-use ha_user::status::SyncStatus;
-use ha_user::sync_loop::SyncLoop;
-use std::collections::HashMap;
-use std::fs;
-use std::net::{IpAddr, Ipv4Addr};
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
-use tempfile::TempDir;
-use pair::*;
+use anyhow::Result;
+use ha_common::role::Role;
+use ha_common::sync::flow::{Flow, Tcp};
+use ha_tests::netns::wait_until;
+use ha_user::conntrack::writer::Write;
+use ha_user::request::SyncRequest;
+use harness::*;
+use std::time::Duration;
 
 /// New, changed and deleted flows of the master appear in the backup's kernel with NAT, mark and state, IPv6 too;
 /// nothing is echoed; both learn that they are in sync, and flows of the nodes themselves stay away.

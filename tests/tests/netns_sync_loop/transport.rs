@@ -1,6 +1,6 @@
 //! The links between the loops: several of them, multicast, IPv6, an MTU that changes.
 
-use crate::pair::*;
+use crate::harness::*;
 use anyhow::{Context, Result};
 use ha_common::role::Role;
 use ha_tests::netns::{cable, wait_until};

@@ -290,8 +290,15 @@ pub fn sync_addresses(is_v6: bool) -> (IpAddr, IpAddr) {
 }
 
 fn sync_payload(sequence: u64, body_len: u16) -> Vec<u8> {
-    let header =
-        Header { kind: Kind::Data, sender: PEER_NODE, key_epoch: KEY_EPOCH, body_len, target: 0, session: 0x1234, sequence };
+    let header = Header {
+        kind: Kind::Data,
+        sender: PEER_NODE,
+        key_epoch: KEY_EPOCH,
+        body_len,
+        target: 0,
+        session: 0x1234,
+        sequence,
+    };
     let mut payload = header.emit().to_vec();
     payload.resize(HEADER_LEN + usize::from(body_len), 0xb0);
     payload

@@ -54,7 +54,12 @@ fn plan(choice: XdpChoice) -> Plan {
     let members = vec![(MemberId(0), corpus::VHID)];
     Plan {
         interfaces: vec![InterfacePlan { name: "lan0".to_owned(), id: LAN, members, link: Some(0), path: None }],
-        sync: SyncPlan::of_one_link(NodeId(corpus::NODE), corpus::SYNC_PORT, sync_address, vec![(NodeId(corpus::PEER_NODE), peer)]),
+        sync: SyncPlan::of_one_link(
+            NodeId(corpus::NODE),
+            corpus::SYNC_PORT,
+            sync_address,
+            vec![(NodeId(corpus::PEER_NODE), peer)],
+        ),
         key_epoch: corpus::KEY_EPOCH,
         heartbeat: None,
         vips: Vec::new(),

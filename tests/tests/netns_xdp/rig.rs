@@ -47,7 +47,12 @@ impl Rig {
         };
         let plan = Plan {
             interfaces: vec![interface],
-            sync: SyncPlan::of_one_link(NodeId(corpus::NODE), corpus::SYNC_PORT, sync_address, vec![(NodeId(corpus::PEER_NODE), peer)]),
+            sync: SyncPlan::of_one_link(
+                NodeId(corpus::NODE),
+                corpus::SYNC_PORT,
+                sync_address,
+                vec![(NodeId(corpus::PEER_NODE), peer)],
+            ),
             key_epoch: corpus::KEY_EPOCH,
             heartbeat: Some(corpus::heartbeat_plan()),
             vips: corpus::VIPS.to_vec(),

@@ -65,6 +65,7 @@ pub fn resolved(node: u8, interfaces: &[&str], vips: Vec<Vip>) -> Resolved {
             hello_interval: Duration::from_millis(200),
             peer_timeout: Duration::from_secs(1),
             transport: ha_user::config::links::Transport::default(),
+            mode: ha_user::config::sync_mode::SyncMode::default(),
         },
         xdp: XdpChoice::Off,
         pin_directory: None,

@@ -1,10 +1,11 @@
 //! The page that `twinwall status` prints for people.
 
+mod links;
 mod pair;
 
 use super::track::{demotions, hooks};
 use crate::status::{ControlStatus, InterfaceStatus, MemberStatus, PeerStatus, Status, SyncStatus};
-use ha_common::sync::DIGEST_BUCKETS;
+use ha_common::sync::{DIGEST_BUCKETS, Mode};
 use std::collections::BTreeMap;
 
 const BOLD: &str = "1";
@@ -25,6 +26,7 @@ pub fn render(status: &Status, colour: bool) -> String {
     }
     if status.sync_answered {
         page += &sync(&status.sync, &ink);
+        page += &links::section(&status.sync, &ink);
     }
     page += &hooks(&status.hooks, &ink);
     page += &refusals(status);
@@ -172,11 +174,17 @@ fn peer_row(peer: &PeerStatus) -> [String; 9] {
     ]
 }
 
+/// The modes in which nothing is acknowledged and no digest is sent.
+const UNPROVEN: [Mode; 2] = [Mode::Alarm, Mode::Notrack];
+
 /// What the digests say of the worst live peer.
 fn proof(sync: &SyncStatus, behind: &str, ink: &Ink) -> String {
     /// Several proofs a second are made while little changes.
     const FRESH_MS: f64 = 2000.0;
     let alive = || sync.peers.iter().filter(|peer| peer.alive);
+    if let Some(mode) = UNPROVEN.into_iter().find(|mode| mode.name() == sync.mode) {
+        return ink.paint(YELLOW, &format!("sent: 100 %, {behind}, not proven (mode {mode})"));
+    }
     let differing = alive().map(|peer| peer.differing_buckets).max().unwrap_or(0);
     if differing > 0 {
         let buckets = f64::from(DIGEST_BUCKETS);
@@ -360,6 +368,17 @@ pub(super) mod tests {
         assert!(verdict(|peer| peer.proven_ms = Some(60_000.0)).contains("last proven"));
         assert!(verdict(|peer| peer.differing_buckets = 1).starts_with("99.9 % proven equal"));
         assert!(verdict(|peer| peer.bulk_sent = false).contains("not in sync: 99 %"));
+    }
+
+    /// Where nothing is acknowledged, nothing is called in sync.
+    #[test]
+    fn unreliable_modes_are_not_proven() {
+        for mode in UNPROVEN {
+            let mut status = status();
+            status.sync.mode = mode.name().to_owned();
+            let page = render(&status, false);
+            assert!(page.contains("not proven") && !page.contains("in sync"), "{page}");
+        }
     }
 
     /// A silent control loop, a dead peer and a half-done sync are shown for what they are.

@@ -7,7 +7,7 @@ pub mod measure;
 pub mod metric;
 pub mod plot;
 pub mod report;
-mod rig;
+pub mod rig;
 pub mod tool;
 pub mod usage;
 

@@ -3,9 +3,10 @@
 use super::super::{Lists, MarkMatch, TcpStates, YOUNG_MAX};
 use super::*;
 use crate::role::{NodeId, Role};
-use crate::sync::Config;
+use crate::sync::fixture::config;
 use crate::sync::flow::{Tcp, status};
 use crate::sync::table::tests::flow;
+use crate::sync::{Config, Mode};
 use core::time::Duration;
 
 struct Stage {
@@ -17,22 +18,7 @@ struct Stage {
 
 impl Stage {
     fn new(filter: Filter) -> Self {
-        let config = Config {
-            node: NodeId(0),
-            session: 1,
-            nonce: [1; 16],
-            cluster: "edge".into(),
-            peers: vec![NodeId(1)],
-            secret: b"secret".to_vec().into(),
-            key_epoch: 0,
-            frame_bytes_max: 1400,
-            links: 1,
-            sending: crate::sync::Sending::Failover,
-            flows_max: 1 << 18,
-            window_frames: 64,
-            hello_interval: Duration::from_millis(100),
-            peer_timeout: Duration::from_millis(500),
-        };
+        let config = Config { peers: vec![NodeId(1)], flows_max: 1 << 18, ..config(Mode::Ftfw) };
         let mut stage = Self {
             admission: Admission::new(filter, 1),
             engine: Engine::new(config, 1),

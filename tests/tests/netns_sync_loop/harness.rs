@@ -1,9 +1,9 @@
-//! A pair of sync loops, each with a kernel table of its own.
+//! Two namespaces with a sync loop each, and what is asked of both.
 
 use anyhow::{Context, Result, ensure};
 use ha_common::role::{Role, SyncHealth};
 use ha_common::sync::flow::{Flow, FlowKey, Tcp, Tuple, status};
-use ha_tests::netns::{Netns, cable, wait_until};
+use ha_tests::netns::{Netns, cable};
 use ha_user::config::{self, Choice};
 use ha_user::conntrack::dump::{DumpSource, Progress};
 use ha_user::conntrack::writer::{Conflict, Write, Writer};
@@ -44,7 +44,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The configuration file of the pair, and the place it lies in.
 pub struct Files {
-    pub directory: TempDir,
+    directory: TempDir,
 }
 
 impl Files {
@@ -81,9 +81,9 @@ pub struct Node {
 }
 
 pub struct Running {
-    pub requests: Postman<SyncRequest>,
-    pub control: Mailbox<ControlRequest>,
-    pub thread: JoinHandle<Result<()>>,
+    requests: Postman<SyncRequest>,
+    control: Mailbox<ControlRequest>,
+    thread: JoinHandle<Result<()>>,
 }
 
 impl Node {
@@ -256,7 +256,11 @@ pub fn differences(a: &HashMap<FlowKey, Flow>, b: &HashMap<FlowKey, Flow>) -> Ve
 
 /// Waits until both kernels have equal tables, of this many flows.
 pub fn converge(a: &mut Node, b: &mut Node, flows: usize) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+    converge_within(a, b, flows, PATIENCE)
+}
+
+pub fn converge_within(a: &mut Node, b: &mut Node, flows: usize, limit: Duration) -> Result<()> {
+    let deadline = Instant::now() + limit;
     loop {
         let (first, second) = (a.table()?, b.table()?);
         let differences = differences(&first, &second);

@@ -1,0 +1,66 @@
+//! The attributes that few entries have, as requests carry them.
+
+use super::attribute::Builder;
+use super::encode::put_tuple;
+use super::uapi;
+use ha_common::sync::flow::{Extra, SequenceAdjustment, Synproxy};
+
+/// What can be set when an entry is made, and never again: helper and master (`ctnetlink` section 9).
+pub(super) fn put_at_creation(out: &mut Builder, extra: &Extra) {
+    if let Some(helper) = &extra.helper {
+        let nest = out.nest(uapi::CTA_HELP);
+        out.put_name(uapi::CTA_HELP_NAME, helper);
+        out.end(nest);
+    }
+    if let Some(master) = &extra.master {
+        put_tuple(out, uapi::CTA_TUPLE_MASTER, &master.original);
+    }
+}
+
+/// What can be set at any time: labels, sequence adjustment, synproxy.
+pub(super) fn put_changeable(out: &mut Builder, extra: &Extra, labels: bool) {
+    if let Some(words) = extra.labels.filter(|_| labels) {
+        let mut value = [0; 16];
+        for (place, word) in value.as_chunks_mut::<4>().0.iter_mut().zip(words) {
+            // Host order, unlike everything else (`ctnetlink` section 2).
+            *place = word.to_ne_bytes();
+        }
+        out.put(uapi::CTA_LABELS, &value);
+    }
+    for (kind, sequence) in [uapi::CTA_SEQ_ADJ_ORIG, uapi::CTA_SEQ_ADJ_REPLY].into_iter().zip(extra.sequence) {
+        if let Some(sequence) = sequence {
+            put_sequence(out, kind, sequence);
+        }
+    }
+    if let Some(synproxy) = extra.synproxy {
+        put_synproxy(out, synproxy);
+    }
+}
+
+/// The association's state; the kernel wants all three attributes or none (`ctnetlink` section 6).
+pub(super) fn put_sctp(out: &mut Builder, extra: &Extra) {
+    let Some(sctp) = extra.sctp else { return };
+    let info = out.nest(uapi::CTA_PROTOINFO);
+    let nest = out.nest(uapi::CTA_PROTOINFO_SCTP);
+    out.put(uapi::CTA_PROTOINFO_SCTP_STATE, &[sctp.state]);
+    out.put_be32(uapi::CTA_PROTOINFO_SCTP_VTAG_ORIGINAL, sctp.tags[0]);
+    out.put_be32(uapi::CTA_PROTOINFO_SCTP_VTAG_REPLY, sctp.tags[1]);
+    out.end(nest);
+    out.end(info);
+}
+
+fn put_sequence(out: &mut Builder, kind: u16, sequence: SequenceAdjustment) {
+    let nest = out.nest(kind);
+    out.put_be32(uapi::CTA_SEQADJ_CORRECTION_POS, sequence.position);
+    out.put_be32(uapi::CTA_SEQADJ_OFFSET_BEFORE, sequence.before.cast_unsigned());
+    out.put_be32(uapi::CTA_SEQADJ_OFFSET_AFTER, sequence.after.cast_unsigned());
+    out.end(nest);
+}
+
+fn put_synproxy(out: &mut Builder, synproxy: Synproxy) {
+    let nest = out.nest(uapi::CTA_SYNPROXY);
+    out.put_be32(uapi::CTA_SYNPROXY_ISN, synproxy.isn);
+    out.put_be32(uapi::CTA_SYNPROXY_ITS, synproxy.its);
+    out.put_be32(uapi::CTA_SYNPROXY_TSOFF, synproxy.timestamp_offset);
+    out.end(nest);
+}
