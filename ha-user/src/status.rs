@@ -287,6 +287,9 @@ pub struct SyncStatus {
     pub flows_young_full: u64,
     /// Flows taken back from the peers because the filter does not accept them any more.
     pub flows_withdrawn: u64,
+    /// What was decided about order and rare attributes, by name.
+    #[serde(default)]
+    pub decisions: BTreeMap<String, u64>,
     pub refused: BTreeMap<String, u64>,
     pub peers: Vec<PeerStatus>,
     pub writes: WriteStatus,

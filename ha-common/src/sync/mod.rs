@@ -29,6 +29,8 @@ mod pace;
 mod peer;
 mod prove;
 mod purge;
+#[cfg(test)]
+mod rare_tests;
 mod recent;
 mod reconcile;
 mod refresh;
@@ -39,6 +41,7 @@ mod seal;
 mod selection;
 mod session;
 mod table;
+mod window;
 
 pub use engine::Engine;
 pub use extra::{EXPECTATIONS_MAX, NAME_BYTES_MAX};

@@ -16,6 +16,7 @@ use super::pace::Pace;
 use super::prove::MOVING_MAX;
 use super::rtt::Rtt;
 use super::table::{Entry, Slot, Table};
+use super::window::CongestionWindow;
 use crate::proto::{self, change::Kind};
 use crate::time::{Instant, earliest};
 use crate::wire::frame::{HEADER_LEN, TAG_LEN};
@@ -68,7 +69,9 @@ pub(super) struct Outbox {
     bit: u8,
     /// What bounds the rate where nothing is acknowledged.
     pace: Option<Pace>,
-    window: u64,
+    window: CongestionWindow,
+    /// When a frame was last acknowledged.
+    progress: Instant,
     queue: VecDeque<Item>,
     wants: VecDeque<FlowKey>,
     /// Digests and answers to digests for the next frame.
@@ -97,7 +100,8 @@ impl Outbox {
         Self {
             bit,
             pace: if mode.is_reliable() { None } else { Some(Pace::default()) },
-            window: (window as u64).clamp(4, WINDOW - 1),
+            window: CongestionWindow::new((window as u64).min(WINDOW - 1)),
+            progress: Instant(0),
             queue: VecDeque::new(),
             wants: VecDeque::new(),
             notes: VecDeque::new(),
@@ -253,6 +257,8 @@ impl Outbox {
                 let (sent, bulk_epoch, bulk_end) = (frame.at, frame.bulk_epoch, frame.bulk_end);
                 self.size.on_arrived(frame_bytes);
                 self.rtt.sample(now.since(sent));
+                self.window.on_acked();
+                self.progress = now;
                 self.settle(table, carried);
                 bulk_epoch.into_iter().for_each(|epoch| self.bulk.on_frame_acked(epoch));
                 if bulk_end.is_some_and(|epoch| self.bulk.on_end_settled(epoch, true)) {
@@ -266,18 +272,19 @@ impl Outbox {
 
     /// Gives up frames that were not acknowledged in time.
     pub fn on_timer(&mut self, now: Instant, table: &mut Table) {
-        let timeout = self.rtt.timeout();
-        if self.in_flight.front().is_none_or(|frame| frame.at + timeout > now) {
+        if self.silence_at().is_none_or(|at| at > now) {
             return;
         }
+        let timeout = self.rtt.timeout();
         if self.give_up(now, table, |frame| frame.at + timeout <= now) {
             self.rtt.back_off();
+            self.window.on_silence();
         }
     }
 
     /// `bytes` as in [`Outbox::fill`].
     pub fn poll_at(&self, bytes: usize) -> Option<Instant> {
-        let timeout = self.in_flight.front().map(|frame| frame.at + self.rtt.timeout());
+        let timeout = self.silence_at();
         if let Some(pace) = &self.pace {
             let batch = (!self.queue.is_empty()).then(|| self.flushed + BATCH_DELAY);
             let due = if self.seeking || self.is_due_at_once(bytes) { Some(Instant(0)) } else { batch };
@@ -349,8 +356,13 @@ impl Outbox {
         self.pace.as_ref().map_or_else(|| self.is_window_open(), |pace| pace.is_open(now))
     }
 
+    /// When the oldest frame in flight is given up, unless others are acknowledged meanwhile (RFC 6298 section 5.3).
+    fn silence_at(&self) -> Option<Instant> {
+        self.in_flight.front().map(|frame| frame.at.max(self.progress) + self.rtt.timeout())
+    }
+
     fn is_window_open(&self) -> bool {
-        self.next_sequence - self.floor() < self.window
+        self.next_sequence - self.floor() < self.window.frames()
     }
 
     /// Everything is settled, but the receiver still waits for a frame that was given up: it needs the floor.

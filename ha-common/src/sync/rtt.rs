@@ -2,9 +2,9 @@
 
 use core::time::Duration;
 
-pub(super) const RTO_MIN: Duration = Duration::from_millis(5);
+pub(super) const RTO_MIN: Duration = Duration::from_millis(20);
 pub(super) const RTO_MAX: Duration = Duration::from_millis(400);
-pub(super) const RTO_FIRST: Duration = Duration::from_millis(20);
+pub(super) const RTO_FIRST: Duration = Duration::from_millis(50);
 
 /// Round-trip estimate (RFC 6298 section 2).
 #[derive(Default)]

@@ -157,6 +157,7 @@ fn nobody_else_is_master(mode: Mode) {
 /// the end everything is.
 fn the_newest_flows_go_first(mode: Mode) {
     let mut world = World::new(mode, 6, FAIR);
+    world.window_frames = 8;
     world.start(0, Role::Master);
     (0..20_000).for_each(|n| world.traffic(0, &tcp(n, 3)));
     world.run(SECOND * 100);

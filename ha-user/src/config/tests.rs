@@ -111,8 +111,6 @@ sync_address = "10.77.9.1"
 [sync]
 interface = "interface-too-long"
 mode = "alram"
-refresh_time = "20s"
-cache_timeout = "30s"
 port = "3780"
 [sync.filter]
 protocols = ["tpc", "sctp", 47]
@@ -388,6 +386,26 @@ fn wrong_heartbeat_and_lease() {
     let (resolved, _) =
         Files::new().resolve(&(text + "[heartbeat]\nenabled = true\n")).unwrap_or_else(|error| panic!("{error}"));
     assert!(!resolved.heartbeat.enabled);
+}
+
+/// The three modes by name with their times; a cache timeout that one lost frame would end is refused, and times of
+/// another mode are warned of.
+#[test]
+fn sync_modes() {
+    use ha_common::sync::Mode;
+    use std::time::Duration;
+    let with = |keys: &str| PACKAGED.replacen("interface = \"eth0\" }", &format!("interface = \"eth0\"{keys} }}"), 1);
+    let resolve = |keys: &str| Files::new().resolve(&with(keys)).unwrap_or_else(|error| panic!("{error}"));
+    let (alarm, report) = resolve(", mode = \"alarm\", refresh_time = \"5s\", cache_timeout = \"600s\"");
+    let seconds = Duration::from_secs;
+    assert_eq!((alarm.sync.mode.mode, report.warnings()), (Mode::Alarm, resolve("").1.warnings()));
+    assert_eq!((alarm.sync.mode.refresh_time, alarm.sync.mode.cache_timeout), (seconds(5), seconds(600)));
+    let (notrack, report) = resolve(", mode = \"notrack\", refresh_time = \"5s\", purge_timeout = \"20s\"");
+    assert_eq!((notrack.sync.mode.mode, notrack.sync.mode.purge_timeout), (Mode::Notrack, seconds(20)));
+    assert_eq!(report.warnings(), resolve("").1.warnings() + 1);
+    assert_eq!(resolve("").0.sync.mode, super::sync_mode::SyncMode::default());
+    let wrong = Files::new().report(&with(", mode = \"alarm\", refresh_time = \"20s\", cache_timeout = \"30s\""));
+    assert!(wrong.contains("sync.cache_timeout: 30s is less than two refresh times (20s)"), "{wrong}");
 }
 
 /// Unicast peers, a password file with a line end, an own label and "off" values arrive in the resolved form.

@@ -27,6 +27,7 @@ mod op {
     pub const RETURN: u16 = 0x06;
     pub const JUMP_IF_EQUAL: u16 = 0x15;
     pub const LOAD_WORD: u16 = 0x20;
+    pub const LOAD_BYTE: u16 = 0x30;
     pub const JUMP_IF_GREATER: u16 = 0x25;
     pub const JUMP_IF_AT_LEAST: u16 = 0x35;
     pub const LOAD_WORD_AT_X: u16 = 0x40;
@@ -42,6 +43,8 @@ mod op {
 
 /// Offset of `nlmsg_pid` in `struct nlmsghdr`.
 const PORT_OFFSET: u32 = 12;
+/// Offset of the subsystem in `nlmsg_type`, the upper half of a number in host order.
+const SUBSYSTEM_OFFSET: u32 = if cfg!(target_endian = "little") { 5 } else { 4 };
 const ATTRIBUTES_OFFSET: u32 = (HEADER_LEN + NFGENMSG_LEN) as u32;
 /// Length of an attribute's header.
 const VALUE_OFFSET: u32 = 4;
@@ -75,6 +78,7 @@ pub fn own_only(own_port: u32) -> Vec<SockFilter> {
 pub fn generate(filter: &Filter, own_port: u32) -> Vec<SockFilter> {
     let mut program = Program::default();
     program.drop_own(own_port);
+    program.pass_expectations();
     program.drop_protocols(&filter.protocols);
     let (ignored_v4, ignored_v6) = ignored(filter);
     let accepted = filter.addresses.accept.as_ref().map(|set| by_family(set.iter()));
@@ -129,6 +133,12 @@ impl Program {
     fn drop_own(&mut self, own_port: u32) {
         self.plain(op::LOAD_WORD, PORT_OFFSET);
         self.goto_if(op::JUMP_IF_EQUAL, u32::from_be_bytes(own_port.to_ne_bytes()), Target::Drop);
+    }
+
+    /// An expectation is told with the tuple of its master, and with one that may have no addresses yet.
+    fn pass_expectations(&mut self) {
+        self.plain(op::LOAD_BYTE, SUBSYSTEM_OFFSET);
+        self.goto_if(op::JUMP_IF_EQUAL, u32::from(uapi::EXP_NEW >> 8), Target::Pass);
     }
 
     fn drop_protocols(&mut self, accepted: &ProtocolSet) {

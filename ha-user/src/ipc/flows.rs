@@ -1,6 +1,6 @@
 //! A replicated flow as `twinwall flows` shows it.
 
-use ha_common::sync::flow::{Flow, Tuple, status};
+use ha_common::sync::flow::{Extra, Flow, Tuple, ZoneDirection, status};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::IpAddr;
@@ -16,7 +16,7 @@ pub struct FlowLine {
     pub reply: Direction,
     /// `none`, `snat`, `dnat` or `snat+dnat`.
     pub nat: String,
-    /// TCP only: `ESTABLISHED`, ….
+    /// TCP and SCTP: `ESTABLISHED`, ….
     pub state: Option<String>,
     pub assured: bool,
     pub seen_reply: bool,
@@ -24,6 +24,29 @@ pub struct FlowLine {
     pub timeout: u32,
     pub mark: u32,
     pub zone: u16,
+    /// What few flows have.
+    #[serde(default, skip_serializing_if = "Rare::is_empty")]
+    pub rare: Rare,
+}
+
+/// Attributes that few flows have.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Rare {
+    pub helper: Option<String>,
+    /// The connection that has announced this one.
+    pub master: Option<Direction>,
+    /// Connections that it has announced and that are not open yet.
+    pub expectations: usize,
+    /// 128 bits, the highest first, in hexadecimal digits.
+    pub labels: Option<String>,
+    /// Its sequence numbers are changed on the way.
+    pub sequence_adjusted: bool,
+    pub synproxied: bool,
+    /// `original` or `reply`: the zone holds for that direction alone.
+    pub zone_direction: Option<String>,
+    /// The zone of the reply direction, when it holds for that alone.
+    pub reply_zone: Option<u16>,
 }
 
 /// One direction: for ICMP the ports are identifier and `type << 8 | code`.
@@ -50,6 +73,20 @@ const TCP_STATES: [&str; 11] = [
     "MAX",
 ];
 
+/// `SCTP_CONNTRACK_*` of nf_conntrack_sctp.h, in order.
+const SCTP_STATES: [&str; 10] = [
+    "NONE",
+    "CLOSED",
+    "COOKIE_WAIT",
+    "COOKIE_ECHOED",
+    "ESTABLISHED",
+    "SHUTDOWN_SENT",
+    "SHUTDOWN_RECD",
+    "SHUTDOWN_ACK_SENT",
+    "HEARTBEAT_SENT",
+    "HEARTBEAT_ACKED",
+];
+
 impl FlowLine {
     /// The line of a flow; `peer` tells who owns it.
     pub fn new(flow: &Flow, peer: bool) -> Self {
@@ -59,7 +96,10 @@ impl FlowLine {
             (false, true) => "dnat",
             (true, true) => "snat+dnat",
         };
-        let state = flow.tcp.map(|tcp| TCP_STATES.get(usize::from(tcp.state)).copied().unwrap_or("UNKNOWN").to_owned());
+        let extra = flow.extra.as_deref();
+        let name = |names: &[&str], state: u8| names.get(usize::from(state)).copied().unwrap_or("UNKNOWN").to_owned();
+        let sctp = extra.and_then(|extra| extra.sctp).map(|sctp| name(&SCTP_STATES, sctp.state));
+        let state = flow.tcp.map(|tcp| name(&TCP_STATES, tcp.state)).or(sctp);
         Self {
             owner: if peer { "peer" } else { "local" }.to_owned(),
             protocol: protocol_name(flow.key.original.protocol),
@@ -72,7 +112,63 @@ impl FlowLine {
             timeout: flow.timeout,
             mark: flow.mark,
             zone: flow.key.zone,
+            rare: extra.map(Rare::new).unwrap_or_default(),
         }
+    }
+}
+
+impl Rare {
+    fn new(extra: &Extra) -> Self {
+        let (zone_direction, reply_zone) = match extra.zone_direction {
+            ZoneDirection::Both => (None, None),
+            ZoneDirection::Original => (Some("original".to_owned()), None),
+            ZoneDirection::Reply(zone) => (Some("reply".to_owned()), Some(zone)),
+        };
+        let labels = |words: [u32; 4]| words.iter().rev().map(|word| format!("{word:08x}")).collect();
+        Self {
+            helper: extra.helper.as_deref().map(str::to_owned),
+            master: extra.master.as_ref().map(|master| Direction::new(&master.original)),
+            expectations: extra.expectations.len(),
+            labels: extra.labels.map(labels),
+            sequence_adjusted: extra.sequence.iter().any(Option::is_some),
+            synproxied: extra.synproxy.is_some(),
+            zone_direction,
+            reply_zone,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl fmt::Display for Rare {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(direction) = &self.zone_direction {
+            write!(f, "  zone-of={direction}")?;
+        }
+        if let Some(zone) = self.reply_zone {
+            write!(f, "  reply-zone={zone}")?;
+        }
+        if let Some(labels) = &self.labels {
+            write!(f, "  labels=0x{}", labels.trim_start_matches('0'))?;
+        }
+        if let Some(helper) = &self.helper {
+            write!(f, "  helper={helper}")?;
+        }
+        if self.expectations > 0 {
+            write!(f, "  expects={}", self.expectations)?;
+        }
+        if let Some(master) = &self.master {
+            write!(f, "  master=({master})")?;
+        }
+        if self.sequence_adjusted {
+            f.write_str("  adjusted")?;
+        }
+        if self.synproxied {
+            f.write_str("  synproxied")?;
+        }
+        Ok(())
     }
 }
 
@@ -115,7 +211,7 @@ impl fmt::Display for FlowLine {
         if self.zone != 0 {
             write!(f, "  zone={}", self.zone)?;
         }
-        Ok(())
+        self.rare.fmt(f)
     }
 }
 
@@ -135,7 +231,7 @@ fn protocol_name(protocol: u8) -> String {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use ha_common::sync::flow::{FlowKey, Tcp};
+    use ha_common::sync::flow::{FlowKey, Sctp, SequenceAdjustment, Tcp};
 
     pub fn flow() -> Flow {
         let original = Tuple {
@@ -163,5 +259,25 @@ pub(super) mod tests {
         insta::assert_snapshot!(FlowLine::new(&flow(), true), @"peer  tcp     ESTABLISHED 432000s 192.168.103.10:40000 > 198.51.100.7:443  snat 198.51.100.7:443 > 157.159.40.139:40000  mark=0x1");
         let unknown = Flow { tcp: Some(Tcp { state: 200, ..Tcp::default() }), ..flow() };
         assert_eq!(FlowLine::new(&unknown, false).state.as_deref(), Some("UNKNOWN"));
+    }
+
+    /// What few flows have is shown where it is, in text and in JSON, and nothing of it where it is not.
+    #[test]
+    fn line_of_a_flow_with_rare_attributes() {
+        let mut rare = flow();
+        rare.tcp = None;
+        let master = rare.key;
+        let extra = rare.extra_mut();
+        extra.sctp = Some(Sctp { state: 4, tags: [1, 2] });
+        extra.helper = Some("ftp".into());
+        extra.master = Some(master);
+        extra.labels = Some([0x20, 0, 0, 0]);
+        extra.sequence[0] = Some(SequenceAdjustment::default());
+        extra.zone_direction = ZoneDirection::Reply(7);
+        let line = FlowLine::new(&rare, false);
+        insta::assert_snapshot!(line, @"local tcp     ESTABLISHED 432000s 192.168.103.10:40000 > 198.51.100.7:443  snat 198.51.100.7:443 > 157.159.40.139:40000  mark=0x1  zone-of=reply  reply-zone=7  labels=0x20  helper=ftp  master=(192.168.103.10:40000 > 198.51.100.7:443)  adjusted");
+        let json = serde_json::to_string(&line).unwrap();
+        assert_eq!(serde_json::from_str::<FlowLine>(&json).unwrap(), line);
+        assert!(!serde_json::to_string(&FlowLine::new(&flow(), false)).unwrap().contains("rare"));
     }
 }

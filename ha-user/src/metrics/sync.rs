@@ -65,6 +65,14 @@ pub fn write(page: &mut Page, status: &SyncStatus) {
         "Flows that are not told to the peer because they are younger than min_age.",
         status.flows_young,
     );
+    let mut decisions = page.family(
+        Kind::Counter,
+        "twinwall_sync_decisions_total",
+        "What was decided about the order of writes and about attributes that few flows have.",
+    );
+    for (decision, count) in &status.decisions {
+        decisions.sample(&[("decision", decision)], *count);
+    }
     let mut refused = page.family(
         Kind::Counter,
         "twinwall_sync_frames_refused_total",

@@ -5,7 +5,7 @@ use crate::conntrack::errno;
 use crate::status::{PeerLinkStatus, PeerStatus, SyncLinkStatus, SyncStatus, WriteStatus};
 use ha_common::reason::DropReason;
 use ha_common::sync::filter::FilterReason;
-use ha_common::sync::{LinkId, PeerId, PeerStats};
+use ha_common::sync::{LinkId, PeerId, PeerStats, Stats};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -48,6 +48,7 @@ impl SyncLoop {
             flows_young: u64::try_from(admission.young).unwrap_or(u64::MAX),
             flows_young_full: admission.young_full,
             flows_withdrawn: stats.withdrawn,
+            decisions: decisions(&stats),
             refused,
             peers: (0u8..).zip(&stats.peers).map(|(index, peer)| self.peer_status(PeerId(index), peer)).collect(),
             writes: WriteStatus { by_errno: self.writing.counters() },
@@ -122,4 +123,16 @@ fn by_reason(filtered: &[u64; FilterReason::COUNT]) -> BTreeMap<String, u64> {
 
 fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
+}
+
+/// Counters of the engine that few flows cause.
+fn decisions(stats: &Stats) -> BTreeMap<String, u64> {
+    let counters = [
+        ("regression_ignored", stats.regressions_ignored),
+        ("created_without_master", stats.created_without_master),
+        ("expectation_refused", stats.expectations_refused),
+        ("expectation_foreign", stats.expectations_foreign),
+        ("fetched", stats.fetched),
+    ];
+    counters.into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
 }

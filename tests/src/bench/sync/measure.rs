@@ -202,7 +202,7 @@ impl<'a> Trial<'a> {
 
     /// Flows of fw1 that the standby does not know when nothing changes any more: each looked for, where they are in the kernel.
     fn missing(&self, rig: &Rig, made: u64) -> Result<u64> {
-        let arrived = rig.settle(made, UNCHANGED, SETTLE_MAX)?;
+        let (arrived, _) = rig.settle(made, UNCHANGED, SETTLE_MAX)?;
         if self.tool.is_cached() {
             return Ok(made.saturating_sub(arrived));
         }
@@ -223,7 +223,7 @@ impl<'a> Trial<'a> {
         let sent = rig.generate(rate, rate.saturating_mul(seconds))?;
         // The tail belongs to these flows too: until all have arrived, and a moment for acknowledgements.
         let made = rig.count(Node::Fw1)?;
-        let arrived = rig.settle(made, UNCHANGED, SETTLE_MAX)?;
+        let (arrived, _) = rig.settle(made, UNCHANGED, SETTLE_MAX)?;
         std::thread::sleep(Duration::from_millis(200));
         let busy = usage(&mut rig)?;
         let at = u64::from(rate);
@@ -289,9 +289,9 @@ impl<'a> Trial<'a> {
         if self.tool != ToolName::Twinwall {
             rig.conntrackd(Node::Fw2)?.request_resync(&rig.lab.pair[Node::Fw2])?;
         }
-        rig.settle(made, UNCHANGED, SETTLE_MAX)?;
+        let (_, arrived) = rig.settle(made, UNCHANGED, SETTLE_MAX)?;
         let commit = if self.tool.is_cached() { Some(self.commit(&rig)?) } else { None };
-        let complete = Instant::now();
+        let complete = arrived + commit.unwrap_or_default();
         let used = wire_bytes(&rig.lab.pair[Node::Fw1], "eth2")? - wire;
         if self.tool == ToolName::Twinwall && rig.lab.wait_settled(Node::Fw1, SETTLE_MAX).is_ok() {
             self.read("bulk-sync", at, start.elapsed().as_secs_f64());
@@ -364,7 +364,7 @@ impl<'a> Trial<'a> {
         let mut rig = Rig::running(self.tool)?;
         let rate = self.options.rates.first().copied().unwrap_or(0);
         rig.generate(rate, flows)?;
-        let arrived = rig.settle(rig.count(Node::Fw1)?, UNCHANGED, SETTLE_MAX)?;
+        let (arrived, _) = rig.settle(rig.count(Node::Fw1)?, UNCHANGED, SETTLE_MAX)?;
         ensure!(arrived > 0, "no flow has arrived before the flush");
         self.check()?;
         rig.lab.pair[Node::Fw1].run("conntrack", &["-F"])?;

@@ -110,6 +110,7 @@ pub fn run(options: &Options, interrupted: &AtomicBool) -> Result<Vec<Line>> {
             let Series { tool, measure, operand, .. } = *series;
             let outcome = Trial::new(tool, measure, operand, options, interrupted).run();
             if interrupted.load(Ordering::Relaxed) {
+                eprintln!("interrupted: the figures are those of the runs that were complete by now");
                 break 'all;
             }
             let outcome = outcome.map_err(|error| format!("{error:#}"));

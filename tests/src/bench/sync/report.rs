@@ -65,7 +65,8 @@ impl Conditions {
         }
         if options.tools.iter().any(|tool| tool.replication().is_some()) {
             let version = checked(Command::new("conntrackd").arg("-v"))?;
-            conditions.conntrackd = version.lines().next().map(str::to_owned);
+            // Its licence follows.
+            conditions.conntrackd = version.split(". ").next().map(|version| version.trim().to_owned());
         }
         Ok(conditions)
     }
@@ -214,10 +215,19 @@ pub fn markdown(lines: &[Line]) -> String {
         let tools = [twinwall, conntrackd].into_iter().flatten().map(|tool| format!(", {tool}")).collect::<String>();
         let _ = writeln!(
             text,
-            "\nMeasured until {date}: Linux {kernel}, {cpus} processors, tables of {max} entries and {buckets} buckets{tools}."
+            "\nMeasured until {date}: Linux {kernel}, {cpus} processors, tables of {max} entries and {buckets} buckets{tools}; \
+             load average at the begin of the measures: {}.",
+            loads(lines)
         );
     }
     text + &limits(lines, "| ", " |") + &failures(lines, "- ")
+}
+
+/// From the least to the highest.
+fn loads(lines: &[Line]) -> String {
+    let loads = Summary::of(lines.iter().filter_map(|line| line.load));
+    let least = lines.iter().filter_map(|line| line.load).fold(f64::INFINITY, f64::min);
+    loads.map_or_else(|| "unknown".to_owned(), |loads| format!("{} to {}", short(least), short(loads.max)))
 }
 
 /// Head and rows: figure, what it was made at, unit, the kernel alone, then the tools.

@@ -203,14 +203,16 @@ impl Rig {
         FlowTable::read(&self.lab.pair[node], self.generated)
     }
 
-    /// Waits until as many flows have arrived as fw1 has, or nothing has changed for `unchanged`; how many there are.
+    /// Waits until as many flows have arrived as are wanted (the standby's own connections count as well, a handful), or, when
+    /// none is wanted, all have gone; or until nothing has changed for `unchanged`. How many there are, and since when.
     ///
     /// # Errors
     /// When kernel or conntrackd cannot be asked.
-    pub fn settle(&self, wanted: u64, unchanged: Duration, limit: Duration) -> Result<u64> {
+    pub fn settle(&self, wanted: u64, unchanged: Duration, limit: Duration) -> Result<(u64, Instant)> {
         let begin = Instant::now();
+        let reached = |count: u64| if wanted == 0 { count == 0 } else { count >= wanted };
         let (mut last, mut since) = (self.arrived()?, Instant::now());
-        while last != wanted && since.elapsed() < unchanged && begin.elapsed() < limit {
+        while !reached(last) && since.elapsed() < unchanged && begin.elapsed() < limit {
             std::thread::sleep(if self.tool.is_some_and(ToolName::is_cached) {
                 // Each look costs conntrackd an answer.
                 Duration::from_millis(50)
@@ -222,7 +224,11 @@ impl Rig {
                 (last, since) = (now, Instant::now());
             }
         }
-        Ok(last)
+        if wanted > 0 && reached(last) {
+            // What the standby's own connections stood for.
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok((last, since))
     }
 }
 
