@@ -12,16 +12,14 @@ const STEP: u32 = 200;
 /// A silent link is left after two and a half hello intervals (200 ms each), and the peer is told with the next hello.
 const FAILOVER_MAX: Duration = Duration::from_millis(1500);
 
-const TWO_LINKS: &str = r#"[sync]
-[[sync.link]]
+const SECOND_LINK: &str = r#"[[sync.link]]
 interface = "spare"
 addresses = { fw1 = "10.78.9.1", fw2 = "10.78.9.2" }
 [sync.filter]"#;
 
 /// The pair's configuration with a second link and this line in `[sync]`.
 fn two_links(line: &str) -> Result<Files> {
-    let link = TWO_LINKS.replace("[sync]\n", "");
-    Files::with(|text| text.replace("[sync.filter]", &format!("{line}\n{link}")))
+    Files::with(|text| text.replace("[sync.filter]", &format!("{line}\n{SECOND_LINK}")))
 }
 
 fn connect_spare(a: &Node, b: &Node) -> Result<()> {
@@ -56,9 +54,10 @@ fn active(node: &Node) -> Vec<String> {
 
 /// Drops the datagrams that arrive on an interface, this share of them.
 fn lose(node: &Node, interface: &str, percent: u8) -> Result<()> {
+    let kept = 100 - percent;
     let rules = format!(
         "table inet loss {{ chain in {{ type filter hook input priority -400; \
-         iifname \"{interface}\" meta l4proto udp numgen random mod 100 < {percent} drop; }}; }}"
+         iifname \"{interface}\" meta l4proto udp numgen random mod 100 >= {kept} drop; }}; }}"
     );
     node.namespace.run_with_input("nft", &["-f", "-"], &rules).map(drop)
 }
