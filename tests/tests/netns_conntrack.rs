@@ -268,6 +268,7 @@ fn observe(events: &mut EventSource, settle: Duration) -> (HashMap<FlowKey, Flow
                 seen.insert(flow.key, Flow { tcp, ..flow.clone() });
             }
             Event::Destroyed(flow) => destroyed.push(flow.clone()),
+            Event::Expected { .. } | Event::Unexpected { .. } => panic!("nothing here has a helper"),
             Event::Lost => panic!("events were lost"),
         });
         std::thread::sleep(Duration::from_millis(5));
@@ -526,7 +527,7 @@ fn netns_overflow_is_told() -> Result<()> {
                     changed += 1;
                 }
                 Event::Lost => lost += 1,
-                Event::Destroyed(flow) => panic!("{flow:?}"),
+                Event::Destroyed(_) | Event::Expected { .. } | Event::Unexpected { .. } => panic!("{event:?}"),
             }) {}
             assert!(lost == 1 && changed < 250, "round {round}: {changed} read, told {lost} times");
         }

@@ -2,10 +2,12 @@
 //! their control connection on the standby too, and announced ones can still be opened there. Needs root.
 
 use anyhow::{Context, Result, ensure};
+use ha_common::sync::flow::{Extra, Flow};
 use ha_tests::daemon::Settings;
 use ha_tests::lab::Lab;
 use ha_tests::netns::wait_until;
 use ha_tests::topology::{Node, SERVER, WAN_VIP};
+use ha_user::conntrack::dump::{DumpSource, Progress};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
@@ -112,13 +114,12 @@ fn open_data(lab: &Lab, listener: &TcpListener, to: SocketAddr) -> Result<(TcpSt
     Ok((far, near))
 }
 
-fn exchange(mut a: &TcpStream, mut b: &TcpStream) -> Result<()> {
-    for _ in 0..2 {
-        a.write_all(b"data")?;
+fn exchange(a: &TcpStream, b: &TcpStream) -> Result<()> {
+    for (mut from, mut to) in [(a, b), (b, a)] {
+        from.write_all(b"data")?;
         let mut heard = [0; 4];
-        b.read_exact(&mut heard)?;
+        to.read_exact(&mut heard)?;
         ensure!(&heard == b"data");
-        std::mem::swap(&mut a, &mut b);
     }
     Ok(())
 }
@@ -135,6 +136,27 @@ fn shown(lab: &Lab, node: Node) -> Vec<String> {
         .collect();
     flows.sort();
     flows
+}
+
+/// What conntrack shows badly or not at all: labels, helper, master, sequence adjustment, of control and data connection.
+fn attributes(lab: &Lab, node: Node) -> Result<Vec<Extra>> {
+    lab.pair[node].enter(|| -> Result<Vec<Extra>> {
+        let mut dump = DumpSource::open()?;
+        let mut found: Vec<Flow> = Vec::new();
+        dump.start()?;
+        for _ in 0..1000 {
+            match dump.read(|flow| found.push(flow.clone())) {
+                Progress::Ended { complete } => {
+                    ensure!(complete, "the dump is not complete");
+                    found.retain(|flow| [flow.key.original.source, flow.reply.source].contains(&CLIENT.into()));
+                    found.sort_by_key(|flow| flow.key.original.destination_port);
+                    return Ok(found.into_iter().filter_map(|flow| flow.extra.map(|extra| *extra)).collect());
+                }
+                Progress::Running | Progress::Idle => std::thread::sleep(Duration::from_millis(1)),
+            }
+        }
+        anyhow::bail!("the dump does not end")
+    })?
 }
 
 /// Expectations without their time left.
@@ -170,7 +192,7 @@ fn lab() -> Result<Lab> {
 }
 
 fn expect_equal(lab: &Lab, flows: usize, expectations: usize) -> Result<()> {
-    let read = || Node::BOTH.map(|node| (shown(lab, node), expected(lab, node)));
+    let read = || Node::BOTH.map(|node| (shown(lab, node), expected(lab, node), attributes(lab, node).unwrap()));
     let mut last = read();
     wait_until("the standby has the session as the master has it", Duration::from_secs(6), || {
         last = read();
@@ -197,11 +219,13 @@ fn netns_ftp_goes_on_after_a_failover() -> Result<()> {
     expect_equal(&lab, 2, 1)?;
     let flows = shown(&lab, Node::Fw2);
     let of_control = flows.iter().find(|flow| flow.contains("<dport>21</dport>")).context("control")?;
-    ensure!(of_control.contains("<mark>77</mark>") && of_control.contains("<label>"), "{of_control}");
-    let helped = lab.pair[Node::Fw2].run("conntrack", &["-L", "-p", "tcp", "--dport", "21", "-o", "extended"])?;
-    ensure!(helped.contains("helper=ftp"), "{helped}");
-    // Time for the adjustment to be read and carried over: it makes no event.
-    std::thread::sleep(Duration::from_millis(2500));
+    ensure!(of_control.contains("<mark>77</mark>"), "{of_control}");
+    let extras = attributes(&lab, Node::Fw2)?;
+    ensure!(extras.iter().any(|extra| extra.helper.as_deref() == Some("ftp")), "no helper: {extras:?}");
+    ensure!(extras.iter().any(|extra| extra.labels == Some([1 << 5, 0, 0, 0])), "no label: {extras:?}");
+    ensure!(extras.iter().any(|extra| extra.master.is_some()), "no master: {extras:?}");
+    let adjusted = |extra: &Extra| extra.sequence.iter().flatten().any(|sequence| sequence.after != 0);
+    ensure!(extras.iter().any(adjusted), "no adjustment: {extras:?}");
 
     lab.crash_host(Node::Fw1)?;
     wait_until("fw2 takes over", TAKEOVER, || lab.holds(Node::Fw2))?;

@@ -26,14 +26,13 @@ impl Fetches {
 
     /// A slot that is in it already, for a flow of before, is not added again.
     fn add(&mut self, at: Instant, slot: Slot) -> bool {
-        if self.0.iter().any(|&(_, other)| other == slot) {
-            return true;
+        if self.0.len() >= FLOWS_MAX {
+            return false;
         }
-        let room = self.0.len() < FLOWS_MAX;
-        if room {
+        if !self.0.iter().any(|&(_, other)| other == slot) {
             self.0.push_back((at, slot));
         }
-        room
+        true
     }
 }
 
@@ -42,9 +41,9 @@ impl Engine {
     pub(super) fn fetch_if_adjusted(&mut self, now: Instant, slot: Slot, out: &mut Vec<Action>) {
         let fresh = |entry: &&mut Entry| !entry.flags.has(Flags::FETCHED) && is_fetched(entry);
         let Some(entry) = self.table.get_mut(slot).filter(fresh) else { return };
-        out.push(Action::Fetch(entry.key()));
         if self.fetches.add(now + INTERVAL, slot) {
             entry.flags.set(Flags::FETCHED);
+            out.push(Action::Fetch(entry.key()));
         }
     }
 
@@ -68,7 +67,10 @@ impl Engine {
     /// Reads what is due.
     pub(super) fn run_fetches(&mut self, now: Instant, out: &mut Vec<Action>) {
         for _ in 0..self.fetches.0.len() {
-            let Some((_, slot)) = self.fetches.0.pop_front_if(|(at, _)| *at <= now) else { return };
+            if self.fetches.0.front().is_none_or(|(at, _)| *at > now) {
+                return;
+            }
+            let Some((_, slot)) = self.fetches.0.pop_front() else { return };
             let Some(entry) = self.table.get_mut(slot).filter(|entry| entry.is_live()) else { continue };
             if !is_fetched(entry) {
                 entry.flags.clear(Flags::FETCHED);

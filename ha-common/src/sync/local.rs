@@ -207,6 +207,7 @@ impl Engine {
         if self.table.get(slot).is_some_and(|entry| entry.flags.has(Flags::ABSENT)) {
             self.create(now, slot, out);
         }
+        self.fetch_if_adjusted(now, slot, out);
     }
 
     /// This node is not master: what it held as such belongs to `peer` now. Changes still to be sent are

@@ -208,6 +208,10 @@ fn adjustments_are_fetched() {
     let extra = known.extra.as_ref().unwrap();
     assert_eq!((extra.sequence, extra.helper.as_deref()), (sequence, Some("ftp")));
     assert_eq!((known.tcp, known.mark), (adjusted.tcp, 0));
+    // Whoever takes a flow over reads it from then on.
+    let mut heir = Engine::new(config(Mode::Ftfw), 1);
+    assert_eq!(fetches(hear(&mut heir, BEGIN, &[(&adjusted, 1)])), 0);
+    assert_eq!(fetches(handle(&mut heir, BEGIN, Input::Role(Role::Master))), 1);
     handle(&mut engine, BEGIN + SECOND * 4, Input::Destroyed { key: &adjusted.key, id: 0 });
     assert_eq!(fetches(handle(&mut engine, BEGIN + SECOND * 6, Input::Timer)), 0);
 }

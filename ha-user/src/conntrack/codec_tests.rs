@@ -1,5 +1,7 @@
 //! The codec against itself, against bytes that the kernel took, and against netlink-packet-netfilter.
 
+mod rare;
+
 use super::attribute::{Attributes, Builder, Malformed, Messages};
 use super::encode::{self, UpdateParts};
 use super::{decode, uapi};
