@@ -4,7 +4,7 @@
 
 use ha_common::role::{NodeId, Role};
 use ha_common::sync::flow::{Flow, FlowKey, Tcp, Tuple, status};
-use ha_common::sync::{Action, Config, Engine, Input, Mode};
+use ha_common::sync::{Action, Config, Engine, Input, LinkId, Mode, Sending};
 use ha_common::time::Instant;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -23,6 +23,8 @@ fn config(node: u8) -> Config {
         secret: b"secret".to_vec().into(),
         key_epoch: 0,
         frame_bytes_max: 1400,
+        links: 1,
+        sending: Sending::Failover,
         flows_max: 2_000_000,
         window_frames: 512,
         hello_interval: Duration::from_millis(100),
@@ -84,7 +86,7 @@ impl Pair {
                 match action {
                     Action::Send { datagram, .. } => {
                         self.bytes += datagram.len();
-                        self.handle(1 - from, Input::Datagram { bytes: &datagram }, &mut answers);
+                        self.handle(1 - from, Input::Datagram { link: LinkId(0), bytes: &datagram }, &mut answers);
                     }
                     Action::Create(_)
                     | Action::Update(_)

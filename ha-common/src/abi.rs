@@ -20,6 +20,8 @@ pub const MEMBERS_MAX: u32 = 256;
 pub const VHIDS_PER_INTERFACE: u32 = 256;
 /// Most nodes of a cluster: the sender in a sync header is a byte.
 pub const PEERS_MAX: u32 = 256;
+/// Most links between the nodes.
+pub const LINKS_MAX: u32 = 4;
 /// Streams of one peer in the stream table: one per frame kind, and an unused one.
 pub const STREAMS_PER_PEER: u32 = 4;
 /// Bytes of the advert ring: about 3,000 adverts.
@@ -50,8 +52,10 @@ pub struct InterfaceEntry {
     pub mac: [u8; 6],
     /// Number of the path that it is for heartbeats, with [`ROLE_HEARTBEAT`].
     pub path: u16,
+    /// Number of the sync link that it is, with [`ROLE_SYNC`].
+    pub link: u16,
 }
-const _: () = assert!(size_of::<InterfaceEntry>() == 12);
+const _: () = assert!(size_of::<InterfaceEntry>() == 14);
 
 impl InterfaceEntry {
     /// [`Self::mac`] as words in memory order.
@@ -73,11 +77,45 @@ pub struct MemberEntry {
 }
 const _: () = assert!(size_of::<MemberEntry>() == 4);
 
-/// Who a sync frame may come from, by the sender in its header. All zero: nobody.
+/// Where the frames of one link are addressed to. All zero: no such link.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinkEntry {
+    /// This node's address on the link.
+    pub address: AddressWords,
+    /// The group of all nodes, with [`Self::has_group`].
+    pub group: AddressWords,
+    /// 4 or 6; zero when there is no such link.
+    pub family: u8,
+    pub has_group: u8,
+}
+const _: () = assert!(size_of::<LinkEntry>() == 34);
+
+impl LinkEntry {
+    /// A link with this address, and perhaps a group of the same family.
+    pub fn new(address: IpAddr, group: Option<IpAddr>) -> Self {
+        Self {
+            address: ip::address_words(address),
+            group: group.map_or([0; 8], ip::address_words),
+            family: if address.is_ipv6() { 6 } else { 4 },
+            has_group: u8::from(group.is_some()),
+        }
+    }
+
+    /// True when the packet is addressed to this node or to the group.
+    #[inline(always)]
+    pub fn admits_destination<P: Packet>(&self, packet: &ip::Header<P>) -> bool {
+        let family = if packet.is_v6() { 6 } else { 4 };
+        self.family == family
+            && (packet.destination_is(&self.address) || (self.has_group != 0 && packet.destination_is(&self.group)))
+    }
+}
+
+/// Who a sync frame may come from, by link and by the sender in its header. All zero: nobody.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PeerEntry {
-    /// The peer's sync address.
+    /// The peer's address on the link.
     pub address: AddressWords,
     /// 4 or 6; zero when this node number is no peer.
     pub family: u8,
@@ -260,6 +298,12 @@ impl Stream {
         }
         self.next = sequence.wrapping_add(1);
     }
+}
+
+/// Position in the peer table.
+#[inline(always)]
+pub const fn peer_index(link: u16, sender: u8) -> u32 {
+    link as u32 * PEERS_MAX + sender as u32
 }
 
 /// Position in the stream table.

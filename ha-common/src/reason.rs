@@ -108,6 +108,10 @@ reasons! {
     FrameBody = "frame_body",
     /// Authentic, but from an incompatible configuration (another cluster).
     FrameCluster = "frame_cluster",
+    /// The frame is for another node of the cluster: multicast carries all of them.
+    FrameTarget = "frame_target",
+    /// The frame came over another link before: the sender meant it so.
+    FrameCopy = "frame_copy",
 }
 
 #[cfg(test)]

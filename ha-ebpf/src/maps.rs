@@ -7,26 +7,21 @@ use aya_ebpf::Global;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
 use ha_common::abi::{
-    self, AdvertRecord, COUNT_PACKETS, CounterRow, FenceEntry, InterfaceEntry, MemberEntry, PathEntry, PeerEntry,
+    self, AdvertRecord, COUNT_PACKETS, CounterRow, FenceEntry, InterfaceEntry, LinkEntry, MemberEntry, PathEntry, PeerEntry,
     SelfEntry, Stream, VipKey, refusal_index,
 };
 use ha_common::reason::DropReason;
 use ha_common::wire::heartbeat::Heartbeat;
-use ha_common::wire::ip::AddressWords;
 use ha_common::wire::siphash::Key;
 
 /// UDP port of the sync socket; set at load time.
 #[expect(unsafe_code, reason = "the loader finds globals by their symbol")]
 #[unsafe(no_mangle)]
 pub static SYNC_PORT: Global<u16> = Global::new(0);
-/// This node's sync address; set at load time.
+/// This node's number, which frames name as their target; set at load time.
 #[expect(unsafe_code, reason = "the loader finds globals by their symbol")]
 #[unsafe(no_mangle)]
-pub static SYNC_ADDRESS: Global<AddressWords> = Global::new([0; 8]);
-/// 4 or 6, the family of [`SYNC_ADDRESS`]; zero when there is no sync link.
-#[expect(unsafe_code, reason = "the loader finds globals by their symbol")]
-#[unsafe(no_mangle)]
-pub static SYNC_FAMILY: Global<u8> = Global::new(0);
+pub static SYNC_NODE: Global<u8> = Global::new(0);
 
 /// 1 when heartbeats are answered and taken; set at load time, as the others of this name.
 #[expect(unsafe_code, reason = "the loader finds globals by their symbol")]
@@ -59,10 +54,14 @@ static INTERFACES_HIGH: HashMap<u32, InterfaceEntry> = HashMap::with_max_entries
 /// By [`abi::member_index`]; the daemon shrinks it to the interfaces it has.
 #[map]
 static MEMBERS: Array<MemberEntry> = Array::with_max_entries(abi::INTERFACES_MAX * abi::VHIDS_PER_INTERFACE, 0);
-/// By sender.
+/// By link.
 #[map]
-static PEERS: Array<PeerEntry> = Array::with_max_entries(abi::PEERS_MAX, 0);
-/// By [`abi::stream_index`]. Not per CPU: one peer's frames are one UDP flow, which one receive queue gets.
+static LINKS: Array<LinkEntry> = Array::with_max_entries(abi::LINKS_MAX, 0);
+/// By [`abi::peer_index`].
+#[map]
+static PEERS: Array<PeerEntry> = Array::with_max_entries(abi::LINKS_MAX * abi::PEERS_MAX, 0);
+/// By [`abi::stream_index`]. Not per CPU: one peer's frames are one UDP flow on each link, which one receive queue
+/// gets; what comes over a second link counts as a duplicate.
 #[map]
 static STREAMS: Array<Stream> = Array::with_max_entries(abi::PEERS_MAX * abi::STREAMS_PER_PEER, 0);
 /// By slot; the daemon shrinks it.
@@ -110,10 +109,16 @@ pub fn member(slot: u16, vhid: u8) -> Option<u16> {
     if entry.known == 0 { None } else { Some(entry.member) }
 }
 
-/// The configured peer with this number.
+/// The link with this number.
 #[inline(always)]
-pub fn peer(sender: u8) -> Option<&'static PeerEntry> {
-    PEERS.get(u32::from(sender)).filter(|entry| entry.family != 0)
+pub fn link(number: u16) -> Option<&'static LinkEntry> {
+    LINKS.get(u32::from(number))
+}
+
+/// The configured peer with this number, as it is on a link.
+#[inline(always)]
+pub fn peer(link: u16, sender: u8) -> Option<&'static PeerEntry> {
+    PEERS.get(abi::peer_index(link, sender)).filter(|entry| entry.family != 0)
 }
 
 /// What was received in one stream of a peer.

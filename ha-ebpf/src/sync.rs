@@ -5,7 +5,7 @@ use crate::maps::{self, Row};
 use crate::verdict::Verdict;
 use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::debug;
-use ha_common::abi::{COUNT_FRAMES, stream_index};
+use ha_common::abi::{COUNT_FRAMES, InterfaceEntry, stream_index};
 use ha_common::reason::DropReason;
 use ha_common::wire::frame::{self, Header};
 use ha_common::wire::ip;
@@ -13,15 +13,17 @@ use ha_common::wire::ipv4::Payload;
 
 /// Judges one UDP packet; whatever is not for the sync socket passes uncounted.
 #[inline(always)]
-pub fn receive(ctx: &XdpContext, packet: Cursor, header: ip::Header<Cursor>, row: Row) -> Verdict {
-    let family = if header.is_v6() { 6 } else { 4 };
-    if maps::SYNC_FAMILY.load() != family {
-        return Verdict::Pass;
-    }
-    let Some(payload) = frame::datagram(packet, &header, &maps::SYNC_ADDRESS.load(), maps::SYNC_PORT.load()) else {
-        return Verdict::Pass;
-    };
-    match admit(packet, &header, payload) {
+pub fn receive(
+    ctx: &XdpContext,
+    packet: Cursor,
+    header: ip::Header<Cursor>,
+    interface: InterfaceEntry,
+    row: Row,
+) -> Verdict {
+    let link = maps::link(interface.link).filter(|link| link.admits_destination(&header));
+    let payload = link.and_then(|_| frame::datagram(packet, &header, maps::SYNC_PORT.load()));
+    let Some(payload) = payload else { return Verdict::Pass };
+    match admit(packet, &header, interface.link, payload) {
         Ok(()) => {
             row.count(COUNT_FRAMES);
             Verdict::Pass
@@ -35,9 +37,12 @@ pub fn receive(ctx: &XdpContext, packet: Cursor, header: ip::Header<Cursor>, row
 }
 
 #[inline(always)]
-fn admit(packet: Cursor, ip: &ip::Header<Cursor>, payload: Payload) -> Result<(), DropReason> {
+fn admit(packet: Cursor, ip: &ip::Header<Cursor>, link: u16, payload: Payload) -> Result<(), DropReason> {
     let header = Header::read(packet, payload)?;
-    let peer = maps::peer(header.sender).ok_or(DropReason::FrameSender)?;
+    if !header.is_for(maps::SYNC_NODE.load()) {
+        return Err(DropReason::FrameTarget);
+    }
+    let peer = maps::peer(link, header.sender).ok_or(DropReason::FrameSender)?;
     if !peer.admits_source(ip) {
         return Err(DropReason::FrameSender);
     }

@@ -53,6 +53,7 @@ pub fn config() -> Resolved {
             flows_max: 1000,
             hello_interval: Duration::from_millis(200),
             peer_timeout: Duration::from_secs(1),
+            transport: crate::config::links::Transport::default(),
             mode: crate::config::sync_mode::SyncMode::default(),
         },
         xdp: XdpChoice::Off,

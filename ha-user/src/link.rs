@@ -57,6 +57,8 @@ pub struct Interface {
     pub ifindex: Option<u32>,
     /// Zero when the interface has no Ethernet address.
     pub mac: [u8; 6],
+    /// Bytes of the largest packet.
+    pub mtu: u32,
     pub state: LinkState,
 }
 

@@ -295,6 +295,37 @@ pub struct SyncStatus {
     pub writes: WriteStatus,
     /// Datagrams that could not be sent or received, by errno name.
     pub socket_errors: BTreeMap<String, u64>,
+    /// In the order of the configuration.
+    #[serde(default)]
+    pub links: Vec<SyncLinkStatus>,
+}
+
+/// One link of this node.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct SyncLinkStatus {
+    pub interface: String,
+    /// Its socket is open.
+    pub open: bool,
+    /// Bytes; zero while there is no such interface.
+    pub mtu: u64,
+    pub datagrams_sent: u64,
+    pub datagrams_received: u64,
+    /// Calls that sent them: fewer where the kernel or the card cuts datagrams apart.
+    pub send_calls: u64,
+}
+
+/// One link to one peer.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct PeerLinkStatus {
+    pub interface: String,
+    /// It has a carrier, and both nodes hear each other over it.
+    pub works: bool,
+    /// State takes it.
+    pub active: bool,
+    /// Frames that came over it first, and copies of frames that had come over another one.
+    pub frames: u64,
+    pub copies: u64,
+    pub silent_ms: Option<f64>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -327,6 +358,14 @@ pub struct PeerStatus {
     pub digests_unknown: u64,
     pub repairs: u64,
     pub rtt_ms: f64,
+    /// Size of a data frame, bytes.
+    #[serde(default)]
+    pub frame_bytes: u64,
+    /// How often state took another link than before.
+    #[serde(default)]
+    pub link_failovers: u64,
+    #[serde(default)]
+    pub links: Vec<PeerLinkStatus>,
 }
 
 /// Conntrack writes by operation (`create`, `update`, `delete`) and errno name (`ok`, `EEXIST`, …).

@@ -14,7 +14,7 @@ use super::reconcile::Dump;
 use super::seal::Keyring;
 use super::session::{Greeting, Statement, role_value};
 use super::table::{Owner, Slot, Table};
-use super::{Action, Config, Event, Input, PeerId, Stats};
+use super::{Action, Config, Event, Input, LinkId, PeerId, Stats};
 use crate::proto;
 use crate::reason::DropReason;
 use crate::role::{NodeId, Role, SyncHealth};
@@ -35,6 +35,10 @@ const HEALTH_GAP: Duration = Duration::from_millis(100);
 const FLUSH_MAX: Duration = Duration::from_secs(2);
 /// How often the end of a flush is looked for.
 const FLUSH_GAP: Duration = Duration::from_millis(1);
+
+fn frame_bytes(wanted: usize) -> usize {
+    wanted.clamp(FRAME_BYTES_MIN, FRAME_BYTES_MAX)
+}
 
 /// Counters of the engine that no peer has.
 #[derive(Clone, Copy, Debug, Default)]
@@ -71,7 +75,6 @@ struct Flush {
 /// The sync engine of one node: see the module's documentation.
 pub struct Engine {
     pub(super) node: NodeId,
-    frame_bytes: usize,
     hello_interval: Duration,
     peer_timeout: Duration,
     pub(super) mode: Mode,
@@ -111,13 +114,13 @@ pub struct Engine {
 impl Engine {
     /// An engine that has done nothing yet. `seed` hides the order of the hash table and spreads timers; it
     /// decides nothing else. Peers beyond the eighth are ignored; the frame size is clamped to 400..=65000.
-    pub fn new(config: Config, seed: u64) -> Self {
+    pub fn new(mut config: Config, seed: u64) -> Self {
+        config.frame_bytes_max = frame_bytes(config.frame_bytes_max);
         let keyring = Keyring::new(config.secret.clone(), &config.cluster, config.key_epoch);
         let peers = (0u8..).zip(config.peers.iter().take(PEERS_MAX));
         let peers: Vec<_> = peers.map(|(index, &node)| Peer::new(PeerId(index), node, &config, &keyring)).collect();
         Self {
             node: config.node,
-            frame_bytes: config.frame_bytes_max.clamp(FRAME_BYTES_MIN, FRAME_BYTES_MAX),
             hello_interval: config.hello_interval,
             peer_timeout: config.peer_timeout,
             mode: config.mode,
@@ -172,14 +175,16 @@ impl Engine {
             | Input::DumpEnd { .. }
             | Input::WriteFailed { .. }
             | Input::Role(_)
+            | Input::Link { .. }
+            | Input::FrameBytes(_)
             | Input::Flush
             | Input::Resync
             | Input::Retain(_) => false,
         };
         match input {
             Input::Timer => {}
-            Input::Datagram { bytes } => {
-                if let Err(reason) = self.on_datagram(now, bytes, out) {
+            Input::Datagram { link, bytes } => {
+                if let Err(reason) = self.on_datagram(now, link, bytes, out) {
                     self.refuse(reason);
                 }
             }
@@ -195,6 +200,8 @@ impl Engine {
             Input::DumpEnd { complete } => self.on_dump_end(now, complete, out),
             Input::WriteFailed { key, write, errno } => self.on_write_failed(now, key, write, errno, out),
             Input::Role(role) => self.on_role(now, role, out),
+            Input::Link { link, up } => self.peers.iter_mut().for_each(|peer| peer.links.set_carrier(link, up)),
+            Input::FrameBytes(bytes) => self.on_frame_bytes(bytes),
             Input::Flush => self.on_flush(now, out),
             Input::Resync => self.on_resync(),
             Input::Withdraw { key } => self.on_withdraw(now, key),
@@ -208,7 +215,7 @@ impl Engine {
 
     /// When [`Input::Timer`] is due at the latest.
     pub fn poll_at(&self) -> Option<Instant> {
-        let peers = self.peers.iter().map(|peer| peer.poll_at(self.ran_at, self.peer_timeout, self.frame_bytes));
+        let peers = self.peers.iter().map(|peer| peer.poll_at(self.ran_at, self.peer_timeout));
         let relax = self.relaxing.map(|_| self.ran_at);
         let own = [
             self.dump.poll_at(),
@@ -295,19 +302,41 @@ impl Engine {
         self.peers.iter().filter(|peer| peer.up).fold(0, |mask, peer| mask | bit(peer.id))
     }
 
-    fn on_datagram(&mut self, now: Instant, bytes: &[u8], out: &mut Vec<Action>) -> Result<(), DropReason> {
+    fn on_frame_bytes(&mut self, bytes: usize) {
+        let bytes = frame_bytes(bytes);
+        self.peers.iter_mut().for_each(|peer| peer.outbox.size.set_limit(bytes));
+    }
+
+    fn on_datagram(
+        &mut self,
+        now: Instant,
+        link: LinkId,
+        bytes: &[u8],
+        out: &mut Vec<Action>,
+    ) -> Result<(), DropReason> {
         let header = Header::parse(bytes)?;
+        if !header.is_for(self.node.0) {
+            return Err(DropReason::FrameTarget);
+        }
         let sender = self.peers.iter().position(|peer| peer.node.0 == header.sender);
         let index = sender.ok_or(DropReason::FrameSender)?;
         if header.key_epoch != self.keyring.epoch {
             return Err(DropReason::FrameKeyEpoch);
         }
-        match header.kind {
-            Kind::Hello => self.on_hello(now, index, &header, bytes, out)?,
-            Kind::Data => self.on_data_frame(now, index, &header, bytes, out)?,
-            Kind::Ack => self.on_ack_frame(now, index, &header, bytes, out)?,
-        }
+        let taken = match header.kind {
+            Kind::Hello => self.on_hello(now, index, &header, bytes, out),
+            Kind::Data => self.on_data_frame(now, index, &header, bytes, out),
+            Kind::Ack => self.on_ack_frame(now, index, &header, bytes, out),
+        };
         if let Some(peer) = self.peers.get_mut(index) {
+            if taken == Err(DropReason::FrameReplay) && peer.links.take_copy(now, link, header.kind, header.sequence) {
+                return Err(DropReason::FrameCopy);
+            }
+            taken?;
+            // The hello of a stranger proves nothing yet: it may be a recorded one.
+            if peer.session.peer_session() == header.session {
+                peer.links.heard(now, link, header.kind, header.sequence);
+            }
             peer.counters.frames_received += 1;
             peer.counters.bytes_received += bytes.len() as u64;
         }
@@ -339,6 +368,7 @@ impl Engine {
         self.clock = self.clock.max(hello.clock);
         let recent = self.transfer_classes();
         let Some(peer) = self.peers.get_mut(index) else { return Ok(()) };
+        peer.links.confirmed(hello.links_heard);
         peer.wanted_by_peer = hello.bulk_wanted;
         let before = core::mem::replace(&mut peer.role, role_value(&hello));
         if peer.up {
@@ -421,6 +451,7 @@ impl Engine {
         self.peer_down(now, index, out);
         let Some(peer) = self.peers.get_mut(index) else { return };
         peer.inbox = peer.inbox.renewed();
+        peer.links.begin_session();
         peer.prover = Prover::new();
         peer.wanted = 1;
         peer.hello_soon();
@@ -537,7 +568,10 @@ impl Engine {
     fn run_peer(&mut self, now: Instant, index: usize, out: &mut Vec<Action>) {
         let in_sync = self.health.in_sync;
         let Some(peer) = self.peers.get_mut(index) else { return };
-        let statement = Statement { clock: self.clock, role: self.role, in_sync, bulk_wanted: peer.wanted };
+        peer.review_links(now, out);
+        let links_heard = peer.links.heard_set(now);
+        let statement =
+            Statement { clock: self.clock, role: self.role, in_sync, bulk_wanted: peer.wanted, links_heard };
         peer.send_hello_if_due(now, &self.keyring, &statement, self.hello_interval, out);
         if !peer.up {
             return;
@@ -545,7 +579,7 @@ impl Engine {
         peer.outbox.on_timer(now, &mut self.table);
         peer.inbox.on_timer(now, &mut self.table);
         peer.send_ack_if_due(now, &self.keyring, out);
-        peer.send_data(now, &self.keyring, &mut self.table, self.frame_bytes, &mut self.outgoing, out);
+        peer.send_data(now, &self.keyring, &mut self.table, &mut self.outgoing, out);
         if let Some(flows) = peer.outbox.take_transfer() {
             out.push(Action::Event(Event::BulkSent { peer: peer.id, flows }));
         }

@@ -23,6 +23,8 @@ pub(super) struct Frame {
     pub bulk_end: Option<u32>,
     pub carried: Vec<Carried>,
     pub open: bool,
+    /// Of the whole frame, at the most.
+    pub bytes: usize,
 }
 
 /// A frame being filled.

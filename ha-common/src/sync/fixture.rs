@@ -15,6 +15,8 @@ pub(super) fn config(mode: Mode) -> Config {
         secret: b"secret".to_vec().into(),
         key_epoch: 0,
         frame_bytes_max: 1400,
+        links: 1,
+        sending: super::Sending::Failover,
         flows_max: 10_000,
         window_frames: 64,
         hello_interval: Duration::from_millis(100),

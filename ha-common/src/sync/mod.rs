@@ -17,8 +17,10 @@ pub mod filter;
 #[cfg(test)]
 mod fixture;
 pub mod flow;
+mod frame_size;
 mod inbox;
 mod keepalive;
+mod links;
 mod local;
 mod modes;
 mod order;
@@ -43,6 +45,7 @@ mod window;
 
 pub use engine::Engine;
 pub use extra::{EXPECTATIONS_MAX, NAME_BYTES_MAX};
+pub use links::{LINKS_MAX, LinkId, LinkSet, LinkStats, Sending};
 pub use modes::Mode;
 pub use order::is_tcp_set_back;
 pub use seal::heartbeat_key;
@@ -79,6 +82,9 @@ pub struct Config {
     pub flows_max: usize,
     /// Unacknowledged data frames per peer before the outbox waits.
     pub window_frames: usize,
+    /// How many links there are to each peer, 1 to [`LINKS_MAX`], and how they are used.
+    pub links: u8,
+    pub sending: Sending,
     pub hello_interval: Duration,
     /// Silence after which a peer is gone.
     pub peer_timeout: Duration,
@@ -96,8 +102,9 @@ pub struct Config {
 #[derive(Debug)]
 pub enum Input<'a> {
     Timer,
-    /// A UDP payload from the sync socket.
+    /// A UDP payload from the sync socket of a link.
     Datagram {
+        link: LinkId,
         bytes: &'a [u8],
     },
     /// The kernel created or changed a flow (a conntrack event not caused by this daemon).
@@ -142,6 +149,13 @@ pub enum Input<'a> {
         errno: i32,
     },
     Role(Role),
+    /// The kernel says that a link has or has not a carrier; at first each has.
+    Link {
+        link: LinkId,
+        up: bool,
+    },
+    /// The largest UDP payload that the links carry has changed, as [`Config::frame_bytes_max`].
+    FrameBytes(usize),
     /// Tell by [`SyncHealth::flushed`] as soon as everything that changed before now has reached the peers.
     Flush,
     /// Ask the peers for their whole table, and send ours.
@@ -168,8 +182,8 @@ pub enum WriteKind {
 /// What must be done, in this order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// Send this datagram to the peer's sync address.
-    Send { peer: PeerId, datagram: Vec<u8> },
+    /// Send this datagram to the peer's sync address on each of these links.
+    Send { peer: PeerId, links: LinkSet, datagram: Vec<u8> },
     /// Create the flow in the kernel (it is not there as far as we know; EEXIST: replace it).
     Create(Flow),
     /// Update status, timeout, mark and protocol state of an existing flow (ENOENT: create it).
@@ -202,6 +216,12 @@ pub enum Event {
     PeerDown {
         peer: PeerId,
         silent: Duration,
+    },
+    /// What goes to the peer takes another link from now on.
+    LinkChanged {
+        peer: PeerId,
+        from: LinkId,
+        to: LinkId,
     },
     BulkSent {
         peer: PeerId,
@@ -257,6 +277,12 @@ pub struct PeerStats {
     pub bulk_left: u64,
     /// Smoothed round trip of a data frame and its acknowledgement.
     pub rtt: Duration,
+    /// By [`LinkId`].
+    pub links: Vec<LinkStats>,
+    /// How often data took another link than before.
+    pub link_failovers: u64,
+    /// Size of the next data frame, bytes.
+    pub frame_bytes: usize,
     /// How long ago the digest was sent by which the peer was last found to hold all of this node's flows.
     pub proven: Option<Duration>,
     /// Of [`DIGEST_BUCKETS`] buckets of flows, those in which the peer's copies are known to differ.

@@ -9,6 +9,7 @@ use super::digest::Buckets;
 use super::encode;
 use super::filling::{Carried, Filling, Frame};
 use super::flow::FlowKey;
+use super::frame_size::FrameSize;
 use super::inbox::WINDOW;
 use super::modes::Mode;
 use super::pace::Pace;
@@ -18,6 +19,7 @@ use super::table::{Entry, Slot, Table};
 use super::window::CongestionWindow;
 use crate::proto::{self, change::Kind};
 use crate::time::{Instant, earliest};
+use crate::wire::frame::{HEADER_LEN, TAG_LEN};
 use core::time::Duration;
 use std::collections::VecDeque;
 
@@ -89,11 +91,12 @@ pub(super) struct Outbox {
     transferred: Option<u64>,
     spare: Vec<Vec<Carried>>,
     pub counters: Counters,
+    pub size: FrameSize,
 }
 
 impl Outbox {
     /// `bit` is the peer's bit in the entries; `window` bounds the frames in flight.
-    pub fn new(bit: u8, window: usize, mode: Mode) -> Self {
+    pub fn new(bit: u8, window: usize, frame_bytes: usize, mode: Mode) -> Self {
         Self {
             bit,
             pace: if mode.is_reliable() { None } else { Some(Pace::default()) },
@@ -114,6 +117,7 @@ impl Outbox {
             transferred: None,
             spare: Vec::new(),
             counters: Counters::default(),
+            size: FrameSize::new(frame_bytes),
         }
     }
 
@@ -190,6 +194,7 @@ impl Outbox {
                 bulk_end: None,
                 carried: self.spare.pop().unwrap_or_default(),
                 open: true,
+                bytes: 0,
             },
             left: bytes.saturating_sub(DATA_OVERHEAD),
             changes: &mut data.changes,
@@ -203,7 +208,8 @@ impl Outbox {
             self.fill_queue(table, &mut filling);
             self.fill_bulk(table, &mut filling);
         }
-        let frame = filling.frame;
+        let mut frame = filling.frame;
+        frame.bytes = HEADER_LEN + TAG_LEN + bytes.saturating_sub(filling.left);
         self.flushed = now;
         if data.changes.is_empty() && !self.is_behind() {
             self.spare.push(frame.carried);
@@ -247,7 +253,9 @@ impl Outbox {
             highest = highest.max(frame.sequence);
             if core::mem::take(&mut frame.open) {
                 let carried = core::mem::take(&mut frame.carried);
+                let frame_bytes = frame.bytes;
                 let (sent, bulk_epoch, bulk_end) = (frame.at, frame.bulk_epoch, frame.bulk_end);
+                self.size.on_arrived(frame_bytes);
                 self.rtt.sample(now.since(sent));
                 self.window.on_acked();
                 self.progress = now;
@@ -258,7 +266,7 @@ impl Outbox {
                 }
             }
         }
-        self.give_up(table, |frame| frame.sequence + REORDER_FRAMES <= highest);
+        self.give_up(now, table, |frame| frame.sequence + REORDER_FRAMES <= highest);
         bulk_done
     }
 
@@ -268,7 +276,7 @@ impl Outbox {
             return;
         }
         let timeout = self.rtt.timeout();
-        if self.give_up(table, |frame| frame.at + timeout <= now) {
+        if self.give_up(now, table, |frame| frame.at + timeout <= now) {
             self.rtt.back_off();
             self.window.on_silence();
         }
@@ -470,7 +478,7 @@ impl Outbox {
         self.spare.push(carried);
     }
 
-    fn give_up(&mut self, table: &mut Table, is_lost: impl Fn(&Frame) -> bool) -> bool {
+    fn give_up(&mut self, now: Instant, table: &mut Table, is_lost: impl Fn(&Frame) -> bool) -> bool {
         let mut any = false;
         for at in 0..self.in_flight.len() {
             let Some(frame) = self.in_flight.get_mut(at).filter(|frame| frame.open && is_lost(frame)) else {
@@ -478,10 +486,12 @@ impl Outbox {
             };
             any = true;
             frame.open = false;
+            let frame_bytes = frame.bytes;
             let carried = core::mem::take(&mut frame.carried);
             let since = frame.since.unwrap_or(Stamp::at(frame.at));
             let (bulk_epoch, bulk_end) = (frame.bulk_epoch, frame.bulk_end);
             self.counters.frames_lost += 1;
+            self.size.on_lost(now, frame_bytes);
             bulk_end.into_iter().for_each(|epoch| {
                 self.bulk.on_end_settled(epoch, false);
             });

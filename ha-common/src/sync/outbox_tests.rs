@@ -15,7 +15,7 @@ struct Rig {
 
 impl Rig {
     fn new(window: usize) -> Self {
-        let (table, outbox) = (super::super::table::tests::table(10_000), Outbox::new(1, window, Mode::Ftfw));
+        let (table, outbox) = (super::super::table::tests::table(10_000), Outbox::new(1, window, 1400, Mode::Ftfw));
         Self { table, outbox, now: Instant(1_000_000_000), data: proto::Data::default() }
     }
 

@@ -2,12 +2,13 @@
 
 use super::bulk::RecentVersions;
 use super::inbox::Inbox;
+use super::links::Links;
 use super::outbox::Outbox;
 use super::prove::Prover;
 use super::seal::{Identity, Keyring};
 use super::session::{Session, Statement};
 use super::table::Table;
-use super::{Action, Config, PeerId, PeerStats};
+use super::{Action, Config, Event, PeerId, PeerStats};
 use crate::proto;
 use crate::role::{NodeId, Role};
 use crate::time::{Instant, earliest};
@@ -24,6 +25,7 @@ pub(super) struct Peer {
     pub outbox: Outbox,
     pub inbox: Inbox,
     pub prover: Prover,
+    pub links: Links,
     /// A mutual session exists and the peer was heard within the timeout.
     pub up: bool,
     /// The session in which it was up before; zero when never.
@@ -56,9 +58,10 @@ impl Peer {
             id,
             node,
             session: Session::new(keyring, mine, node),
-            outbox: Outbox::new(bit(id), config.window_frames, config.mode),
+            outbox: Outbox::new(bit(id), config.window_frames, config.frame_bytes_max, config.mode),
             inbox: Inbox::new(id, config),
             prover: Prover::new(),
+            links: Links::new(config.links, config.sending, config.hello_interval),
             up: false,
             up_session: 0,
             role: Role::Init,
@@ -97,6 +100,14 @@ impl Peer {
         self.outbox.bulk.start(self.wanted_by_peer, master, table.slots(), recent);
     }
 
+    /// Looks at the links to the peer, and tells it soon when its frames will come over another one.
+    pub fn review_links(&mut self, now: Instant, out: &mut Vec<Action>) {
+        if let Some((from, to)) = self.links.review(now) {
+            self.hello_soon();
+            out.push(Action::Event(Event::LinkChanged { peer: self.id, from, to }));
+        }
+    }
+
     pub fn send_hello_if_due(
         &mut self,
         now: Instant,
@@ -112,14 +123,14 @@ impl Peer {
         let datagram = self.session.hello(keyring, statement, stranger);
         self.hello_sent = now;
         self.hello_at = now + interval;
-        self.send(datagram, out);
+        self.send(Kind::Hello, datagram, out);
     }
 
     pub fn send_ack_if_due(&mut self, now: Instant, keyring: &Keyring, out: &mut Vec<Action>) {
         let Some(ack) = self.inbox.take_ack(now) else { return };
         let sequence = self.session.next_ack();
         if let Some(datagram) = self.session.seal(keyring, Kind::Ack, sequence, &ack) {
-            self.send(datagram, out);
+            self.send(Kind::Ack, datagram, out);
         }
     }
 
@@ -129,20 +140,20 @@ impl Peer {
         now: Instant,
         keyring: &Keyring,
         table: &mut Table,
-        frame_bytes: usize,
         scratch: &mut proto::Data,
         out: &mut Vec<Action>,
     ) {
-        let body = body_bytes(frame_bytes);
+        self.outbox.size.on_timer(now);
+        let body = body_bytes(self.outbox.size.bytes());
         while let Some(sequence) = self.outbox.fill(now, table, scratch, body) {
             if let Some(datagram) = self.session.seal(keyring, Kind::Data, sequence, scratch) {
                 self.outbox.on_sent(now, datagram.len());
-                self.send(datagram, out);
+                self.send(Kind::Data, datagram, out);
             }
         }
     }
 
-    pub fn poll_at(&self, now: Instant, timeout: Duration, frame_bytes: usize) -> Option<Instant> {
+    pub fn poll_at(&self, now: Instant, timeout: Duration) -> Option<Instant> {
         let hello = Some(self.hello_at);
         if !self.up {
             return hello;
@@ -150,8 +161,8 @@ impl Peer {
         let silence = Some(self.heard + timeout);
         let proof = self.is_proving().then(|| self.prover.poll_at());
         earliest(
-            earliest(earliest(hello, silence), proof),
-            earliest(self.outbox.poll_at(body_bytes(frame_bytes)), self.inbox.poll_at(now)),
+            earliest(earliest(earliest(hello, silence), proof), self.links.poll_at(now)),
+            earliest(self.outbox.poll_at(body_bytes(self.outbox.size.bytes())), self.inbox.poll_at(now)),
         )
     }
 
@@ -175,6 +186,9 @@ impl Peer {
             bulk_received: self.inbox.is_complete(self.wanted),
             bulk_left: self.outbox.bulk.slots_left(),
             rtt: self.outbox.rtt(),
+            links: self.links.stats(now),
+            link_failovers: self.links.failovers,
+            frame_bytes: self.outbox.size.bytes(),
             proven: self.prover.proven_at.map(|at| now.since(at)),
             differing_buckets: self.prover.differing,
             digests_equal: self.prover.counters.equal,
@@ -184,10 +198,10 @@ impl Peer {
         }
     }
 
-    fn send(&mut self, datagram: Vec<u8>, out: &mut Vec<Action>) {
+    fn send(&mut self, kind: Kind, datagram: Vec<u8>, out: &mut Vec<Action>) {
         self.counters.frames_sent += 1;
         self.counters.bytes_sent += datagram.len() as u64;
-        out.push(Action::Send { peer: self.id, datagram });
+        out.push(Action::Send { peer: self.id, links: self.links.choose(kind), datagram });
     }
 }
 

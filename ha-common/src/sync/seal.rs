@@ -176,6 +176,7 @@ mod tests {
             sender: 0,
             key_epoch: 1,
             body_len: (body.len() + TAG_LEN) as u16,
+            target: 0,
             session: 7,
             sequence,
         };

@@ -4,11 +4,12 @@
 //! changes with every session believed. So a recorded hello can never bring an ended session back, and
 //! with it the frames sealed in it.
 
+use super::links::LinkSet;
 use super::seal::{Identity, Keyring, SessionKeys};
 use crate::proto::{Hello, HelloRole};
 use crate::reason::DropReason;
 use crate::role::Role;
-use crate::wire::frame::{Header, Kind, TAG_LEN};
+use crate::wire::frame::{self, Header, Kind, TAG_LEN};
 use prost::Message;
 use std::collections::VecDeque;
 
@@ -47,6 +48,8 @@ pub(super) struct Statement {
     pub role: Role,
     pub in_sync: bool,
     pub bulk_wanted: u32,
+    /// Links over which the peer is heard.
+    pub links_heard: LinkSet,
 }
 
 pub(super) struct Session {
@@ -152,6 +155,7 @@ impl Session {
             role: role_message(statement.role).into(),
             in_sync: statement.in_sync,
             bulk_wanted: statement.bulk_wanted,
+            links_heard: Some(u32::from(statement.links_heard.0)),
         };
         let mut datagram = self.header(keyring, Kind::Hello, self.hellos_sent, hello.encoded_len()).emit().to_vec();
         hello.encode_raw(&mut datagram);
@@ -182,6 +186,7 @@ impl Session {
             sender: self.mine.node.0,
             key_epoch: keyring.epoch,
             body_len: u16::try_from(length + TAG_LEN).unwrap_or(u16::MAX),
+            target: frame::target(self.peer_node.0),
             session: self.mine.session,
             sequence,
         }
@@ -250,7 +255,8 @@ mod tests {
         session: Session,
     }
 
-    const QUIET: Statement = Statement { clock: 0, role: Role::Backup, in_sync: false, bulk_wanted: 1 };
+    const QUIET: Statement =
+        Statement { clock: 0, role: Role::Backup, in_sync: false, bulk_wanted: 1, links_heard: LinkSet(1) };
 
     fn side(node: u8, session: u64, cluster: &str) -> Side {
         let keyring = Keyring::new(b"secret".to_vec().into(), cluster, 0);

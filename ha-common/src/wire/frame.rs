@@ -9,7 +9,8 @@
 //!  7   1   key epoch: which secret sealed the body
 //!  8   2   body length in bytes, tag included (the datagram is exactly 32 + this)
 //! 10   2   flags (zero in version 1)
-//! 12   4   reserved, zero
+//! 12   1   target: one more than the NodeId of the node that it is for; zero (before targets existed) is anyone
+//! 13   3   reserved, zero
 //! 16   8   session: random, chosen by the sender at its start
 //! 24   8   sequence: counts the frames of one kind group in a session, from 1
 //! 32       body
@@ -17,7 +18,7 @@
 //! The whole header is authenticated as associated data of the sealed body.
 
 use super::bytes::{Packet, Window};
-use super::ip::{self, AddressWords};
+use super::ip;
 use super::ipv4::Payload;
 use super::udp;
 use crate::reason::DropReason;
@@ -66,11 +67,25 @@ pub struct Header {
     pub sender: u8,
     pub key_epoch: u8,
     pub body_len: u16,
+    /// As [`target`] makes it.
+    pub target: u8,
     pub session: u64,
     pub sequence: u64,
 }
 
+/// What stands in a header for a node.
+#[inline(always)]
+pub const fn target(node: u8) -> u8 {
+    node.wrapping_add(1)
+}
+
 impl Header {
+    /// True when the frame is for this node: multicast carries those for the others as well.
+    #[inline(always)]
+    pub const fn is_for(&self, node: u8) -> bool {
+        self.target == 0 || self.target == target(node)
+    }
+
     /// Reads the header of `datagram`, the whole UDP payload.
     ///
     /// # Errors
@@ -110,6 +125,7 @@ impl Header {
             sender: head.byte(6),
             key_epoch: head.byte(7),
             body_len,
+            target: head.byte(12),
             session: head.be64(16),
             sequence: head.be64(24),
         })
@@ -124,19 +140,20 @@ impl Header {
         out[6] = self.sender;
         out[7] = self.key_epoch;
         out[8..10].copy_from_slice(&self.body_len.to_be_bytes());
+        out[12] = self.target;
         out[16..24].copy_from_slice(&self.session.to_be_bytes());
         out[24..32].copy_from_slice(&self.sequence.to_be_bytes());
         out
     }
 }
 
-/// Finds the datagram for this node's sync socket in a UDP packet: addressed to `local` and `port`, not a fragment.
+/// Finds the datagram for the sync socket in a UDP packet whose destination address is right: for `port`, not a fragment.
 ///
 /// `None` means that it is somebody else's. A UDP header that contradicts its packet gives an empty payload,
 /// which no frame fits in.
 #[inline(always)]
-pub fn datagram<P: Packet>(packet: P, ip: &ip::Header<P>, local: &AddressWords, port: u16) -> Option<Payload> {
-    if ip.is_fragment() || !ip.destination_is(local) {
+pub fn datagram<P: Packet>(packet: P, ip: &ip::Header<P>, port: u16) -> Option<Payload> {
+    if ip.is_fragment() {
         return None;
     }
     let udp = udp::Header::at(packet, ip.payload(packet).ok()?)?;
@@ -155,6 +172,7 @@ mod tests {
         sender: 1,
         key_epoch: 7,
         body_len: 16,
+        target: target(0),
         session: 0x0102_0304_0506_0708,
         sequence: 42,
     };
@@ -169,6 +187,14 @@ mod tests {
     #[test]
     fn round_trip() {
         assert_eq!(Header::parse(&datagram()), Ok(HEADER));
+    }
+
+    /// A frame is for the node that it names, or for anyone when it names none.
+    #[test]
+    fn targets() {
+        assert!(HEADER.is_for(0) && !HEADER.is_for(1));
+        let anyone = Header { target: 0, ..HEADER };
+        assert!(anyone.is_for(0) && anyone.is_for(7));
     }
 
     /// Each broken field is refused under its own name.

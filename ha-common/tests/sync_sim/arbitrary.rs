@@ -3,7 +3,7 @@
 use crate::modes::MODES;
 use crate::world::{config, tcp, udp};
 use ha_common::role::Role;
-use ha_common::sync::{Config, Engine, Input, WriteKind};
+use ha_common::sync::{Config, Engine, Input, LinkId, WriteKind};
 use ha_common::time::Instant;
 use proptest::prelude::*;
 
@@ -59,10 +59,10 @@ fn framed(kind: u8, sender: u8, session: u64, sequence: u64, body: &[u8]) -> Vec
 fn give(engine: &mut Engine, now: Instant, given: &Given, actions: &mut Vec<ha_common::sync::Action>) {
     let flow = |n: u32, state: u8| if n.is_multiple_of(2) { udp(n) } else { tcp(n, state) };
     match given {
-        Given::Bytes(bytes) => engine.handle(now, Input::Datagram { bytes }, actions),
+        Given::Bytes(bytes) => engine.handle(now, Input::Datagram { link: LinkId(0), bytes }, actions),
         Given::Framed(kind, sender, session, sequence, body) => {
             let bytes = framed(*kind, *sender, *session, *sequence, body);
-            engine.handle(now, Input::Datagram { bytes: &bytes }, actions);
+            engine.handle(now, Input::Datagram { link: LinkId(0), bytes: &bytes }, actions);
         }
         Given::Changed(n, state) => engine.handle(now, Input::Changed(&flow(*n, *state)), actions),
         Given::Destroyed(n, id) => engine.handle(now, Input::Destroyed { key: &flow(*n, 0).key, id: *id }, actions),
@@ -121,7 +121,7 @@ proptest! {
                 let mut answers = Vec::new();
                 for action in actions.drain(..) {
                     if let ha_common::sync::Action::Send { datagram, .. } = action {
-                        engines[1 - from].handle(now, Input::Datagram { bytes: &datagram }, &mut answers);
+                        engines[1 - from].handle(now, Input::Datagram { link: LinkId(0), bytes: &datagram }, &mut answers);
                     }
                 }
                 (actions, from) = (answers, 1 - from);

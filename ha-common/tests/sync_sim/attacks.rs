@@ -4,7 +4,7 @@ use crate::modes::in_modes;
 use crate::world::{FAIR, MS, SECOND, World, churn, config, tcp};
 use ha_common::reason::DropReason;
 use ha_common::role::Role;
-use ha_common::sync::{Action, Config, Engine, Input, Mode};
+use ha_common::sync::{Action, Config, Engine, Input, LinkId, Mode};
 use ha_common::time::Instant;
 
 in_modes! {
@@ -48,7 +48,7 @@ fn attack<'a>(world: &mut World, node: usize, datagrams: impl Iterator<Item = &'
     let before = (fingerprint(world, node), refused(world, node));
     let mut given = 0;
     for bytes in datagrams {
-        world.give(node, Input::Datagram { bytes });
+        world.give(node, Input::Datagram { link: LinkId(0), bytes });
         given += 1;
     }
     assert!(given > 0);
@@ -77,7 +77,7 @@ fn old_sessions_stay_ended(mode: Mode) {
         for node in [0, 1] {
             let before = fingerprint(&world, node);
             for bytes in record[1 - node].iter().chain(record[1 - node].iter().rev()) {
-                world.give(node, Input::Datagram { bytes });
+                world.give(node, Input::Datagram { link: LinkId(0), bytes });
             }
             assert_eq!(fingerprint(&world, node), before);
         }
@@ -149,7 +149,7 @@ fn strangers_are_answered_rarely() {
         Engine::new(config(0, 1000 + session), 1).handle(Instant(0), Input::Timer, &mut actions);
         for action in &actions {
             if let Action::Send { datagram, .. } = action {
-                world.give(1, Input::Datagram { bytes: datagram });
+                world.give(1, Input::Datagram { link: LinkId(0), bytes: datagram });
             }
         }
         world.run(SECOND / 10_000);

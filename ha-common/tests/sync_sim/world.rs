@@ -2,7 +2,7 @@
 
 use ha_common::role::{NodeId, Role};
 use ha_common::sync::flow::{Flow, FlowKey, Tcp, Tuple, status};
-use ha_common::sync::{Action, Config, Engine, Event, Input, Mode, PeerStats, WriteKind};
+use ha_common::sync::{Action, Config, Engine, Event, Input, LinkId, Mode, PeerStats, Sending, WriteKind};
 use ha_common::time::Instant;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::Ipv4Addr;
@@ -138,6 +138,8 @@ pub fn config(node: u8, session: u64) -> Config {
         secret: b"a secret of some length".to_vec().into(),
         key_epoch: 1,
         frame_bytes_max: 1400,
+        links: 1,
+        sending: Sending::Failover,
         flows_max: 100_000,
         window_frames: 256,
         hello_interval: Duration::from_millis(100),
@@ -356,7 +358,7 @@ impl World {
         }
         while let Some(entry) = self.link.first_entry().filter(|entry| entry.key().0 <= next.0) {
             let (to, bytes) = entry.remove();
-            self.give(to, Input::Datagram { bytes: &bytes });
+            self.give(to, Input::Datagram { link: LinkId(0), bytes: &bytes });
         }
         for node in 0..2 {
             self.dump_some(node);

@@ -4,6 +4,7 @@ mod error;
 pub mod heartbeat;
 pub mod hooks;
 mod identity;
+pub mod links;
 mod reader;
 mod resolve;
 mod schema;
@@ -59,6 +60,13 @@ pub struct Resolved {
 }
 
 impl Resolved {
+    /// All links between the nodes, the best first.
+    pub fn sync_links(&self) -> Vec<links::Link> {
+        let addresses = self.nodes.iter().map(|node| node.sync_address).collect();
+        let first = links::Link { interface: self.sync.interface.clone(), addresses };
+        [first].into_iter().chain(self.sync.transport.further.iter().cloned()).collect()
+    }
+
     /// The other node of a pair; `None` in larger clusters, where nobody is the only peer.
     pub fn only_peer(&self) -> Option<NodeId> {
         let others = (0u8..).map(NodeId).take(self.nodes.len()).filter(|node| *node != self.node);
@@ -120,6 +128,7 @@ pub struct Sync {
     pub flows_max: usize,
     pub hello_interval: Duration,
     pub peer_timeout: Duration,
+    pub transport: links::Transport,
     pub mode: sync_mode::SyncMode,
 }
 

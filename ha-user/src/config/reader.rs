@@ -155,6 +155,22 @@ impl<'a> Section<'a> {
         entries.collect()
     }
 
+    /// All values of a table whose keys are names chosen by the user, in name order, with the place of the name; wrong
+    /// values are reported and left out.
+    pub fn named_values<T>(
+        &mut self,
+        problems: &mut Problems<'_>,
+        read: impl Read<T>,
+    ) -> Vec<(Found<String>, Found<T>)> {
+        self.any_name = true;
+        let entries = self.table.iter().filter_map(|(name, value)| {
+            let key = format!("{}.{}", self.at.key, name.get_ref());
+            let found = take(problems, At { span: value.span(), key: key.clone() }, value.get_ref(), &read)?;
+            Some((Found { value: name.get_ref().to_string(), at: At { span: name.span(), key } }, found))
+        });
+        entries.collect()
+    }
+
     /// Where `key` stands, or this table when it is absent.
     pub fn place(&self, key: &str) -> At {
         let span = self.table.get(key).map_or_else(|| self.at.span.clone(), Spanned::span);

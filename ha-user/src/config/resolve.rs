@@ -3,7 +3,7 @@
 use super::error::{At, Found, Problems};
 use super::{
     Election, Log, LogFormat, Node, PIN_DIRECTORY, RUN_DIRECTORY, Resolved, STATE_DIRECTORY, Sync, XdpChoice,
-    heartbeat, schema, secret, sync_filter, sync_mode, timing, vips,
+    heartbeat, links, schema, secret, sync_filter, sync_mode, timing, vips,
 };
 use ha_common::role::NodeId;
 use ha_common::wire::frame::DEFAULT_PORT;
@@ -253,6 +253,7 @@ fn resolve_sync(
         flows_max: value_or(sync.flows_max.as_ref(), FLOWS_MAX),
         hello_interval,
         peer_timeout,
+        transport: links::resolve(file, problems),
         mode: sync_mode::resolve(&sync.mode, problems),
     })
 }

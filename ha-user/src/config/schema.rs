@@ -3,7 +3,7 @@
 use super::error::{At, Found, FoundList, Problems};
 use super::reader::{Refusal, Section};
 use super::values::{address, address_with_prefix, boolean, choice, duration, integer, interface, path, string, text};
-use super::{LogFormat, XdpChoice, heartbeat, hooks, sync_filter, sync_mode, timing, track};
+use super::{LogFormat, XdpChoice, heartbeat, hooks, links, sync_filter, sync_mode, timing, track};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -54,6 +54,7 @@ pub struct Sync {
     pub peer_timeout: Option<Found<Option<Duration>>>,
     pub mode: sync_mode::Keys,
     pub filter: sync_filter::Keys,
+    pub links: links::Keys,
 }
 
 pub struct Vip {
@@ -201,6 +202,7 @@ fn read_sync(section: &mut Section<'_>, problems: &mut Problems<'_>) -> Sync {
         peer_timeout: section.optional(problems, "peer_timeout", duration(ms(50)..=ms(600_000))),
         mode,
         filter: filter.unwrap_or_default(),
+        links: links::read(section, problems),
     }
 }
 

@@ -230,6 +230,65 @@ assured_only = true
 min_age = "2s"
 "#;
 
+/// The packaged pair with these keys more in `[sync]`.
+fn with_sync_keys(keys: &str) -> String {
+    let before = "sync = { interface = \"eth0\" }";
+    assert!(PACKAGED.contains(before));
+    PACKAGED.replace(before, &format!("sync = {{ interface = \"eth0\", {keys} }}"))
+}
+
+/// A second link, its addresses in the order of the nodes, duplicated sending, a group and buffers; without them one
+/// link, failover and unicast.
+#[test]
+fn link_keys() {
+    let files = Files::new();
+    let (plain, _) = files.resolve(PACKAGED).unwrap();
+    assert_eq!(plain.sync.transport, links::Transport::default());
+    assert_eq!(plain.sync_links().len(), 1);
+    let text = with_sync_keys(
+        "links = \"duplicate\", transport = \"multicast\", receive_buffer = 100000, \
+         link = [{ interface = \"eth3\", addresses = { fw2 = \"10.78.0.2\", fw1 = \"10.78.0.1\" } }]",
+    );
+    let (resolved, _) = files.resolve(&text).unwrap();
+    let transport = &resolved.sync.transport;
+    assert_eq!(transport.sending, ha_common::sync::Sending::Duplicate);
+    assert_eq!(transport.group, Some(IpAddr::from([225, 0, 0, 50])));
+    assert_eq!((transport.receive_buffer, transport.send_buffer), (100_000, 4 << 20));
+    let links = resolved.sync_links();
+    assert_eq!((links[0].interface.as_str(), links[0].addresses[1]), ("eth0", IpAddr::from([192, 168, 103, 209])));
+    assert_eq!(links[1].addresses, [IpAddr::from([10, 78, 0, 1]), IpAddr::from([10, 78, 0, 2])]);
+}
+
+/// What is wrong with links is named with its remedy: a repeated interface or address, a node without an address or
+/// unknown, another family, no group, a group without multicast, and too many links.
+#[test]
+fn wrong_link_keys() {
+    let files = Files::new();
+    let link = |interface: &str, fw1: &str, fw2: &str| {
+        format!("{{ interface = \"{interface}\", addresses = {{ fw1 = \"{fw1}\", fw2 = \"{fw2}\" }} }}")
+    };
+    let four: Vec<_> =
+        (1..=4).map(|n| link(&format!("eth{}", n + 3), &format!("10.78.{n}.1"), &format!("10.78.{n}.2"))).collect();
+    let cases = [
+        (format!("link = [{}]", link("eth0", "10.78.0.1", "10.78.0.2")), "eth0 stands at sync.interface already"),
+        (format!("link = [{}]", link("eth3", "192.168.103.208", "10.78.0.2")), "stands at nodes.fw1.sync_address already"),
+        ("link = [{ interface = \"eth3\", addresses = { fw1 = \"10.78.0.1\" } }]".to_owned(), "no address of node fw2"),
+        (
+            "link = [{ interface = \"eth3\", addresses = { fw1 = \"10.78.0.1\", fw2 = \"10.78.0.2\", x = \"10.78.0.3\" } }]"
+                .to_owned(),
+            "there is no node \"x\"",
+        ),
+        (format!("link = [{}]", link("eth3", "fd00::1", "fd00::2")), "not of the family"),
+        ("transport = \"multicast\", group = \"10.0.0.1\"".to_owned(), "is no multicast group"),
+        ("group = \"225.0.0.50\"".to_owned(), "says nothing without multicast"),
+        (format!("link = [{}]", four.join(", ")), "there are 4 further links"),
+    ];
+    for (keys, wanted) in cases {
+        let report = files.report(&with_sync_keys(&keys));
+        assert!(report.contains(wanted), "{keys}: {report}");
+    }
+}
+
 /// Every key of the filter in each of its forms; a list is what is accepted. The nodes' own addresses are in it by
 /// themselves.
 #[test]

@@ -144,9 +144,9 @@ impl Counters {
                 });
             }
         }
-        for (node, _) in &self.plan.peers {
+        for node in self.plan.sync.peers() {
             for kind in Kind::ALL {
-                into.peers.push(PeerCounters { node: *node, kind, path, stream: source.stream(*node, kind) });
+                into.peers.push(PeerCounters { node, kind, path, stream: source.stream(node, kind) });
             }
         }
     }
@@ -198,18 +198,16 @@ fn refusals(row: &CounterRow) -> [u64; DropReason::COUNT] {
 mod tests {
     use super::*;
     use crate::config::XdpChoice;
-    use crate::datapath::InterfacePlan;
+    use crate::datapath::{InterfacePlan, SyncPlan};
 
     /// Without XDP there is one entry per interface, member, and peer and kind, and it shows what the socket path counted.
     #[test]
     fn the_socket_path_shows_in_the_same_shape() {
         let members = vec![(MemberId(0), 3)];
-        let lan = InterfacePlan { name: "eth0".to_owned(), id: InterfaceId(0), members, sync: true, path: None };
+        let lan = InterfacePlan { name: "eth0".to_owned(), id: InterfaceId(0), members, link: Some(0), path: None };
         let plan = Plan {
             interfaces: vec![lan],
-            sync_address: [10, 0, 0, 1].into(),
-            sync_port: 3780,
-            peers: vec![(NodeId(1), [10, 0, 0, 2].into())],
+            sync: SyncPlan::of_one_link(NodeId(0), 3780, [10, 0, 0, 1].into(), vec![(NodeId(1), [10, 0, 0, 2].into())]),
             key_epoch: 0,
             heartbeat: None,
             vips: Vec::new(),

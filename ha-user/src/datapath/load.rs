@@ -10,10 +10,8 @@ use aya::maps::{Array, HashMap, MapError, PerCpuArray, RingBuf};
 use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use aya_log::EbpfLogger;
-use ha_common::abi::{self, InterfaceEntry, MemberEntry, PeerEntry, VipKey};
+use ha_common::abi::{self, InterfaceEntry, LinkEntry, MemberEntry, PeerEntry, VipKey};
 use ha_common::election::ReceivedAdvert;
-use ha_common::wire::ip::address_words;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -71,6 +69,7 @@ impl Programs {
         // The logger takes its map away, and the program needs the map to be open while it is loaded.
         let logger = if logs { EbpfLogger::init(&mut ebpf).ok() } else { None };
         fill_members(&mut ebpf, plan)?;
+        fill_links(&mut ebpf, plan)?;
         fill_peers(&mut ebpf, plan)?;
         fill_vips(&mut ebpf, plan)?;
         for name in [EDGE, EMPTY] {
@@ -105,13 +104,14 @@ impl Programs {
     /// When the map refuses the entry.
     pub fn set_interface(&mut self, ifindex: u32, mac: [u8; 6], plan: &InterfacePlan) -> Result<(), LoadError> {
         let carp = if plan.members.is_empty() { 0 } else { abi::ROLE_CARP };
-        let sync = if plan.sync { abi::ROLE_SYNC } else { 0 };
+        let sync = plan.link.map_or(0, |_| abi::ROLE_SYNC);
         let heartbeat = plan.path.map_or(0, |_| abi::ROLE_HEARTBEAT);
         let entry = InterfaceEntry {
             slot: u16::from(plan.id.0),
             roles: carp | sync | heartbeat,
             mac,
             path: u16::from(plan.path.map_or(0, |path| path.0)),
+            link: u16::from(plan.link.unwrap_or(0)),
         };
         self.write_interface(ifindex, entry)
     }
@@ -182,12 +182,6 @@ fn open(plan: &Plan, pins: Option<&Pins>, logs: bool) -> Result<Ebpf, LoadError>
     let members = plan.interfaces.iter().map(|interface| interface.members.len()).sum::<usize>();
     let rows = |count: usize| u32::try_from(count.max(1)).unwrap_or(u32::MAX);
     let slots = rows(plan.interfaces.iter().map(|interface| usize::from(interface.id.0) + 1).max().unwrap_or(1));
-    let address = address_words(plan.sync_address);
-    let family: u8 = match (plan.peers.is_empty(), plan.sync_address) {
-        (true, _) => 0,
-        (false, IpAddr::V4(_)) => 4,
-        (false, IpAddr::V6(_)) => 6,
-    };
     let log_level = if logs { aya_log::Level::Debug as u8 } else { 0 };
     let heartbeat = plan.heartbeat.as_ref();
     let key = heartbeat.map_or([0; 2], |heartbeat| heartbeat.key);
@@ -204,9 +198,8 @@ fn open(plan: &Plan, pins: Option<&Pins>, logs: bool) -> Result<Ebpf, LoadError>
         .map_max_entries("MEMBERS", slots.saturating_mul(abi::VHIDS_PER_INTERFACE))
         .map_max_entries("INTERFACE_COUNTERS", slots)
         .map_max_entries("MEMBER_COUNTERS", rows(members))
-        .override_global("SYNC_PORT", &plan.sync_port, true)
-        .override_global("SYNC_ADDRESS", &address, true)
-        .override_global("SYNC_FAMILY", &family, true)
+        .override_global("SYNC_PORT", &plan.sync.port, true)
+        .override_global("SYNC_NODE", &plan.sync.node.0, true)
         .map_max_entries("VIPS", rows(plan.vips.len()))
         .override_global("HEARTBEAT_ON", &heartbeat_on, true)
         .override_global("HEARTBEAT_NODE", &node, true)
@@ -234,14 +227,27 @@ fn fill_members(ebpf: &mut Ebpf, plan: &Plan) -> Result<(), LoadError> {
     Ok(())
 }
 
+fn fill_links(ebpf: &mut Ebpf, plan: &Plan) -> Result<(), LoadError> {
+    let name = "LINKS";
+    let refused = |source| LoadError::Map { name, source };
+    let map = ebpf.map_mut(name).ok_or(LoadError::Missing(name))?;
+    let mut links: Array<_, Shared<LinkEntry>> = Array::try_from(map).map_err(refused)?;
+    for (number, link) in (0..abi::LINKS_MAX).zip(&plan.sync.links) {
+        links.set(number, Shared(LinkEntry::new(link.address, plan.sync.group)), 0).map_err(refused)?;
+    }
+    Ok(())
+}
+
 fn fill_peers(ebpf: &mut Ebpf, plan: &Plan) -> Result<(), LoadError> {
     let name = "PEERS";
     let refused = |source| LoadError::Map { name, source };
     let map = ebpf.map_mut(name).ok_or(LoadError::Missing(name))?;
     let mut peers: Array<_, Shared<PeerEntry>> = Array::try_from(map).map_err(refused)?;
-    for (node, address) in &plan.peers {
+    let links = (0u16..).zip(&plan.sync.links).take(abi::LINKS_MAX as usize);
+    for (number, (node, address)) in links.flat_map(|(number, link)| link.peers.iter().map(move |peer| (number, peer)))
+    {
         let entry = PeerEntry::new(*address, plan.key_epoch);
-        peers.set(u32::from(node.0), Shared(entry), 0).map_err(refused)?;
+        peers.set(abi::peer_index(number, node.0), Shared(entry), 0).map_err(refused)?;
     }
     Ok(())
 }

@@ -19,7 +19,7 @@ pub use counters::{CounterMaps, Counters, InterfaceCounters, MemberCounters, Pat
 pub use heartbeat::HeartbeatMaps;
 pub use load::{LoadError, Programs};
 pub use pins::Inherited;
-pub use plan::{HeartbeatPlan, InterfacePlan, Plan};
+pub use plan::{HeartbeatPlan, InterfacePlan, LinkPlan, Plan, SyncPlan};
 pub use socket_counters::SocketCounters;
 
 use crate::config::XdpChoice;

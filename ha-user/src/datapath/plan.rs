@@ -15,10 +15,7 @@ use std::path::PathBuf;
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub interfaces: Vec<InterfacePlan>,
-    /// This node's address on the sync link, and the UDP port of its socket.
-    pub sync_address: IpAddr,
-    pub sync_port: u16,
-    pub peers: Vec<(NodeId, IpAddr)>,
+    pub sync: SyncPlan,
     pub key_epoch: u8,
     /// `None`: no heartbeats are answered or taken.
     pub heartbeat: Option<HeartbeatPlan>,
@@ -27,6 +24,50 @@ pub struct Plan {
     pub choice: XdpChoice,
     /// Where this node's links and its lease outlive the process; `None`: nowhere.
     pub pin_directory: Option<PathBuf>,
+}
+
+/// Where sync frames come from and are addressed to.
+#[derive(Clone, Debug)]
+pub struct SyncPlan {
+    pub node: NodeId,
+    /// UDP port of the sockets.
+    pub port: u16,
+    /// Frames may come to this group as well.
+    pub group: Option<IpAddr>,
+    pub links: Vec<LinkPlan>,
+}
+
+/// Addresses on one link.
+#[derive(Clone, Debug)]
+pub struct LinkPlan {
+    /// This node's.
+    pub address: IpAddr,
+    pub peers: Vec<(NodeId, IpAddr)>,
+}
+
+impl SyncPlan {
+    /// A single link without a group.
+    pub fn of_one_link(node: NodeId, port: u16, address: IpAddr, peers: Vec<(NodeId, IpAddr)>) -> Self {
+        Self { node, port, group: None, links: vec![LinkPlan { address, peers }] }
+    }
+
+    fn from_config(config: &Resolved) -> Self {
+        let links = config.sync_links().into_iter().map(|link| {
+            let addresses = || (0..=u8::MAX).map(NodeId).zip(link.addresses.iter().copied());
+            let own = addresses().find(|(node, _)| *node == config.node);
+            LinkPlan {
+                address: own.map_or(IpAddr::from([0; 4]), |(_, address)| address),
+                peers: addresses().filter(|(node, _)| *node != config.node).collect(),
+            }
+        });
+        let links = links.collect();
+        Self { node: config.node, port: config.sync.port, group: config.sync.transport.group, links }
+    }
+
+    /// The other nodes.
+    pub fn peers(&self) -> impl Iterator<Item = NodeId> {
+        self.links.first().into_iter().flat_map(|link| link.peers.iter().map(|(node, _)| *node))
+    }
 }
 
 /// Whose heartbeats are answered, and how they are keyed.
@@ -52,14 +93,14 @@ pub struct InterfacePlan {
     pub id: InterfaceId,
     /// The members of the group on this interface with their VHIDs; none on a pure sync link.
     pub members: Vec<(MemberId, u8)>,
-    /// Sync frames come in here.
-    pub sync: bool,
+    /// Sync frames of this link come in here.
+    pub link: Option<u8>,
     /// Heartbeats take this path through it: the position in `[heartbeat] paths`.
     pub path: Option<PathId>,
 }
 
 impl Plan {
-    /// The plan of this node. A sync interface without virtual addresses gets the id after the last of
+    /// The plan of this node. Sync interfaces without virtual addresses get the ids after the last of
     /// [`Resolved::interfaces`].
     pub fn from_config(config: &Resolved) -> Self {
         let heartbeat = heartbeat(config);
@@ -68,6 +109,9 @@ impl Plan {
             let at = config.heartbeat.paths.iter().position(|path| path == name)?;
             u8::try_from(at).ok().filter(|at| u32::from(*at) < PATHS_MAX).map(PathId)
         };
+        let links = config.sync_links();
+        let link =
+            |name: &str| links.iter().position(|link| link.interface == name).and_then(|at| u8::try_from(at).ok());
         let mut interfaces: Vec<InterfacePlan> = (0..=u8::MAX)
             .map(InterfaceId)
             .zip(&config.interfaces)
@@ -75,24 +119,21 @@ impl Plan {
                 name: name.clone(),
                 id,
                 members: members_of(config, id),
-                sync: *name == config.sync.interface,
+                link: link(name),
                 path: path(name),
             })
             .collect();
-        if !interfaces.iter().any(|interface| interface.sync)
-            && let Ok(id) = u8::try_from(interfaces.len())
-        {
-            let name = config.sync.interface.clone();
-            let path = path(&name);
-            interfaces.push(InterfacePlan { name, id: InterfaceId(id), members: Vec::new(), sync: true, path });
+        for name in links.iter().map(|link| &link.interface) {
+            if !interfaces.iter().any(|interface| interface.name == *name)
+                && let Ok(id) = u8::try_from(interfaces.len())
+            {
+                let (id, link, path) = (InterfaceId(id), link(name), path(name));
+                interfaces.push(InterfacePlan { name: name.clone(), id, members: Vec::new(), link, path });
+            }
         }
-        let nodes = || (0..=u8::MAX).map(NodeId).zip(&config.nodes);
-        let own = nodes().find(|(id, _)| *id == config.node);
         Self {
             interfaces,
-            sync_address: own.map_or(IpAddr::from([0; 4]), |(_, node)| node.sync_address),
-            sync_port: config.sync.port,
-            peers: nodes().filter(|(id, _)| *id != config.node).map(|(id, node)| (id, node.sync_address)).collect(),
+            sync: SyncPlan::from_config(config),
             key_epoch: config.sync.key_epoch,
             vips: config.vips.iter().flat_map(|vip| vip.addresses.iter().map(|(address, _)| *address)).collect(),
             heartbeat,
@@ -128,12 +169,12 @@ mod tests {
             name: "eth2".to_owned(),
             id: InterfaceId(2),
             members: Vec::new(),
-            sync: true,
+            link: Some(0),
             path: Some(PathId(0)),
         };
         assert_eq!(plan.interfaces[2], sync);
-        assert_eq!(plan.sync_address, IpAddr::from([10, 77, 9, 2]));
-        assert_eq!(plan.peers, [(NodeId(0), IpAddr::from([10, 77, 9, 1]))]);
+        assert_eq!(plan.sync.links[0].address, IpAddr::from([10, 77, 9, 2]));
+        assert_eq!(plan.sync.links[0].peers, [(NodeId(0), IpAddr::from([10, 77, 9, 1]))]);
     }
 
     /// Paths are numbered as configured, not as interfaces are; without a pair there is no heartbeat and no path.
@@ -160,6 +201,6 @@ mod tests {
         config.sync.interface = "eth0".to_owned();
         let plan = Plan::from_config(&config);
         assert_eq!(plan.interfaces.len(), 2);
-        assert!(plan.interfaces[0].sync && !plan.interfaces[1].sync);
+        assert_eq!((plan.interfaces[0].link, plan.interfaces[1].link), (Some(0), None));
     }
 }

@@ -1,7 +1,9 @@
 //! Map values and ring records cross the kernel boundary as bytes: the unsafe part of that.
 #![expect(unsafe_code, reason = "reinterprets bytes written by the XDP programs as the types they wrote")]
 
-use ha_common::abi::{AdvertRecord, FenceEntry, InterfaceEntry, MemberEntry, PathEntry, PeerEntry, SelfEntry, Stream};
+use ha_common::abi::{
+    AdvertRecord, FenceEntry, InterfaceEntry, LinkEntry, MemberEntry, PathEntry, PeerEntry, SelfEntry, Stream,
+};
 
 /// A value of a map.
 #[derive(Clone, Copy)]
@@ -12,6 +14,7 @@ pub struct Shared<T: Copy + 'static>(pub T);
 // in `abi`), so every bit pattern is a value and every byte is initialised.
 unsafe impl aya::Pod for Shared<InterfaceEntry> {}
 unsafe impl aya::Pod for Shared<MemberEntry> {}
+unsafe impl aya::Pod for Shared<LinkEntry> {}
 unsafe impl aya::Pod for Shared<PeerEntry> {}
 unsafe impl aya::Pod for Shared<Stream> {}
 unsafe impl aya::Pod for Shared<SelfEntry> {}

@@ -34,7 +34,7 @@ impl SocketCounters {
             interfaces: plan.interfaces.iter().map(|interface| (interface.id, row())).collect(),
             members: members().map(|(_, member, _)| (member, row())).collect(),
             vhids: members().map(|(interface, member, vhid)| ((interface, vhid), member)).collect(),
-            streams: plan.peers.iter().flat_map(|(node, _)| streams(*node)).collect(),
+            streams: plan.sync.peers().flat_map(streams).collect(),
         }))
     }
 

@@ -15,6 +15,7 @@ pub const RTM_DELROUTE: u16 = 25;
 const RTA_OIF: u16 = 4;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_FLAGS: u16 = 8;
@@ -37,6 +38,7 @@ struct Watched {
     name: String,
     ifindex: Option<u32>,
     mac: [u8; 6],
+    mtu: u32,
     up: bool,
     /// In the kernel's order.
     addresses: Vec<OwnAddress>,
@@ -87,6 +89,7 @@ impl Table {
         self.watched.get(usize::from(id.0)).map_or_else(Interface::default, |watched| Interface {
             ifindex: watched.ifindex,
             mac: watched.mac,
+            mtu: watched.mtu,
             state: LinkState {
                 up: watched.up,
                 source_v4: watched.source_v4(),
@@ -110,7 +113,7 @@ impl Table {
     fn link_is(&mut self, payload: &[u8], changes: &mut Vec<Change>) {
         let Some(link) = Link::parse(payload) else { return };
         for (at, watched) in self.watched.iter_mut().enumerate() {
-            let before = (watched.ifindex, watched.up, watched.mac);
+            let before = (watched.ifindex, watched.up, watched.mac, watched.mtu);
             if watched.name == link.name {
                 if watched.ifindex != Some(link.ifindex) {
                     // New, re-created, or renamed to this name: what was known belongs to another interface.
@@ -120,10 +123,11 @@ impl Table {
                 watched.ifindex = Some(link.ifindex);
                 watched.up = link.up;
                 watched.mac = link.mac;
+                watched.mtu = link.mtu;
             } else if watched.ifindex == Some(link.ifindex) {
                 watched.forget();
             }
-            if before != (watched.ifindex, watched.up, watched.mac) {
+            if before != (watched.ifindex, watched.up, watched.mac, watched.mtu) {
                 changes.push(Change::Interface(id(at)));
             }
         }
@@ -219,6 +223,7 @@ struct Link<'a> {
     up: bool,
     name: &'a str,
     mac: [u8; 6],
+    mtu: u32,
 }
 
 impl<'a> Link<'a> {
@@ -232,10 +237,11 @@ impl<'a> Link<'a> {
         let flags = u32::from_ne_bytes([header[8], header[9], header[10], header[11]]);
         // IFF_RUNNING follows the operational state, IFF_LOWER_UP the carrier: a cable out clears at least one.
         let running = IFF_UP | IFF_RUNNING | IFF_LOWER_UP;
-        let mut link = Self { ifindex, up: flags & running == running, name: "", mac: [0; 6] };
+        let mut link = Self { ifindex, up: flags & running == running, name: "", mac: [0; 6], mtu: 0 };
         for (kind, value) in attributes(payload, LINK_HEADER_LEN) {
             match kind {
                 IFLA_IFNAME => link.name = std::str::from_utf8(value).ok()?.trim_end_matches('\0'),
+                IFLA_MTU => link.mtu = value.first_chunk().map_or(0, |mtu| u32::from_ne_bytes(*mtu)),
                 IFLA_ADDRESS => link.mac = value.try_into().unwrap_or_default(),
                 _ => {}
             }

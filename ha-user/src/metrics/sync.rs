@@ -1,7 +1,7 @@
 //! Metrics of the replicated state.
 
 use super::text::{Kind, Number, Page};
-use crate::status::{PeerStatus, SyncStatus};
+use crate::status::{PeerLinkStatus, PeerStatus, SyncStatus};
 
 pub fn write(page: &mut Page, status: &SyncStatus) {
     page.single(
@@ -114,7 +114,10 @@ const PEER_GAUGES: [OfPeer<u64>; 7] = [
         |peer| u64::from(peer.differing_buckets),
     ),
 ];
-const PEER_COUNTERS: [OfPeer<u64>; 9] = [
+const PEER_COUNTERS: [OfPeer<u64>; 10] = [
+    ("twinwall_sync_link_failovers_total", "Times that state took another link than before.", |peer| {
+        peer.link_failovers
+    }),
     ("twinwall_sync_frames_sent_total", "Frames sent to the peer.", |peer| peer.frames_sent),
     ("twinwall_sync_frames_received_total", "Frames accepted from the peer.", |peer| peer.frames_received),
     ("twinwall_sync_frames_lost_total", "Frames that were lost on the way and repaired.", |peer| peer.frames_lost),
@@ -143,6 +146,34 @@ fn write_peers(page: &mut Page, peers: &[PeerStatus]) {
     let rtt: OfPeer<f64> =
         ("twinwall_sync_rtt_seconds", "Round-trip time of the last acknowledged frame.", |peer| peer.rtt_ms / 1000.0);
     write_of_peer(page, Kind::Gauge, &[rtt], peers);
+    write_links(page, peers);
+}
+
+type OfLink<T> = (&'static str, &'static str, fn(&PeerLinkStatus) -> T);
+
+const LINK_TRUTHS: [OfLink<bool>; 2] = [
+    ("twinwall_sync_link_works", "1 while both nodes hear each other over the link.", |link| link.works),
+    ("twinwall_sync_link_active", "1 while state takes the link to the peer.", |link| link.active),
+];
+const LINK_COUNTERS: [OfLink<u64>; 2] = [
+    ("twinwall_sync_link_frames_total", "Frames that came over the link first.", |link| link.frames),
+    ("twinwall_sync_link_copies_total", "Frames that had come over another link before.", |link| link.copies),
+];
+
+fn write_links(page: &mut Page, peers: &[PeerStatus]) {
+    write_of_link(page, Kind::Gauge, &LINK_TRUTHS, peers);
+    write_of_link(page, Kind::Counter, &LINK_COUNTERS, peers);
+}
+
+fn write_of_link<T: Number>(page: &mut Page, kind: Kind, metrics: &[OfLink<T>], peers: &[PeerStatus]) {
+    for (name, help, value) in metrics {
+        let mut family = page.family(kind, name, help);
+        for peer in peers {
+            for link in &peer.links {
+                family.sample(&[("peer", &peer.node), ("link", &link.interface)], value(link));
+            }
+        }
+    }
 }
 
 fn write_of_peer<T: Number>(page: &mut Page, kind: Kind, metrics: &[OfPeer<T>], peers: &[PeerStatus]) {

@@ -5,8 +5,8 @@ use crate::loops::tests::loops;
 use crate::metrics::server::MetricsListener;
 use crate::status::{
     ControlStatus, DemotionStatus, HandOverStatus, HistogramStatus, HookStatus, InterfaceCounts, InterfaceStatus,
-    LeaseStatus, MemberStatus, PathStatus, PeerSightStatus, PeerStatus, StageTimes, StreamCounts, SyncStatus,
-    TransitionStatus, VhidCounts, WaitStatus, WriteStatus,
+    LeaseStatus, MemberStatus, PathStatus, PeerLinkStatus, PeerSightStatus, PeerStatus, StageTimes, StreamCounts,
+    SyncStatus, TransitionStatus, VhidCounts, WaitStatus, WriteStatus,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
@@ -66,6 +66,7 @@ fn full_status() -> Status {
             alive: true,
             rtt_ms: 0.25,
             proven_ms: Some(80.0),
+            links: vec![PeerLinkStatus { interface: "eth2".to_owned(), works: true, ..PeerLinkStatus::default() }],
             ..PeerStatus::default()
         }],
         writes: WriteStatus { by_errno: writes },

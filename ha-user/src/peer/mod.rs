@@ -1,40 +1,79 @@
-//! The peers on the sync link: sealed datagrams in and out of one UDP socket.
+//! The peers on the sync links: sealed datagrams in and out of UDP sockets, one link beside the other.
 //!
 //! Nothing here is fatal. A missing interface or address is tried again, a failed send is counted, and the
-//! sync engine repairs what was lost.
+//! sync engine repairs what was lost. Which link a datagram takes is the engine's decision.
 
-mod interface;
+mod batch;
+mod port;
 
-use crate::recv_batch::RecvBatch;
-use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, SocketAddrAny, sockopt};
-use socket2::{Domain, Protocol, Socket, Type};
+use batch::Batch;
+use ha_common::sync::{LinkId, LinkSet};
+use port::Port;
 use std::collections::BTreeMap;
-use std::io::{self, IoSlice};
-use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::BorrowedFd;
 
-/// Largest datagram sent or received: that of a jumbo frame. What is longer arrives truncated, and is refused.
+/// Largest datagram sent: that of a jumbo frame.
 pub const DATAGRAM_BYTES_MAX: usize = 9000 - IPV4_UDP_BYTES;
 const IPV4_UDP_BYTES: usize = 20 + 8;
 const IPV6_UDP_BYTES: usize = 40 + 8;
-/// The MTU assumed while the interface does not exist, that of Ethernet.
+/// The MTU assumed while no interface exists, that of Ethernet.
 const DEFAULT_MTU: usize = 1500;
 /// Smallest datagram worth sending, whatever the interface says: 1280, the least MTU of IPv6, minus headers.
 const DATAGRAM_BYTES_MIN: usize = 1280 - IPV6_UDP_BYTES;
-/// A bulk transfer in flight, and what comes while the loop is busy.
-const BUFFER_BYTES: usize = 4 << 20;
-/// Most datagrams per `sendmmsg`.
-const SEND_BATCH: usize = 64;
+/// Bytes of consecutive datagrams in one call; IPv4 carries 65,507 at the most.
+const RUN_BYTES_MAX: usize = 64_000;
 
-/// Why the socket could not be made; it is tried again.
+/// Why a socket could not be made; it is tried again.
 #[derive(Debug, thiserror::Error)]
 pub enum PeerError {
-    #[error("the sync interface {interface} does not exist: {source}")]
-    Interface { interface: String, source: io::Error },
+    #[error("the sync interface {interface} does not exist")]
+    Interface { interface: String },
     #[error("cannot open a UDP socket: {0}")]
     Open(io::Error),
-    #[error("cannot bind the sync socket to {address}: {source} (is the address on the sync interface, and free?)")]
-    Bind { address: SocketAddr, source: io::Error },
+    #[error("cannot bind the sync socket to {address}: {source} (is the address on {interface}, and free?)")]
+    Bind { address: SocketAddr, interface: String, source: io::Error },
+    #[error("cannot join {group} on {interface}: {source} (is the link up, and does it do multicast?)")]
+    Join { group: IpAddr, interface: String, source: io::Error },
+}
+
+/// All that the sockets must know.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// By [`LinkId`].
+    pub links: Vec<LinkSettings>,
+    pub port: u16,
+    /// Datagrams go to this group and not to the peers' addresses.
+    pub group: Option<IpAddr>,
+    /// Bytes; beyond net.core.rmem_max and wmem_max as well, with CAP_NET_ADMIN.
+    pub receive_buffer: usize,
+    pub send_buffer: usize,
+}
+
+/// One link, by addresses.
+#[derive(Clone, Debug)]
+pub struct LinkSettings {
+    pub interface: String,
+    pub local: IpAddr,
+    /// In the order in which [`Outgoing::peer`] counts.
+    pub peers: Vec<IpAddr>,
+}
+
+/// A datagram on its way out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outgoing {
+    pub peer: usize,
+    /// It goes over each of these.
+    pub links: LinkSet,
+    pub bytes: Vec<u8>,
+}
+
+/// An interface as the kernel shows it now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Presence {
+    pub index: u32,
+    pub mtu: usize,
 }
 
 /// What went in and out, ever.
@@ -42,119 +81,171 @@ pub enum PeerError {
 pub struct PeerSocketStats {
     /// Datagrams whose source is not a configured peer: dropped.
     pub strangers: u64,
-    /// Datagrams longer than [`DATAGRAM_BYTES_MAX`]: dropped.
-    pub oversized: u64,
     /// Datagrams not sent and reads that failed, by errno (ENOTCONN: the socket was not open).
     pub errors: BTreeMap<i32, u64>,
+    /// By [`LinkId`].
+    pub links: Vec<LinkSocketStats>,
 }
 
-/// The sync socket.
-pub struct PeerSocket {
-    interface: String,
-    local: SocketAddr,
-    peers: Vec<SocketAddr>,
-    open: Option<Open>,
-    batch: RecvBatch,
+/// What went in and out on one link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinkSocketStats {
+    pub sent: u64,
+    pub received: u64,
+    /// Calls that sent them: less than `sent` where the kernel cuts one buffer into datagrams (UDP_SEGMENT).
+    pub send_calls: u64,
+}
+
+/// The sync sockets.
+pub struct PeerSockets {
+    settings: Settings,
+    links: Vec<Link>,
+    batch: Batch,
+    /// Reused memory: datagrams that leave in one call.
+    run: Vec<u8>,
     stats: PeerSocketStats,
 }
 
-struct Open {
-    socket: Socket,
-    /// Of the interface when the socket was bound to it; a re-created interface has another one.
-    interface_index: u32,
-    /// Destinations by peer, with the scope that a link-local address needs.
-    destinations: Vec<SocketAddrAny>,
+#[derive(Default)]
+struct Link {
+    presence: Option<Presence>,
+    /// The kernel refused a datagram that the MTU should have carried: small ones until the MTU changes.
+    refused_size: bool,
+    open: Option<Open>,
 }
 
-impl PeerSocket {
-    /// For datagrams between `local` on `interface` and exactly these peers; opens nothing yet.
-    pub fn new(interface: &str, local: SocketAddr, peers: Vec<SocketAddr>) -> Self {
+struct Open {
+    /// Bound to the own address: sends, and receives what is sent to this node alone.
+    unicast: Port,
+    /// Bound to the group.
+    group: Option<Port>,
+    /// By peer; the group's alone with multicast.
+    destinations: Vec<SocketAddr>,
+}
+
+impl Open {
+    fn ports(&self) -> impl Iterator<Item = &Port> {
+        [&self.unicast].into_iter().chain(&self.group)
+    }
+}
+
+impl PeerSockets {
+    /// For datagrams on these links between exactly these addresses; opens nothing yet.
+    pub fn new(settings: Settings) -> Self {
+        let links = settings.links.iter().map(|_| Link::default()).collect();
+        let stats = settings.links.iter().map(|_| LinkSocketStats::default()).collect();
         Self {
-            interface: interface.to_owned(),
-            local,
-            peers,
-            open: None,
-            batch: RecvBatch::new(DATAGRAM_BYTES_MAX),
-            stats: PeerSocketStats::default(),
+            settings,
+            links,
+            batch: Batch::new(),
+            run: Vec::new(),
+            stats: PeerSocketStats { links: stats, ..PeerSocketStats::default() },
         }
     }
 
-    /// The largest UDP payload that the interface carries in one packet, now.
+    /// The largest UDP payload that every link carries in one packet, now.
     pub fn datagram_bytes_max(&self) -> usize {
-        let mtu = interface::mtu(&self.interface).unwrap_or(DEFAULT_MTU);
-        let headers = if self.local.is_ipv4() { IPV4_UDP_BYTES } else { IPV6_UDP_BYTES };
-        mtu.saturating_sub(headers).clamp(DATAGRAM_BYTES_MIN, DATAGRAM_BYTES_MAX)
+        let payloads = self.links.iter().zip(&self.settings.links).filter_map(|(link, settings)| {
+            let presence = link.presence?;
+            Some(if link.refused_size { DATAGRAM_BYTES_MIN } else { payload(presence.mtu, settings.local) })
+        });
+        let of_none =
+            || self.settings.links.first().map_or(DATAGRAM_BYTES_MIN, |link| payload(DEFAULT_MTU, link.local));
+        payloads.min().unwrap_or_else(of_none)
     }
 
-    /// Opens the socket if it is not open, and again if the interface was re-created. True when the socket is a
-    /// new one, whose descriptor must be polled.
+    /// Takes note of a link's interface (`None`: there is none) and opens the sockets if they are not open, and again if the
+    /// interface was re-created. True when they are new ones, whose descriptors must be polled.
     ///
     /// # Errors
-    /// Why it cannot be opened now.
-    pub fn ensure_open(&mut self) -> Result<bool, PeerError> {
-        let index = interface::index(&self.interface)
-            .map_err(|source| PeerError::Interface { interface: self.interface.clone(), source });
-        if self.open.as_ref().is_some_and(|open| !matches!(index, Ok(index) if index == open.interface_index)) {
-            self.open = None;
+    /// Why they cannot be opened now.
+    pub fn attach(&mut self, link: LinkId, presence: Option<Presence>) -> Result<bool, PeerError> {
+        let at = usize::from(link.0);
+        let (Some(state), Some(settings)) = (self.links.get_mut(at), self.settings.links.get(at)) else {
+            return Ok(false);
+        };
+        let before = std::mem::replace(&mut state.presence, presence);
+        if before.map(|presence| presence.mtu) != presence.map(|presence| presence.mtu) {
+            state.refused_size = false;
+            // A kernel that found a segment larger than the MTU may have said that it cannot segment: ask again.
+            state.open.iter_mut().for_each(|open| open.unicast.forget_refusals());
         }
-        if self.open.is_some() {
+        if before.map(|presence| presence.index) != presence.map(|presence| presence.index) {
+            state.open = None;
+        }
+        if state.open.is_some() {
             return Ok(false);
         }
-        let index = index?;
-        let socket = self.bind(index)?;
-        let destinations = self.peers.iter().map(|peer| SocketAddrAny::from(scoped(*peer, index))).collect();
-        self.open = Some(Open { socket, interface_index: index, destinations });
+        let presence = presence.ok_or_else(|| PeerError::Interface { interface: settings.interface.clone() })?;
+        state.open = Some(open(&self.settings, settings, presence.index)?);
         Ok(true)
     }
 
-    /// The descriptor to poll for reading, while the socket is open.
-    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.open.as_ref().map(|open| open.socket.as_fd())
+    /// Whether the link's sockets are open.
+    pub fn is_open(&self, link: LinkId) -> bool {
+        self.links.get(usize::from(link.0)).is_some_and(|link| link.open.is_some())
     }
 
-    /// Hands the peers' datagrams that wait to `sink`, at most one batch: what they cause, acknowledgements above
-    /// all, must not wait for more. True when more may wait.
-    pub fn read(&mut self, mut sink: impl FnMut(&[u8])) -> bool {
-        let Some(open) = &self.open else { return false };
-        let count = match self.batch.recv(&open.socket) {
-            Ok(count) => count,
-            Err(error) => {
-                if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) {
-                    count_error(&mut self.stats, &error);
+    /// The interface of a link as it was last seen.
+    pub fn presence(&self, link: LinkId) -> Option<Presence> {
+        self.links.get(usize::from(link.0))?.presence
+    }
+
+    /// The descriptors to poll for reading.
+    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.links.iter().filter_map(|link| link.open.as_ref()).flat_map(Open::ports).map(Port::fd)
+    }
+
+    /// Hands the peers' datagrams that wait to `sink`, at most one batch of each socket: what they cause,
+    /// acknowledgements above all, must not wait for more. True when more may wait.
+    pub fn read(&mut self, mut sink: impl FnMut(LinkId, &[u8])) -> bool {
+        let Self { settings, links, batch, stats, .. } = self;
+        let mut more = false;
+        for ((id, link), own) in (0u8..).zip(links.iter()).zip(&settings.links) {
+            for port in link.open.iter().flat_map(Open::ports) {
+                match batch.receive(port) {
+                    Ok(full) => more |= full,
+                    Err(error) => {
+                        if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) {
+                            count_error(stats, &error);
+                        }
+                        continue;
+                    }
                 }
-                return false;
-            }
-        };
-        for datagram in self.batch.datagrams() {
-            let known = datagram.source.is_some_and(|source| {
-                self.peers.iter().any(|peer| peer.ip() == source.ip() && peer.port() == source.port())
-            });
-            if !known {
-                self.stats.strangers += 1;
-            } else if datagram.truncated {
-                self.stats.oversized += 1;
-            } else {
-                sink(datagram.bytes);
+                for (source, bytes) in batch.datagrams() {
+                    if source.port() != settings.port || !own.peers.contains(&source.ip()) {
+                        stats.strangers += 1;
+                        continue;
+                    }
+                    if let Some(stats) = stats.links.get_mut(usize::from(id)) {
+                        stats.received += 1;
+                    }
+                    sink(LinkId(id), bytes);
+                }
             }
         }
-        count == crate::recv_batch::BATCH_MAX
+        more
     }
 
-    /// Sends datagrams in order, each to the peer of that position in the list given to [`PeerSocket::new`]. What
-    /// cannot be sent now is counted and lost.
-    pub fn send(&mut self, datagrams: &[(usize, Vec<u8>)]) {
-        for batch in datagrams.chunks(SEND_BATCH) {
-            let mut rest = batch;
-            while !rest.is_empty() {
-                let done = match self.send_batch(rest) {
-                    Ok(sent) => sent.max(1),
-                    // The error is the first datagram's; the next may go to another peer.
-                    Err(error) => {
-                        count_error(&mut self.stats, &error);
-                        1
-                    }
-                };
-                rest = rest.get(done..).unwrap_or_default();
+    /// Sends datagrams in order, each over its links. What cannot be sent now is counted and lost.
+    ///
+    /// Consecutive ones of one size to one peer leave in one call, the last of them may be shorter: the kernel or the card
+    /// cuts them apart, where it can.
+    pub fn send(&mut self, datagrams: &[Outgoing]) {
+        for at in 0..self.links.len() {
+            let Ok(id) = u8::try_from(at) else { return };
+            let mut rest = datagrams;
+            while let Some((first, others)) = rest.split_first() {
+                if !first.links.has(LinkId(id)) {
+                    rest = others;
+                    continue;
+                }
+                let most =
+                    self.links.get(at).and_then(|link| link.open.as_ref()).map_or(1, |open| open.unicast.run_max());
+                let count = run_length(rest, LinkId(id), most);
+                let (run, others) = rest.split_at(count);
+                self.send_run(at, run);
+                rest = others;
             }
         }
     }
@@ -163,133 +254,92 @@ impl PeerSocket {
         &self.stats
     }
 
-    fn send_batch(&self, batch: &[(usize, Vec<u8>)]) -> io::Result<usize> {
-        let open = self.open.as_ref().ok_or_else(|| io::Error::from_raw_os_error(libc::ENOTCONN))?;
-        let slices: Vec<[IoSlice<'_>; 1]> = batch.iter().map(|(_, bytes)| [IoSlice::new(bytes)]).collect();
-        let mut controls: Vec<SendAncillaryBuffer<'_, '_, '_>> =
-            batch.iter().map(|_| SendAncillaryBuffer::default()).collect();
-        let mut messages: Vec<MMsgHdr<'_>> = batch
-            .iter()
-            .zip(&slices)
-            .zip(&mut controls)
-            .map_while(|(((peer, _), slice), control)| {
-                Some(MMsgHdr::new_with_addr(open.destinations.get(*peer)?, slice, control))
-            })
-            .collect();
-        if messages.is_empty() {
-            return Err(io::Error::from_raw_os_error(libc::EDESTADDRREQ));
+    fn send_run(&mut self, at: usize, run: &[Outgoing]) {
+        let Some(first) = run.first() else { return };
+        self.run.clear();
+        run.iter().for_each(|datagram| self.run.extend_from_slice(&datagram.bytes));
+        match self.transmit(at, first.peer, &self.run, first.bytes.len()) {
+            Ok(()) => self.count_sent(at, run.len()),
+            Err(_) if run.len() > 1 => {
+                // Where segments are refused (EIO, EINVAL), the port does not join them again.
+                for datagram in run {
+                    match self.transmit(at, datagram.peer, &datagram.bytes, datagram.bytes.len()) {
+                        Ok(()) => self.count_sent(at, 1),
+                        Err(error) => self.not_sent(at, &error),
+                    }
+                }
+            }
+            Err(error) => self.not_sent(at, &error),
         }
-        Ok(rustix::net::sendmmsg(&open.socket, &mut messages, SendFlags::DONTWAIT)?)
     }
 
-    fn bind(&self, index: u32) -> Result<Socket, PeerError> {
-        let domain = Domain::for_address(self.local);
-        let socket = Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP)).map_err(PeerError::Open)?;
-        if self.local.is_ipv6() {
-            socket.set_only_v6(true).map_err(PeerError::Open)?;
-        }
-        // Without the privilege, or on an interface that is in a VRF, routing must do.
-        if let Err(error) = socket.bind_device(Some(self.interface.as_bytes())) {
-            tracing::warn!(interface = %self.interface, %error, "the sync socket is not bound to its interface");
-        }
-        let (receive, send) = (BUFFER_BYTES, BUFFER_BYTES);
-        if sockopt::set_socket_recv_buffer_size_force(&socket, receive).is_err() {
-            let _ = socket.set_recv_buffer_size(receive);
-        }
-        if sockopt::set_socket_send_buffer_size_force(&socket, send).is_err() {
-            let _ = socket.set_send_buffer_size(send);
-        }
-        let address = scoped(self.local, index);
-        socket.bind(&address.into()).map_err(|source| PeerError::Bind { address, source })?;
-        Ok(socket)
+    fn transmit(&self, at: usize, peer: usize, bytes: &[u8], segment: usize) -> io::Result<()> {
+        let open = self.links.get(at).and_then(|link| link.open.as_ref());
+        let open = open.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOTCONN))?;
+        let destination = open.destinations.get(peer);
+        let destination = destination.ok_or_else(|| io::Error::from_raw_os_error(libc::EDESTADDRREQ))?;
+        open.unicast.send(*destination, bytes, segment)
     }
+
+    fn count_sent(&mut self, at: usize, datagrams: usize) {
+        if let Some(stats) = self.stats.links.get_mut(at) {
+            stats.sent += datagrams as u64;
+            stats.send_calls += 1;
+        }
+    }
+
+    fn not_sent(&mut self, at: usize, error: &io::Error) {
+        count_error(&mut self.stats, error);
+        if error.raw_os_error() == Some(libc::EMSGSIZE)
+            && let Some(link) = self.links.get_mut(at)
+        {
+            link.refused_size = true;
+        }
+    }
+}
+
+/// How many datagrams at the front go out in one call on the link.
+fn run_length(datagrams: &[Outgoing], link: LinkId, most: usize) -> usize {
+    let Some(first) = datagrams.first() else { return 0 };
+    let size = first.bytes.len();
+    let fitting = RUN_BYTES_MAX / size.max(1);
+    let limit = most.min(fitting).max(1);
+    let mut count = 1;
+    for datagram in datagrams.iter().skip(1).take(limit - 1) {
+        if datagram.peer != first.peer || !datagram.links.has(link) || datagram.bytes.len() > size {
+            break;
+        }
+        count += 1;
+        if datagram.bytes.len() < size {
+            break;
+        }
+    }
+    count
+}
+
+fn open(settings: &Settings, link: &LinkSettings, index: u32) -> Result<Open, PeerError> {
+    let unicast = Port::bound(settings, link, link.local, index)?;
+    let peers = || link.peers.iter().map(|peer| port::scoped(*peer, settings.port, index));
+    let (group, destinations) = match settings.group {
+        None => (None, peers().collect()),
+        Some(group) => {
+            unicast.send_to_group(link, index)?;
+            let to_group = port::scoped(group, settings.port, index);
+            (Some(Port::joined(settings, link, group, index)?), peers().map(|_| to_group).collect())
+        }
+    };
+    Ok(Open { unicast, group, destinations })
+}
+
+/// The UDP payload of a packet on a link of this MTU.
+fn payload(mtu: usize, local: IpAddr) -> usize {
+    let headers = if local.is_ipv4() { IPV4_UDP_BYTES } else { IPV6_UDP_BYTES };
+    mtu.saturating_sub(headers).clamp(DATAGRAM_BYTES_MIN, DATAGRAM_BYTES_MAX)
 }
 
 fn count_error(stats: &mut PeerSocketStats, error: &io::Error) {
     *stats.errors.entry(error.raw_os_error().unwrap_or(0)).or_default() += 1;
 }
 
-/// The address with the interface that a link-local address needs to mean anything.
-fn scoped(address: SocketAddr, interface_index: u32) -> SocketAddr {
-    match address {
-        SocketAddr::V6(mut v6) if v6.ip().is_unicast_link_local() => {
-            v6.set_scope_id(interface_index);
-            SocketAddr::V6(v6)
-        }
-        other => other,
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::net::UdpSocket;
-
-    fn loopback(port: u16) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], port))
-    }
-
-    /// Datagrams of a peer come through, those of anybody else and those that are too long are counted and
-    /// dropped; what is sent reaches the right peer, beyond one batch, in order.
-    #[test]
-    fn talks_to_its_peers_only() {
-        let (peer, stranger) = (UdpSocket::bind(loopback(0)).unwrap(), UdpSocket::bind(loopback(0)).unwrap());
-        // A free port of this moment; two loopback sockets hold the others.
-        let port = UdpSocket::bind(loopback(0)).unwrap().local_addr().unwrap().port();
-        let mut socket = PeerSocket::new("lo", loopback(port), vec![loopback(1), peer.local_addr().unwrap()]);
-        assert!(socket.ensure_open().unwrap());
-        assert!(!socket.ensure_open().unwrap());
-        stranger.send_to(b"forged", loopback(port)).unwrap();
-        peer.send_to(&[0; DATAGRAM_BYTES_MAX + 1], loopback(port)).unwrap();
-        peer.send_to(b"genuine", loopback(port)).unwrap();
-        let mut received = Vec::new();
-        socket.read(|bytes| received.push(bytes.to_vec()));
-        assert_eq!(received, [b"genuine".to_vec()]);
-        assert_eq!((socket.stats().strangers, socket.stats().oversized), (1, 1));
-
-        let datagrams: Vec<_> = (0..100u8).map(|n| (1, vec![n])).collect();
-        socket.send(&datagrams);
-        for n in 0..100 {
-            let mut buffer = [0; 2];
-            assert_eq!(peer.recv(&mut buffer).unwrap(), 1);
-            assert_eq!(buffer[0], n);
-        }
-        assert!(socket.stats().errors.is_empty());
-    }
-
-    /// A missing interface and a missing address are errors that name it, and sending meanwhile is counted.
-    #[test]
-    fn missing_interface_or_address_is_no_end() {
-        let mut socket = PeerSocket::new("tw-none", loopback(0), vec![loopback(1)]);
-        assert!(socket.ensure_open().unwrap_err().to_string().contains("tw-none"));
-        assert!(socket.fd().is_none());
-        socket.send(&[(0, vec![1]), (0, vec![2])]);
-        assert_eq!(socket.stats().errors.values().sum::<u64>(), 2);
-        let elsewhere = "192.0.2.1:3780".parse().unwrap();
-        let error = PeerSocket::new("lo", elsewhere, Vec::new()).ensure_open().unwrap_err();
-        assert!(error.to_string().contains("192.0.2.1:3780"), "{error}");
-    }
-
-    /// A datagram for a peer that does not exist is refused, not sent elsewhere, and the next one is sent.
-    #[test]
-    fn unknown_peer_is_skipped() {
-        let peer = UdpSocket::bind(loopback(0)).unwrap();
-        let port = UdpSocket::bind(loopback(0)).unwrap().local_addr().unwrap().port();
-        let mut socket = PeerSocket::new("lo", loopback(port), vec![peer.local_addr().unwrap()]);
-        socket.ensure_open().unwrap();
-        socket.send(&[(7, vec![1]), (0, vec![2])]);
-        let mut buffer = [0; 2];
-        assert_eq!(peer.recv(&mut buffer).unwrap(), 1);
-        assert_eq!(buffer[0], 2);
-    }
-
-    /// The payload limit follows the interface's MTU within bounds, and assumes Ethernet where there is none.
-    #[test]
-    fn payload_follows_the_mtu() {
-        let v4 = loopback(1);
-        assert_eq!(PeerSocket::new("lo", v4, Vec::new()).datagram_bytes_max(), DATAGRAM_BYTES_MAX);
-        assert_eq!(PeerSocket::new("tw-none", v4, Vec::new()).datagram_bytes_max(), 1472);
-        let v6 = "[2001:db8::1]:1".parse().unwrap();
-        assert_eq!(PeerSocket::new("tw-none", v6, Vec::new()).datagram_bytes_max(), 1452);
-    }
-}
+mod tests;

@@ -6,6 +6,7 @@ use crate::clock;
 use crate::conntrack::dump::Selection;
 use crate::conntrack::writer::Write;
 use crate::mailbox::PostError;
+use crate::peer::Outgoing;
 use crate::request::ControlRequest;
 use ha_common::role::SyncHealth;
 use ha_common::sync::{Action, Event, Input, PeerId, WriteKind};
@@ -16,16 +17,13 @@ use std::collections::VecDeque;
 /// the next wake-up.
 const ROUNDS_MAX: usize = 4;
 
-/// To which peer, and what.
-type Datagram = (usize, Vec<u8>);
-
 /// Actions sorted by who does them; the memory is reused.
 #[derive(Default)]
 pub(super) struct Pending {
     writes: Vec<Write>,
-    datagrams: Vec<Datagram>,
+    datagrams: Vec<Outgoing>,
     /// Acknowledgements that wait until so many writes are done: no more than frames are taken meanwhile.
-    held: VecDeque<(u64, Datagram)>,
+    held: VecDeque<(u64, Outgoing)>,
     /// Not yet taken by the control loop; only the newest counts.
     health: Option<SyncHealth>,
 }
@@ -65,7 +63,8 @@ impl SyncLoop {
     fn send(&mut self) {
         let Self { pending: Pending { datagrams, held, .. }, writing, socket, .. } = self;
         if writing.is_busy() {
-            let is_ack = |(_, bytes): &mut Datagram| Header::parse(bytes).is_ok_and(|header| header.kind == Kind::Ack);
+            let is_ack =
+                |datagram: &mut Outgoing| Header::parse(&datagram.bytes).is_ok_and(|header| header.kind == Kind::Ack);
             held.extend(datagrams.extract_if(.., is_ack).map(|ack| (writing.submitted(), ack)));
         }
         while held.front().is_some_and(|(writes, _)| *writes <= writing.completed()) {
@@ -73,6 +72,8 @@ impl SyncLoop {
         }
         socket.send(datagrams);
         datagrams.clear();
+        // The kernel may have found some too large.
+        self.tell_frame_bytes();
     }
 
     fn sort(&mut self, action: Action) {
@@ -80,7 +81,9 @@ impl SyncLoop {
             Action::Create(flow) => self.pending.writes.push(Write::Create(flow)),
             Action::Update(flow) => self.pending.writes.push(Write::Update(flow)),
             Action::Delete { key, id } => self.pending.writes.push(Write::Delete { key, id }),
-            Action::Send { peer, datagram } => self.pending.datagrams.push((usize::from(peer.0), datagram)),
+            Action::Send { peer, links, datagram } => {
+                self.pending.datagrams.push(Outgoing { peer: usize::from(peer.0), links, bytes: datagram });
+            }
             Action::Relax(key) => self.pending.writes.push(Write::Relax(key)),
             Action::Expect { master, expectation } => self.pending.writes.push(Write::Expect { master, expectation }),
             Action::Unexpect { master, expectation } => {
@@ -161,6 +164,10 @@ impl SyncLoop {
         match event {
             Event::PeerUp { peer, session } => {
                 tracing::info!(peer = self.peer_name(peer), session = format_args!("{session:016x}"), "peer is up");
+            }
+            Event::LinkChanged { peer, from, to } => {
+                let (from, to) = (self.link_name(from), self.link_name(to));
+                tracing::warn!(peer = self.peer_name(peer), from, to, "state takes another link");
             }
             Event::PeerDown { peer, silent } => {
                 let silent_ms = silent.as_secs_f64() * 1e3;

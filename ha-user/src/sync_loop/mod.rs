@@ -4,6 +4,7 @@
 //! each ready descriptor, so that none starves another; what is left wakes the loop again.
 
 mod actions;
+mod links;
 mod status;
 mod writing;
 
@@ -16,8 +17,9 @@ use crate::conntrack::expectation_dump::ExpectationDump;
 use crate::conntrack::own_addresses::OwnAddresses;
 use crate::conntrack::sysctl;
 use crate::conntrack::writer::{Conflict, Writer};
+use crate::link::{LinkError, Links};
 use crate::mailbox::{Mailbox, Postman};
-use crate::peer::PeerSocket;
+use crate::peer::PeerSockets;
 use crate::poller::Poller;
 use crate::request::{ControlRequest, SyncRequest};
 use actions::Pending;
@@ -26,7 +28,7 @@ use ha_common::sync::filter::{Admission, Filter, Prefix};
 use ha_common::sync::{Action, Config, Engine, Input};
 use ha_common::time::{Instant, earliest};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use writing::Writing;
@@ -55,6 +57,7 @@ const ADDRESSES: u64 = 3;
 const PEERS: u64 = 4;
 const WRITTEN: u64 = 5;
 const EXPECTATIONS: u64 = 6;
+const LINKS: u64 = 7;
 
 /// Why the loop cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +66,8 @@ pub enum SyncLoopError {
     Conntrack(#[from] ConntrackError),
     #[error("cannot read the addresses of this node's interfaces: {0} (is NETLINK_ROUTE allowed?)")]
     Addresses(io::Error),
+    #[error("cannot watch the sync links: {0}")]
+    Links(#[from] LinkError),
     #[error("cannot get random numbers for the session: {0}")]
     Randomness(getrandom::Error),
     #[error("cannot make a poller: {0} (are file descriptors exhausted?)")]
@@ -82,7 +87,8 @@ pub struct SyncLoop {
     dump: DumpSource,
     expectations: ExpectationDump,
     writing: Writing,
-    socket: PeerSocket,
+    socket: PeerSockets,
+    links: Links,
     addresses: OwnAddresses,
     /// What the administrator wants replicated; [`Admission`] has the node's own addresses in addition.
     wanted: Filter,
@@ -90,8 +96,10 @@ pub struct SyncLoop {
     poller: Poller,
     actions: Vec<Action>,
     pending: Pending,
-    /// The last complaint about the socket, not to be repeated every second.
-    socket_complaint: Option<String>,
+    /// The last complaint about each link's socket, not to be repeated every second.
+    socket_complaints: Vec<Option<String>>,
+    /// What the engine was told of the largest datagram.
+    frame_bytes: usize,
     socket_due: Instant,
     addresses_due: Instant,
     /// The sync socket is polled for datagrams.
@@ -118,13 +126,11 @@ impl SyncLoop {
         let filter = with_own(&wanted, &mut addresses).map_err(SyncLoopError::Addresses)?;
         restrict(&events, &filter);
         let peers = peers_of(&config);
-        let socket = PeerSocket::new(
-            &config.sync.interface,
-            SocketAddr::new(address_of(&config, config.node), config.sync.port),
-            peers.iter().map(|peer| SocketAddr::new(address_of(&config, *peer), config.sync.port)).collect(),
-        );
+        let (socket, links) = links::open(&config, &peers)?;
         let seed = getrandom::u64().map_err(SyncLoopError::Randomness)?;
-        let engine = Engine::new(engine_config(&config, &peers, socket.datagram_bytes_max())?, seed);
+        let frame_bytes = socket.datagram_bytes_max();
+        let links_count = config.sync_links().len();
+        let engine = Engine::new(engine_config(&config, &peers, frame_bytes)?, seed);
         Ok(Self {
             config,
             control,
@@ -135,13 +141,15 @@ impl SyncLoop {
             expectations: ExpectationDump::open()?,
             writing: Writing::new(writer).map_err(SyncLoopError::Mailbox)?,
             socket,
+            links,
             addresses,
             wanted,
             admission: Admission::new(filter, seed),
             poller: Poller::new().map_err(SyncLoopError::Poller)?,
             actions: Vec::new(),
             pending: Pending::default(),
-            socket_complaint: None,
+            socket_complaints: vec![None; links_count],
+            frame_bytes,
             socket_due: Instant(0),
             addresses_due: clock::now() + ADDRESS_INTERVAL,
             looks_at_peers: true,
@@ -160,6 +168,7 @@ impl SyncLoop {
         self.poller.watch(self.dump.fd(), DUMP)?;
         self.poller.watch(self.expectations.fd(), EXPECTATIONS)?;
         self.poller.watch(self.addresses.fd(), ADDRESSES)?;
+        self.poller.watch(&self.links, LINKS)?;
         if let Err(error) = self.writing.start() {
             tracing::warn!(%error, "cannot start a thread for conntrack writes: they are done between other work");
         }
@@ -181,6 +190,7 @@ impl SyncLoop {
                     ADDRESSES => self.on_addresses(),
                     PEERS => more |= self.on_peers(),
                     WRITTEN => self.on_written(),
+                    LINKS => self.on_links(),
                     _ => {}
                 }
                 self.execute();
@@ -197,10 +207,13 @@ impl SyncLoop {
     /// loop goes on with the rest.
     fn look_at_peers(&mut self) {
         let look = !self.writing.is_full();
-        if let Some(fd) = self.socket.fd().filter(|_| look != self.looks_at_peers) {
-            match self.poller.pause(fd, PEERS, !look) {
-                Ok(()) => self.looks_at_peers = look,
-                Err(error) => tracing::error!(%error, "cannot change what the sync socket is polled for"),
+        if look == self.looks_at_peers {
+            return;
+        }
+        self.looks_at_peers = look;
+        for fd in self.socket.fds() {
+            if let Err(error) = self.poller.pause(fd, PEERS, !look) {
+                tracing::error!(%error, "cannot change what the sync socket is polled for");
             }
         }
     }
@@ -229,7 +242,7 @@ impl SyncLoop {
     fn on_timers(&mut self, now: Instant) {
         if now >= self.socket_due {
             self.socket_due = now + SOCKET_INTERVAL;
-            self.look_after_socket();
+            self.look_after_sockets();
         }
         if now >= self.addresses_due {
             self.on_addresses();
@@ -324,7 +337,7 @@ impl SyncLoop {
     fn on_peers(&mut self) -> bool {
         let now = clock::now();
         let Self { socket, engine, actions, .. } = self;
-        socket.read(|bytes| engine.handle(now, Input::Datagram { bytes }, actions))
+        socket.read(|link, bytes| engine.handle(now, Input::Datagram { link, bytes }, actions))
     }
 
     fn on_addresses(&mut self) {
@@ -356,27 +369,6 @@ impl SyncLoop {
         Ok(())
     }
 
-    /// Opens the sync socket when it is not, or anew when its interface was re-created.
-    fn look_after_socket(&mut self) {
-        match self.socket.ensure_open() {
-            Ok(fresh) => {
-                self.socket_complaint = None;
-                let Some(fd) = self.socket.fd().filter(|_| fresh) else { return };
-                self.looks_at_peers = true;
-                if let Err(error) = self.poller.watch(fd, PEERS) {
-                    tracing::error!(%error, "cannot poll the sync socket");
-                }
-            }
-            Err(error) => {
-                let complaint = error.to_string();
-                if self.socket_complaint.as_ref() != Some(&complaint) {
-                    tracing::warn!("{complaint}; trying again each second");
-                    self.socket_complaint = Some(complaint);
-                }
-            }
-        }
-    }
-
     /// A stop was asked for, and what was pending has arrived or its time is over.
     fn is_finished(&self, now: Instant) -> bool {
         let Some(stop_by) = self.stop_by else { return false };
@@ -406,6 +398,8 @@ fn engine_config(config: &Resolved, peers: &[NodeId], frame_bytes_max: usize) ->
         secret: config.sync.secret.clone(),
         key_epoch: config.sync.key_epoch,
         frame_bytes_max,
+        links: u8::try_from(config.sync_links().len()).unwrap_or(u8::MAX),
+        sending: config.sync.transport.sending,
         flows_max: config.sync.flows_max,
         window_frames: WINDOW_FRAMES,
         hello_interval: config.sync.hello_interval,

@@ -2,10 +2,10 @@
 
 use super::SyncLoop;
 use crate::conntrack::errno;
-use crate::status::{PeerStatus, SyncStatus, WriteStatus};
+use crate::status::{PeerLinkStatus, PeerStatus, SyncLinkStatus, SyncStatus, WriteStatus};
 use ha_common::reason::DropReason;
 use ha_common::sync::filter::FilterReason;
-use ha_common::sync::{PeerId, PeerStats, Stats};
+use ha_common::sync::{LinkId, PeerId, PeerStats, Stats};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -21,12 +21,10 @@ impl SyncLoop {
             .filter(|(_, count)| *count > 0)
             .map(|(reason, count)| (reason.name().to_owned(), count))
             .collect();
-        for (reason, count) in
-            [(DropReason::FrameSender, socket.strangers), (DropReason::FrameLength, socket.oversized)]
-        {
-            if count > 0 {
-                *refused.entry(reason.name().to_owned()).or_default() += count;
-            }
+        // Copies were meant to come: they are shown by link.
+        refused.remove(DropReason::FrameCopy.name());
+        if socket.strangers > 0 {
+            *refused.entry(DropReason::FrameSender.name().to_owned()).or_default() += socket.strangers;
         }
         let mut socket_errors = BTreeMap::new();
         for (number, count) in &socket.errors {
@@ -55,7 +53,21 @@ impl SyncLoop {
             peers: (0u8..).zip(&stats.peers).map(|(index, peer)| self.peer_status(PeerId(index), peer)).collect(),
             writes: WriteStatus { by_errno: self.writing.counters() },
             socket_errors,
+            links: self.link_status(),
         }
+    }
+
+    fn link_status(&self) -> Vec<SyncLinkStatus> {
+        let links = (0u8..).zip(self.config.sync_links()).zip(&self.socket.stats().links);
+        let status = links.map(|((id, link), counts)| SyncLinkStatus {
+            interface: link.interface,
+            open: self.socket.is_open(LinkId(id)),
+            mtu: self.socket.presence(LinkId(id)).map_or(0, |presence| presence.mtu as u64),
+            datagrams_sent: counts.sent,
+            datagrams_received: counts.received,
+            send_calls: counts.send_calls,
+        });
+        status.collect()
     }
 
     fn peer_status(&self, peer: PeerId, stats: &PeerStats) -> PeerStatus {
@@ -86,7 +98,21 @@ impl SyncLoop {
             digests_unknown: stats.digests_unknown,
             repairs: stats.repairs,
             rtt_ms: milliseconds(stats.rtt),
+            frame_bytes: stats.frame_bytes as u64,
+            link_failovers: stats.link_failovers,
+            links: self.peer_links(stats),
         }
+    }
+    fn peer_links(&self, stats: &PeerStats) -> Vec<PeerLinkStatus> {
+        let links = self.config.sync_links().into_iter().zip(&stats.links).map(|(link, stats)| PeerLinkStatus {
+            interface: link.interface,
+            works: stats.works,
+            active: stats.active,
+            frames: stats.frames,
+            copies: stats.copies,
+            silent_ms: stats.silent.map(milliseconds),
+        });
+        links.collect()
     }
 }
 

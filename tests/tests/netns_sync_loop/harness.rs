@@ -49,11 +49,16 @@ pub struct Files {
 
 impl Files {
     pub fn new() -> Result<Self> {
+        Self::with(str::to_owned)
+    }
+
+    /// With a configuration that is changed by `edit`.
+    pub fn with(edit: impl FnOnce(&str) -> String) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let secret = directory.path().join("secret");
         fs::write(&secret, format!("twinwall-secret-v1 1 {}\n", "5a".repeat(32)))?;
         fs::set_permissions(&secret, fs::Permissions::from_mode(0o600))?;
-        let text = CONFIG.replace("SECRET", secret.to_str().context("path is not text")?);
+        let text = edit(CONFIG).replace("SECRET", secret.to_str().context("path is not text")?);
         fs::write(directory.path().join("twinwall.toml"), text)?;
         Ok(Self { directory })
     }

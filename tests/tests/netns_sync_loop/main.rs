@@ -1,6 +1,7 @@
 //! Two sync loops in two namespaces with a cable between them: what one kernel tracks, the other gets. Needs root.
 
 mod harness;
+mod transport;
 mod weather;
 
 use anyhow::Result;

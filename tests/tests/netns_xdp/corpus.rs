@@ -6,7 +6,7 @@ use ha_common::reason::DropReason;
 use ha_common::role::NodeId;
 use ha_common::wire::advert::Frame;
 use ha_common::wire::carp::{ADVERT_LEN, Advert};
-use ha_common::wire::frame::{HEADER_LEN, Header, Kind, TAG_LEN};
+use ha_common::wire::frame::{self, HEADER_LEN, Header, Kind, TAG_LEN};
 use ha_common::wire::heartbeat::{self, Heartbeat, Standing};
 use ha_common::wire::siphash::Key;
 use ha_common::wire::{arp, checksum, ethernet, ipv4, ipv6, ndisc, udp};
@@ -180,6 +180,7 @@ fn refused_frames() -> Vec<Sample> {
         refuse(DropReason::FrameSender, &changed(6, 200)),
         refuse(DropReason::FrameSender, &other_source),
         refuse(DropReason::FrameKeyEpoch, &changed(7, KEY_EPOCH + 1)),
+        refuse(DropReason::FrameTarget, &changed(12, frame::target(PEER_NODE))),
     ]
 }
 
@@ -289,8 +290,15 @@ pub fn sync_addresses(is_v6: bool) -> (IpAddr, IpAddr) {
 }
 
 fn sync_payload(sequence: u64, body_len: u16) -> Vec<u8> {
-    let header =
-        Header { kind: Kind::Data, sender: PEER_NODE, key_epoch: KEY_EPOCH, body_len, session: 0x1234, sequence };
+    let header = Header {
+        kind: Kind::Data,
+        sender: PEER_NODE,
+        key_epoch: KEY_EPOCH,
+        body_len,
+        target: 0,
+        session: 0x1234,
+        sequence,
+    };
     let mut payload = header.emit().to_vec();
     payload.resize(HEADER_LEN + usize::from(body_len), 0xb0);
     payload

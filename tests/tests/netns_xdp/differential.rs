@@ -103,10 +103,15 @@ impl Oracle {
         if header.is_v6() != self.local.is_ipv6() {
             return PASS;
         }
-        let Some(payload) = frame::datagram(bytes, header, &local, corpus::SYNC_PORT) else { return PASS };
+        if !header.destination_is(&local) {
+            return PASS;
+        }
+        let Some(payload) = frame::datagram(bytes, header, corpus::SYNC_PORT) else { return PASS };
         let peer = PeerEntry::new(self.peer, corpus::KEY_EPOCH);
         let admitted = Header::read(bytes, payload).and_then(|frame| {
-            if frame.sender != corpus::PEER_NODE || !peer.admits_source(header) {
+            if !frame.is_for(corpus::NODE) {
+                Err(DropReason::FrameTarget)
+            } else if frame.sender != corpus::PEER_NODE || !peer.admits_source(header) {
                 Err(DropReason::FrameSender)
             } else if !peer.admits_epoch(frame.key_epoch) {
                 Err(DropReason::FrameKeyEpoch)

@@ -7,7 +7,7 @@ use ha_common::role::NodeId;
 use ha_tests::netns::{Netns, cable, wait_until};
 use ha_user::clock;
 use ha_user::config::XdpChoice;
-use ha_user::datapath::{Attachment, Datapath, InterfacePlan, Path, Plan};
+use ha_user::datapath::{Attachment, Datapath, InterfacePlan, Path, Plan, SyncPlan};
 use ha_user::packet_socket::FrameSender;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::netdevice::name_to_index;
@@ -53,10 +53,13 @@ fn plan(choice: XdpChoice) -> Plan {
     let (sync_address, peer) = corpus::sync_addresses(false);
     let members = vec![(MemberId(0), corpus::VHID)];
     Plan {
-        interfaces: vec![InterfacePlan { name: "lan0".to_owned(), id: LAN, members, sync: true, path: None }],
-        sync_address,
-        sync_port: corpus::SYNC_PORT,
-        peers: vec![(NodeId(corpus::PEER_NODE), peer)],
+        interfaces: vec![InterfacePlan { name: "lan0".to_owned(), id: LAN, members, link: Some(0), path: None }],
+        sync: SyncPlan::of_one_link(
+            NodeId(corpus::NODE),
+            corpus::SYNC_PORT,
+            sync_address,
+            vec![(NodeId(corpus::PEER_NODE), peer)],
+        ),
         key_epoch: corpus::KEY_EPOCH,
         heartbeat: None,
         vips: Vec::new(),

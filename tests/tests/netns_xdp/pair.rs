@@ -9,7 +9,7 @@ use ha_common::wire::heartbeat::{self, Heartbeat, Kind, Standing};
 use ha_tests::netns::{Netns, cable};
 use ha_user::clock;
 use ha_user::config::XdpChoice;
-use ha_user::datapath::{Datapath, HeartbeatPlan, InterfacePlan, Plan};
+use ha_user::datapath::{Datapath, HeartbeatPlan, InterfacePlan, Plan, SyncPlan};
 use ha_user::heartbeat_socket::HeartbeatSockets;
 use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketType, socket};
@@ -37,12 +37,15 @@ pub fn plan(node: u8, pin_directory: Option<PathBuf>) -> Plan {
             name: DEVICE.to_owned(),
             id: LINK,
             members: vec![(MemberId(0), corpus::VHID)],
-            sync: false,
+            link: None,
             path: Some(PATH),
         }],
-        sync_address: corpus::sync_addresses(false).0,
-        sync_port: corpus::SYNC_PORT,
-        peers: vec![(peer, corpus::sync_addresses(false).1)],
+        sync: SyncPlan::of_one_link(
+            NodeId(node),
+            corpus::SYNC_PORT,
+            corpus::sync_addresses(false).0,
+            vec![(peer, corpus::sync_addresses(false).1)],
+        ),
         key_epoch: KEY_EPOCH,
         heartbeat: Some(HeartbeatPlan { node: NodeId(node), peer, key: HEARTBEAT_KEY }),
         vips: corpus::VIPS.to_vec(),

@@ -8,7 +8,7 @@ use ha_common::election::{InterfaceId, MemberId, ReceivedAdvert};
 use ha_common::role::NodeId;
 use ha_user::config::XdpChoice;
 use ha_user::datapath::load::EDGE;
-use ha_user::datapath::{Counters, HeartbeatMaps, InterfacePlan, Plan, Programs};
+use ha_user::datapath::{Counters, HeartbeatMaps, InterfacePlan, Plan, Programs, SyncPlan};
 use std::time::Duration;
 
 /// Test runs happen on the loopback device of the network namespace, always index 1.
@@ -42,14 +42,17 @@ impl Rig {
             name: "lo".to_owned(),
             id: InterfaceId(0),
             members: vec![(MemberId(0), corpus::VHID)],
-            sync: true,
+            link: Some(0),
             path: Some(corpus::PATH),
         };
         let plan = Plan {
             interfaces: vec![interface],
-            sync_address,
-            sync_port: corpus::SYNC_PORT,
-            peers: vec![(NodeId(corpus::PEER_NODE), peer)],
+            sync: SyncPlan::of_one_link(
+                NodeId(corpus::NODE),
+                corpus::SYNC_PORT,
+                sync_address,
+                vec![(NodeId(corpus::PEER_NODE), peer)],
+            ),
             key_epoch: corpus::KEY_EPOCH,
             heartbeat: Some(corpus::heartbeat_plan()),
             vips: corpus::VIPS.to_vec(),

@@ -64,6 +64,7 @@ pub fn resolved(node: u8, interfaces: &[&str], vips: Vec<Vip>) -> Resolved {
             flows_max: 1000,
             hello_interval: Duration::from_millis(200),
             peer_timeout: Duration::from_secs(1),
+            transport: ha_user::config::links::Transport::default(),
             mode: ha_user::config::sync_mode::SyncMode::default(),
         },
         xdp: XdpChoice::Off,

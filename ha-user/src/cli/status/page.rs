@@ -1,5 +1,6 @@
 //! The page that `twinwall status` prints for people.
 
+mod links;
 mod pair;
 
 use super::track::{demotions, hooks};
@@ -25,6 +26,7 @@ pub fn render(status: &Status, colour: bool) -> String {
     }
     if status.sync_answered {
         page += &sync(&status.sync, &ink);
+        page += &links::section(&status.sync, &ink);
     }
     page += &hooks(&status.hooks, &ink);
     page += &refusals(status);
