@@ -42,7 +42,7 @@ fn live() -> Result<(f64, f64)> {
         while wait(&source)? || events == 0 {
             while source.read(|event| match event {
                 Event::Changed(_) => events += 1,
-                Event::Destroyed(_) => {}
+                Event::Destroyed(_) | Event::Expected { .. } | Event::Unexpected { .. } => {}
                 Event::Lost => is_complete = false,
             }) {}
             last = began.stop();
@@ -68,7 +68,7 @@ fn stored() -> Result<Took> {
         let began = Stopwatch::start();
         while source.read(|event| match event {
             Event::Changed(_) => events += 1,
-            Event::Destroyed(_) => {}
+            Event::Destroyed(_) | Event::Expected { .. } | Event::Unexpected { .. } => {}
             Event::Lost => is_complete = false,
         }) {}
         Ok((events, began.stop(), is_complete))
