@@ -69,7 +69,9 @@ fn internet(
         (carp::PROTOCOL, _) if interface.roles & ROLE_CARP != 0 => {
             Some(advert::receive(ctx, packet, header, interface, row))
         }
-        (udp::PROTOCOL, _) if interface.roles & ROLE_SYNC != 0 => Some(sync::receive(ctx, packet, header, interface, row)),
+        (udp::PROTOCOL, _) if interface.roles & ROLE_SYNC != 0 => {
+            Some(sync::receive(ctx, packet, header, interface, row))
+        }
         (ndisc::NEXT_HEADER_ICMPV6, ip::Header::V6(header)) if interface.roles & ROLE_CARP != 0 => {
             gate::admit_solicitation(packet, header, row)
         }

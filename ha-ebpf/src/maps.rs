@@ -7,8 +7,8 @@ use aya_ebpf::Global;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
 use ha_common::abi::{
-    self, AdvertRecord, COUNT_PACKETS, CounterRow, FenceEntry, InterfaceEntry, LinkEntry, MemberEntry, PathEntry, PeerEntry,
-    SelfEntry, Stream, VipKey, refusal_index,
+    self, AdvertRecord, COUNT_PACKETS, CounterRow, FenceEntry, InterfaceEntry, LinkEntry, MemberEntry, PathEntry,
+    PeerEntry, SelfEntry, Stream, VipKey, refusal_index,
 };
 use ha_common::reason::DropReason;
 use ha_common::wire::heartbeat::Heartbeat;
