@@ -57,7 +57,11 @@ impl Control {
             stream.set_read_timeout(Some(ANSWER))?;
             stream.set_nodelay(true)?;
         }
-        Ok(Self { client, server: BufReader::new(server) })
+        let mut control = Self { client, server: BufReader::new(server) };
+        // The helper reads commands only behind an end of line that it has seen (`find_nl_seq` in nf_conntrack_ftp.c).
+        control.answer("220 ready")?;
+        control.say("USER anonymous")?;
+        Ok(control)
     }
 
     /// The client says a line; what the server hears.
@@ -131,6 +135,7 @@ fn shown(lab: &Lab, node: Node) -> Vec<String> {
     let mut flows: Vec<String> = text
         .split("<flow>")
         .skip(1)
+        .filter_map(|flow| flow.split("</flow>").next())
         .filter(|flow| flow.contains(&format!("<src>{CLIENT}</src>")) || flow.contains(&format!("<dst>{CLIENT}</dst>")))
         .map(|flow| ["id", "timeout", "use"].iter().fold(flow.to_owned(), |flow, tag| without(&flow, tag)))
         .collect();

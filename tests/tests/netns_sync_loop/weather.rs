@@ -25,12 +25,12 @@ const CALM: Duration = Duration::from_secs(60);
 fn netns_weather_does_not_matter() -> Result<()> {
     let files = Files::new()?;
     let (mut a, mut b, between) = (Node::new("fw1")?, Node::new("fw2")?, Netns::new("weather")?);
-    for (node, address, end) in [(&a, "10.77.9.1/24", "a"), (&b, "10.77.9.2/24", "b")] {
+    for (node, address, end) in [(&a, "10.77.9.1/24", "left"), (&b, "10.77.9.2/24", "right")] {
         cable((&node.namespace, "sync"), (&between, end))?;
         node.namespace.ip(&format!("addr add {address} dev sync"))?;
         node.namespace.run("ethtool", &["-K", "sync", "tx", "off"])?;
     }
-    let weather = Cable::start(&between, ["a", "b"], STORM, 7)?;
+    let weather = Cable::start(&between, ["left", "right"], STORM, 7)?;
     a.start(&files, Role::Master)?;
     b.start(&files, Role::Backup)?;
     let mut gone = 0;
