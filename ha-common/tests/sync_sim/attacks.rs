@@ -63,7 +63,7 @@ fn replay_and_reflection(mode: Mode) {
         attack(&mut world, node, record[node].iter().map(Vec::as_slice));
     }
     assert!(world.stats(0).refused[DropReason::FrameReplay as usize] > 0);
-    assert!(world.stats(0).refused[DropReason::FrameSender as usize] > 0);
+    assert!(world.stats(0).refused[DropReason::FrameTarget as usize] > 0);
 }
 
 /// After each side has restarted, the past of the ended sessions is worth nothing, in any order.
