@@ -29,6 +29,8 @@ const CPU_GENERATOR: usize = 0;
 const CPU_MASTER: usize = 1;
 /// Flows live longer than a measurement.
 const TIMEOUT_SECONDS: &str = "3600";
+/// So many flows fit into every machine's table as it is.
+pub const ORDINARY: u32 = 50_000;
 /// Entries and buckets of the machine's connection tables, at least.
 const ENTRIES: u32 = 4_194_304;
 const BUCKETS: u32 = 1_048_576;
