@@ -48,7 +48,7 @@ fn netns_a_fresh_node_gets_ten_thousand_flows() {
     let traffic = Traffic::start(&lab.pair.client, &lab.pair.server, SERVER.into(), &load).unwrap();
     traffic.expect_survival(0, Duration::from_secs(5)).unwrap();
     lab.start(Node::Fw2).unwrap();
-    lab.wait_settled(Node::Fw1, Duration::from_secs(10)).unwrap();
+    lab.wait_settled(Node::Fw1, Duration::from_secs(30)).unwrap();
     expect_equal(&lab, 10_055, Duration::from_secs(5));
     let standby = &tables(&lab)[1];
     let unmarked: Vec<&String> = standby.iter().filter(|line| line.contains("mark=0")).take(8).collect();
