@@ -19,7 +19,7 @@ pub struct TestArgs {
     /// Stop at the first step that fails.
     #[arg(long)]
     fail_fast: bool,
-    /// The long tests as well (about an hour): ten minutes of load, 500 faults.
+    /// The long tests as well (about two hours): ten minutes of load, 500 faults, twenty minutes of churn, twelve simulated hours.
     #[arg(long)]
     long: bool,
 }
@@ -85,19 +85,30 @@ fn steps(long: bool) -> Result<Vec<Step>> {
         alone("load and torture, one test at a time", ALONE),
         Step { name: "a short run", command: smoke },
     ];
-    steps.extend(long.then(|| alone("long tests", LONG)));
+    if long {
+        steps.push(cargo(
+            "long simulations",
+            "test --release --package ha-common --all-features -- --ignored --nocapture",
+        ));
+        steps.push(alone("long tests", LONG));
+    }
     Ok(steps)
 }
 
 /// A pass without the long tests must not look like one with them.
 fn say_what_is_left_out() {
-    let mut list = Command::new(env!("CARGO"));
-    list.args(["test", "--quiet", "--package", "ha-tests", "--tests", "--", "--list", LONG]);
-    let Ok(output) = list.current_dir(crate::shell::root()).output() else { return };
-    let listed = String::from_utf8_lossy(&output.stdout);
+    const LISTS: [&str; 2] = [
+        "test --quiet --package ha-tests --tests -- --list netns_long_",
+        "test --quiet --package ha-common --all-features --tests -- --list --ignored",
+    ];
     println!("\nleft out (`cargo xtask test --long` runs them as well):");
-    for name in listed.lines().filter_map(|line| line.strip_suffix(": test")) {
-        println!("        {name}");
+    for list in LISTS {
+        let mut command = Command::new(env!("CARGO"));
+        let listed = command.args(list.split(' ')).current_dir(crate::shell::root()).output();
+        let Ok(output) = listed else { continue };
+        for name in String::from_utf8_lossy(&output.stdout).lines().filter_map(|line| line.strip_suffix(": test")) {
+            println!("        {name}");
+        }
     }
 }
 

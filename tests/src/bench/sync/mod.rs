@@ -1,7 +1,7 @@
 //! `cargo xtask bench sync`: what it costs to carry the state of one firewall to the other, for twinwall and for
 //! conntrackd, on the same pair, in turns.
 
-mod flow_table;
+pub mod flow_table;
 pub mod generator;
 pub mod measure;
 pub mod metric;
