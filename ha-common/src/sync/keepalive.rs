@@ -64,7 +64,7 @@ impl Wheel {
     /// Links the slot so that it is visited at its `refresh_at` or at the latest after [`VISIT_MAX`].
     fn link(&mut self, table: &mut Table, slot: Slot) {
         let Some(entry) = table.slot_mut(slot).filter(|entry| !entry.is_in_wheel()) else { return };
-        let visit = entry.refresh_at.clamp(self.done + 1, self.done + VISIT_MAX);
+        let visit = entry.refresh_at.clamp(self.done.saturating_add(1), self.done.saturating_add(VISIT_MAX));
         let Some(head) = self.heads.get_mut((visit % BUCKETS) as usize) else { return };
         entry.wheel_next = *head;
         *head = slot;
@@ -168,16 +168,21 @@ impl Engine {
         }
     }
 
-    /// The kernel refused to create a peer's flow for a reason that may pass.
+    /// The kernel refused to create a flow, maybe for a reason that passes. A peer's is tried again for ever. One that this node
+    /// answers for since it took over is given up in the end: it is gone then, and peers are told so.
     pub(super) fn creation_refused(&mut self, now: Instant, slot: Slot) {
         let Some(entry) = self.table.get_mut(slot) else { return };
         entry.retries = entry.retries.saturating_add(1);
-        let retries = entry.retries;
+        let (retries, local) = (entry.retries, entry.is_local());
         self.table.set_absent(slot, true);
-        if retries <= RETRIES_MAX {
-            self.retry_later(now, slot, Remedy::Create);
+        let queued = !local || self.retries.0.len() < RETRIES_QUEUED_MAX;
+        if retries <= RETRIES_MAX && queued {
+            return self.retry_later(now, slot, Remedy::Create);
+        }
+        self.counters.writes_abandoned += 1;
+        if local {
+            self.entomb_local(now, slot);
         } else {
-            self.counters.writes_abandoned += 1;
             self.keep_alive_within(now, slot, VISIT_MAX);
         }
     }
@@ -265,11 +270,11 @@ impl Engine {
         let unchanged =
             |entry: &&Entry| entry.is_live() && entry.version() == retry.version && entry.flags.has(Flags::ABSENT);
         let Some(entry) = self.table.get(retry.slot).filter(unchanged) else { return };
-        let Owner::Peer(peer) = entry.owner() else { return };
         let key = entry.key();
-        match retry.remedy {
-            Remedy::Create => self.create(now, retry.slot, out),
-            Remedy::AskOwner => {
+        match (retry.remedy, entry.owner()) {
+            (Remedy::Create, Owner::Peer(_) | Owner::Local) => self.create(now, retry.slot, out),
+            (_, Owner::Local | Owner::Found) => {}
+            (Remedy::AskOwner, Owner::Peer(peer)) => {
                 if let Some(peer) = self.peers.get_mut(usize::from(peer.0)).filter(|peer| peer.up) {
                     peer.outbox.want(&key);
                 }

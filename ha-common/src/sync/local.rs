@@ -127,7 +127,11 @@ impl Engine {
         self.counters.writes_failed += 1;
         let Some(slot) = self.table.find(key) else { return };
         let Some(entry) = self.table.get_mut(slot).filter(|entry| entry.is_live()) else { return };
-        let Owner::Peer(peer) = entry.owner() else { return };
+        let peer = match entry.owner() {
+            Owner::Peer(peer) => peer,
+            Owner::Local if write == WriteKind::Create => return self.creation_refused(now, slot),
+            Owner::Local | Owner::Found => return,
+        };
         match (write, error) {
             // The flow is gone or was replaced, which is what was wanted.
             (WriteKind::Delete, _) => {}

@@ -18,6 +18,7 @@ in_modes! {
     flows_swap_sides: ftfw, alarm;
     a_removal_does_not_end_what_lives_elsewhere: ftfw, alarm, notrack;
     nothing_is_sent_twice: notrack;
+    a_takeover_over_a_full_kernel: ftfw, alarm, notrack;
 }
 
 fn len(world: &World, node: usize) -> usize {
@@ -228,4 +229,27 @@ fn nothing_is_sent_twice(mode: Mode) {
     // Hellos alone.
     assert!(world.stats(1).peers[0].frames_sent - before[1].frames_sent < 15);
     assert!(!world.nodes[0].events.iter().any(|event| matches!(event, Event::TablesDiffer { .. })));
+}
+
+/// The standby's kernel has no room when it takes over: what it could not create is tried for some seconds more. What fails
+/// in the end is not answered for: the returning peer ends it, too.
+fn a_takeover_over_a_full_kernel(mode: Mode) {
+    for has_room_soon in [true, false] {
+        let mut world = World::pair(mode, 7, FAIR);
+        world.nodes[1].kernel.full = true;
+        (0..20).for_each(|n| world.traffic(0, &tcp(n, 3)));
+        world.run(SECOND / 4);
+        assert_eq!(len(&world, 1), 0);
+        world.kill(0);
+        world.role(1, Role::Master);
+        world.run(SECOND * 2);
+        world.nodes[1].kernel.full = !has_room_soon;
+        world.run(SECOND * 10);
+        world.nodes[1].kernel.full = false;
+        let kept = if has_room_soon { 20 } else { 0 };
+        assert_eq!((len(&world, 1), world.stats(1).flows_local), (kept, kept as u64));
+        world.start(0, Role::Backup);
+        world.settle();
+        assert_eq!(len(&world, 0), kept);
+    }
 }
