@@ -7,8 +7,8 @@ use aya_ebpf::Global;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
 use ha_common::abi::{
-    self, AdvertRecord, COUNT_PACKETS, CounterRow, FenceEntry, InterfaceEntry, LinkEntry, MemberEntry, PathEntry,
-    PeerEntry, SelfEntry, Stream, VipKey, refusal_index,
+    self, AdvertRecord, COUNT_PACKETS, CounterRow, FenceEntry, InterfaceEntry, KeyEntry, LinkEntry, MemberEntry,
+    PathEntry, PeerEntry, SelfEntry, Stream, VipKey, refusal_index,
 };
 use ha_common::reason::DropReason;
 use ha_common::wire::heartbeat::Heartbeat;
@@ -34,12 +34,6 @@ pub static HEARTBEAT_NODE: Global<u8> = Global::new(0);
 #[expect(unsafe_code, reason = "the loader finds globals by their symbol")]
 #[unsafe(no_mangle)]
 pub static HEARTBEAT_PEER: Global<u8> = Global::new(0);
-#[expect(unsafe_code, reason = "the loader finds globals by their symbol")]
-#[unsafe(no_mangle)]
-pub static HEARTBEAT_KEY: Global<Key> = Global::new([0; 2]);
-#[expect(unsafe_code, reason = "the loader finds globals by their symbol")]
-#[unsafe(no_mangle)]
-pub static HEARTBEAT_EPOCH: Global<u8> = Global::new(0);
 /// 1 when requests for virtual addresses need a lease; set at load time.
 #[expect(unsafe_code, reason = "the loader finds globals by their symbol")]
 #[unsafe(no_mangle)]
@@ -60,6 +54,9 @@ static LINKS: Array<LinkEntry> = Array::with_max_entries(abi::LINKS_MAX, 0);
 /// By [`abi::peer_index`].
 #[map]
 static PEERS: Array<PeerEntry> = Array::with_max_entries(abi::LINKS_MAX * abi::PEERS_MAX, 0);
+/// By epoch: the secrets that are valid. The daemon changes it while the programs run.
+#[map]
+static KEYS: Array<KeyEntry> = Array::with_max_entries(abi::EPOCHS, 0);
 /// By [`abi::stream_index`]. Not per CPU: one peer's frames are one UDP flow on each link, which one receive queue
 /// gets; what comes over a second link counts as a duplicate.
 #[map]
@@ -119,6 +116,18 @@ pub fn link(number: u16) -> Option<&'static LinkEntry> {
 #[inline(always)]
 pub fn peer(link: u16, sender: u8) -> Option<&'static PeerEntry> {
     PEERS.get(abi::peer_index(link, sender)).filter(|entry| entry.family != 0)
+}
+
+/// True when the secret of that epoch is valid.
+#[inline(always)]
+pub fn holds_key(epoch: u8) -> bool {
+    KEYS.get(u32::from(epoch)).is_some_and(|entry| entry.held != 0)
+}
+
+/// The heartbeats' key of that epoch, if its secret is valid.
+#[inline(always)]
+pub fn heartbeat_key(epoch: u8) -> Option<Key> {
+    KEYS.get(u32::from(epoch)).filter(|entry| entry.held != 0).map(|entry| entry.heartbeat)
 }
 
 /// What was received in one stream of a peer.

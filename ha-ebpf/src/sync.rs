@@ -46,7 +46,7 @@ fn admit(packet: Cursor, ip: &ip::Header<Cursor>, link: u16, payload: Payload) -
     if !peer.admits_source(ip) {
         return Err(DropReason::FrameSender);
     }
-    if !peer.admits_epoch(header.key_epoch) {
+    if !maps::holds_key(header.key_epoch) {
         return Err(DropReason::FrameKeyEpoch);
     }
     if let Some(stream) = maps::stream(stream_index(header.sender, header.kind)) {

@@ -64,7 +64,7 @@ fn main() -> Result<()> {
         print(&measure(&mut rig, sample, runs)?, json)?;
     }
     let (_, answer) = rig.judge(&corpus::heartbeat_frame(&corpus::probe()))?;
-    let answer = Heartbeat::read(&answer[..], corpus::HEARTBEAT_KEY, corpus::KEY_EPOCH);
+    let answer = Heartbeat::read(&answer[..], corpus::key_of);
     ensure!(answer.is_some_and(|answer| answer.is_ok()), "a probe is not answered: the figures mean nothing");
     print(&measure_singly(&mut rig, "heartbeat probe, answered", XDP_TX, |_| corpus::probe())?, json)?;
     print(&measure_singly(&mut rig, "heartbeat answer, taken", XDP_DROP, corpus::reply)?, json)?;

@@ -18,6 +18,7 @@ use super::{Action, Config, Event, Input, LinkId, PeerId, Stats};
 use crate::proto;
 use crate::reason::DropReason;
 use crate::role::{NodeId, Role, SyncHealth};
+use crate::secret::ClusterKey;
 use crate::sync::flow::Flow;
 use crate::time::{Instant, earliest};
 use crate::wire::frame::{Header, Kind};
@@ -116,7 +117,7 @@ impl Engine {
     /// decides nothing else. Peers beyond the eighth are ignored; the frame size is clamped to 400..=65000.
     pub fn new(mut config: Config, seed: u64) -> Self {
         config.frame_bytes_max = frame_bytes(config.frame_bytes_max);
-        let keyring = Keyring::new(config.secret.clone(), &config.cluster, config.key_epoch);
+        let keyring = Keyring::new(&config.keys, &config.cluster);
         let peers = (0u8..).zip(config.peers.iter().take(PEERS_MAX));
         let peers: Vec<_> = peers.map(|(index, &node)| Peer::new(PeerId(index), node, &config, &keyring)).collect();
         Self {
@@ -179,7 +180,8 @@ impl Engine {
             | Input::FrameBytes(_)
             | Input::Flush
             | Input::Resync
-            | Input::Retain(_) => false,
+            | Input::Retain(_)
+            | Input::Keys(_) => false,
         };
         match input {
             Input::Timer => {}
@@ -207,6 +209,7 @@ impl Engine {
             Input::Withdraw { key } => self.on_withdraw(now, key),
             Input::Retain(filter) => self.on_retain(now, filter),
             Input::Reread => self.on_reread(),
+            Input::Keys(keys) => self.on_keys(keys),
         }
         if !comes_in_thousands {
             self.run(now, out);
@@ -234,6 +237,7 @@ impl Engine {
         let counts = self.table.counts();
         Stats {
             mode: self.mode,
+            key_epochs: self.keyring.epochs().collect(),
             health: self.health,
             flows: counts.local + counts.found + counts.peer,
             flows_local: counts.local,
@@ -320,7 +324,7 @@ impl Engine {
         }
         let sender = self.peers.iter().position(|peer| peer.node.0 == header.sender);
         let index = sender.ok_or(DropReason::FrameSender)?;
-        if header.key_epoch != self.keyring.epoch {
+        if !self.keyring.holds(header.key_epoch) {
             return Err(DropReason::FrameKeyEpoch);
         }
         let taken = match header.kind {
@@ -351,12 +355,13 @@ impl Engine {
         bytes: &[u8],
         out: &mut Vec<Action>,
     ) -> Result<(), DropReason> {
-        let hello = proto::Hello::decode(self.keyring.open_hello(bytes)?).map_err(|_| DropReason::FrameBody)?;
+        let hello = proto::Hello::decode(self.keyring.open_hello(header.key_epoch, bytes)?)
+            .map_err(|_| DropReason::FrameBody)?;
         let peer = self.peers.get_mut(index).ok_or(DropReason::FrameSender)?;
         let greeting = peer.session.on_hello(&self.keyring, header, &hello)?;
         match greeting {
-            Greeting::Stranger { challenge } => {
-                peer.answer_stranger(challenge);
+            Greeting::Stranger(stranger) => {
+                peer.answer_stranger(stranger);
                 return Ok(());
             }
             Greeting::New => {
@@ -534,6 +539,21 @@ impl Engine {
         }
     }
 
+    /// A living peer that holds none of these secrets, as far as it has said: it would be lost if they were the only ones.
+    pub fn peer_without(&self, keys: &[ClusterKey]) -> Option<PeerId> {
+        let keyring = self.keyring.with(keys);
+        self.peers.iter().find(|peer| peer.up && !peer.session.accepts_any(&keyring)).map(|peer| peer.id)
+    }
+
+    /// Sessions go on; each peer is told at once.
+    fn on_keys(&mut self, keys: &[ClusterKey]) {
+        self.keyring = self.keyring.with(keys);
+        for peer in &mut self.peers {
+            peer.session.rekey(&self.keyring);
+            peer.hello_soon();
+        }
+    }
+
     fn on_resync(&mut self) {
         let recent = self.transfer_classes();
         for peer in self.peers.iter_mut().filter(|peer| peer.up) {
@@ -569,6 +589,7 @@ impl Engine {
         let in_sync = self.health.in_sync;
         let Some(peer) = self.peers.get_mut(index) else { return };
         peer.review_links(now, out);
+        peer.review_keys(&self.keyring, out);
         let links_heard = peer.links.heard_set(now);
         let statement =
             Statement { clock: self.clock, role: self.role, in_sync, bulk_wanted: peer.wanted, links_heard };
@@ -578,8 +599,8 @@ impl Engine {
         }
         peer.outbox.on_timer(now, &mut self.table);
         peer.inbox.on_timer(now, &mut self.table);
-        peer.send_ack_if_due(now, &self.keyring, out);
-        peer.send_data(now, &self.keyring, &mut self.table, &mut self.outgoing, out);
+        peer.send_ack_if_due(now, out);
+        peer.send_data(now, &mut self.table, &mut self.outgoing, out);
         if let Some(flows) = peer.outbox.take_transfer() {
             out.push(Action::Event(Event::BulkSent { peer: peer.id, flows }));
         }

@@ -53,6 +53,7 @@ pub use selection::Standing;
 
 use crate::reason::DropReason;
 use crate::role::{NodeId, Role, SyncHealth};
+use crate::secret::ClusterKey;
 use core::time::Duration;
 use flow::{Expectation, Flow, FlowKey};
 
@@ -73,9 +74,8 @@ pub struct Config {
     pub nonce: [u8; 16],
     pub cluster: String,
     pub peers: Vec<NodeId>,
-    pub secret: crate::secret::Secret,
-    /// Which secret it is; stands in every frame header.
-    pub key_epoch: u8,
+    /// The secrets that are valid, the newest last: at most [`crate::secret::KEYS_MAX`].
+    pub keys: Vec<ClusterKey>,
     /// Largest UDP payload to build.
     pub frame_bytes_max: usize,
     /// Most flows remembered; further ones are counted and not replicated.
@@ -168,6 +168,8 @@ pub enum Input<'a> {
     Retain(&'a filter::Filter),
     /// The kernel has flows of which the events say too little: dump the table, if this node is master.
     Reread,
+    /// These secrets are valid from now on, as [`Config::keys`]. See [`Engine::peer_without`].
+    Keys(&'a [ClusterKey]),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -223,6 +225,17 @@ pub enum Event {
         from: LinkId,
         to: LinkId,
     },
+    /// What goes to the peer is keyed with the secret of this epoch from now on.
+    KeyChanged {
+        peer: PeerId,
+        from: u8,
+        to: u8,
+    },
+    /// The peer holds another secret of an epoch that is held here as well: it cannot be used.
+    KeyConflict {
+        peer: PeerId,
+        epoch: u8,
+    },
     BulkSent {
         peer: PeerId,
         flows: u64,
@@ -256,6 +269,10 @@ pub enum Event {
 pub struct PeerStats {
     pub alive: bool,
     pub session: u64,
+    /// The epoch of the secret that frames to the peer are keyed with.
+    pub key_epoch: u8,
+    /// The epochs that it accepts, as its last hello said; none before the first.
+    pub key_epochs_accepted: Vec<u8>,
     /// Last data sequence sent / acknowledged cumulatively by the peer / received in order.
     pub sent_sequence: u64,
     pub acked_sequence: u64,
@@ -299,6 +316,8 @@ pub struct PeerStats {
 #[derive(Clone, Debug)]
 pub struct Stats {
     pub mode: Mode,
+    /// The epochs of the secrets that are valid, the newest last.
+    pub key_epochs: Vec<u8>,
     pub health: SyncHealth,
     pub flows: u64,
     pub flows_local: u64,

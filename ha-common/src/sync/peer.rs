@@ -6,7 +6,7 @@ use super::links::Links;
 use super::outbox::Outbox;
 use super::prove::Prover;
 use super::seal::{Identity, Keyring};
-use super::session::{Session, Statement};
+use super::session::{Session, Statement, Stranger};
 use super::table::Table;
 use super::{Action, Config, Event, PeerId, PeerStats};
 use crate::proto;
@@ -37,8 +37,11 @@ pub(super) struct Peer {
     pub wanted_by_peer: u32,
     hello_at: Instant,
     hello_sent: Instant,
-    /// The challenge of an unknown session to be answered with the next hello.
-    stranger: Option<u64>,
+    /// An unknown session to be answered with the next hello.
+    stranger: Option<Stranger>,
+    /// As last told: the epoch in use, and the one of which the peer has another secret.
+    key_told: u8,
+    conflict_told: Option<u8>,
     pub counters: Counters,
 }
 
@@ -54,10 +57,13 @@ pub(super) struct Counters {
 impl Peer {
     pub fn new(id: PeerId, node: NodeId, config: &Config, keyring: &Keyring) -> Self {
         let mine = Identity { node: config.node, session: config.session, nonce: config.nonce };
+        let session = Session::new(keyring, mine, node);
         Self {
             id,
             node,
-            session: Session::new(keyring, mine, node),
+            key_told: session.key_epoch(),
+            conflict_told: None,
+            session,
             outbox: Outbox::new(bit(id), config.window_frames, config.frame_bytes_max, config.mode),
             inbox: Inbox::new(id, config),
             prover: Prover::new(),
@@ -80,9 +86,26 @@ impl Peer {
         self.hello_at = self.hello_at.min(self.hello_sent + HELLO_GAP);
     }
 
-    pub fn answer_stranger(&mut self, challenge: u64) {
-        self.stranger = Some(challenge);
+    pub fn answer_stranger(&mut self, stranger: Stranger) {
+        self.stranger = Some(stranger);
         self.hello_soon();
+    }
+
+    /// Tells when another secret is used with the peer, or when it has a different one of the same epoch.
+    pub fn review_keys(&mut self, keyring: &Keyring, out: &mut Vec<Action>) {
+        let (peer, to) = (self.id, self.session.key_epoch());
+        let from = core::mem::replace(&mut self.key_told, to);
+        if from != to {
+            // The peer is told soon under which secret it is heard from now on.
+            self.hello_soon();
+            out.push(Action::Event(Event::KeyChanged { peer, from, to }));
+        }
+        let conflict = self.session.key_conflict(keyring);
+        if core::mem::replace(&mut self.conflict_told, conflict) != conflict
+            && let Some(epoch) = conflict
+        {
+            out.push(Action::Event(Event::KeyConflict { peer, epoch }));
+        }
     }
 
     /// The peer's table was received as far as asked for, and nothing is missing for long.
@@ -119,34 +142,36 @@ impl Peer {
         if now < self.hello_at {
             return;
         }
-        let stranger = self.stranger.take();
-        let datagram = self.session.hello(keyring, statement, stranger);
         self.hello_sent = now;
         self.hello_at = now + interval;
-        self.send(Kind::Hello, datagram, out);
+        let stranger = self.stranger.take();
+        // Who answers strangers under another secret must go on to be heard by the peer.
+        let for_stranger_alone = stranger.filter(|stranger| stranger.key_epoch != self.session.key_epoch());
+        if for_stranger_alone.is_some()
+            && let Some(datagram) = self.session.hello(keyring, statement, for_stranger_alone)
+        {
+            self.send(Kind::Hello, datagram, out);
+        }
+        let stranger = if for_stranger_alone.is_some() { None } else { stranger };
+        if let Some(datagram) = self.session.hello(keyring, statement, stranger) {
+            self.send(Kind::Hello, datagram, out);
+        }
     }
 
-    pub fn send_ack_if_due(&mut self, now: Instant, keyring: &Keyring, out: &mut Vec<Action>) {
+    pub fn send_ack_if_due(&mut self, now: Instant, out: &mut Vec<Action>) {
         let Some(ack) = self.inbox.take_ack(now) else { return };
         let sequence = self.session.next_ack();
-        if let Some(datagram) = self.session.seal(keyring, Kind::Ack, sequence, &ack) {
+        if let Some(datagram) = self.session.seal(Kind::Ack, sequence, &ack) {
             self.send(Kind::Ack, datagram, out);
         }
     }
 
     /// Sends data frames as long as some are due and the window is open. `scratch` is reused memory.
-    pub fn send_data(
-        &mut self,
-        now: Instant,
-        keyring: &Keyring,
-        table: &mut Table,
-        scratch: &mut proto::Data,
-        out: &mut Vec<Action>,
-    ) {
+    pub fn send_data(&mut self, now: Instant, table: &mut Table, scratch: &mut proto::Data, out: &mut Vec<Action>) {
         self.outbox.size.on_timer(now);
         let body = body_bytes(self.outbox.size.bytes());
         while let Some(sequence) = self.outbox.fill(now, table, scratch, body) {
-            if let Some(datagram) = self.session.seal(keyring, Kind::Data, sequence, scratch) {
+            if let Some(datagram) = self.session.seal(Kind::Data, sequence, scratch) {
                 self.outbox.on_sent(now, datagram.len());
                 self.send(Kind::Data, datagram, out);
             }
@@ -170,6 +195,8 @@ impl Peer {
         PeerStats {
             alive: self.up,
             session: self.session.peer_session(),
+            key_epoch: self.session.key_epoch(),
+            key_epochs_accepted: self.session.key_epochs_accepted(),
             sent_sequence: self.outbox.sent_sequence(),
             acked_sequence: self.outbox.acked_sequence(),
             received_sequence: self.inbox.data.base(),

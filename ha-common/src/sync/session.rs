@@ -5,10 +5,11 @@
 //! with it the frames sealed in it.
 
 use super::links::LinkSet;
-use super::seal::{Identity, Keyring, SessionKeys};
+use super::seal::{Identity, Keyring, SessionKeys, epoch_of};
 use crate::proto::{Hello, HelloRole};
 use crate::reason::DropReason;
 use crate::role::Role;
+use crate::secret::KEYS_MAX;
 use crate::wire::frame::{self, Header, Kind, TAG_LEN};
 use prost::Message;
 use std::collections::VecDeque;
@@ -30,6 +31,16 @@ struct Current {
     knows_me: bool,
 }
 
+/// Which secrets the peer accepts, and which is used because of that.
+#[derive(Default)]
+struct PeerKeys {
+    /// Marks of [`Keyring::marks`], from its last hello of a believed session.
+    accepted: Vec<u64>,
+    /// What that hello was authenticated under.
+    heard: Option<u8>,
+    in_use: u8,
+}
+
 /// What a hello turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Greeting {
@@ -38,7 +49,14 @@ pub(super) enum Greeting {
     /// The current session is alive. `answer`: the peer does not know this node's session yet.
     Known { answer: bool },
     /// An unknown session that has not proved to be fresh: it needs an answer with its challenge.
-    Stranger { challenge: u64 },
+    Stranger(Stranger),
+}
+
+/// Whom to answer, and under which secret it speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stranger {
+    pub challenge: u64,
+    pub key_epoch: u8,
 }
 
 /// What this node says of itself in a hello.
@@ -61,6 +79,7 @@ pub(super) struct Session {
     acks_sent: u64,
     current: Option<Current>,
     retired: VecDeque<u64>,
+    keys: PeerKeys,
 }
 
 impl Session {
@@ -75,7 +94,37 @@ impl Session {
             acks_sent: 0,
             current: None,
             retired: VecDeque::new(),
+            keys: PeerKeys { in_use: keyring.choose(&[], None), ..PeerKeys::default() },
         }
+    }
+
+    /// Other secrets are valid from now on. The session goes on.
+    pub fn rekey(&mut self, keyring: &Keyring) {
+        if let Some(current) = &mut self.current {
+            current.keys = keyring.session(&self.mine, &current.identity);
+        }
+        self.keys.in_use = keyring.choose(&self.keys.accepted, self.keys.heard);
+    }
+
+    /// The epoch of the secret that frames to the peer are keyed with.
+    pub fn key_epoch(&self) -> u8 {
+        self.keys.in_use
+    }
+
+    /// The epochs that the peer accepts, as it said last.
+    pub fn key_epochs_accepted(&self) -> Vec<u8> {
+        self.keys.accepted.iter().copied().map(epoch_of).collect()
+    }
+
+    /// Whether the peer holds one of these.
+    pub fn accepts_any(&self, keyring: &Keyring) -> bool {
+        keyring.marks().any(|mark| self.keys.accepted.contains(&mark))
+    }
+
+    /// An epoch for which the peer has another secret than this node.
+    pub fn key_conflict(&self, keyring: &Keyring) -> Option<u8> {
+        let differs = |&&mark: &&u64| keyring.mark(epoch_of(mark)).is_some_and(|own| own != mark);
+        self.keys.accepted.iter().find(differs).copied().map(epoch_of)
     }
 
     /// The peer's current session; zero when there is none.
@@ -125,21 +174,28 @@ impl Session {
             current.hello_sequence = header.sequence;
             current.challenge = hello.challenge;
             current.knows_me = hello.accepted == self.mine.session;
-            return Ok(Greeting::Known { answer: !current.knows_me });
+            let answer = !current.knows_me;
+            self.keys.learn(keyring, header, hello);
+            return Ok(Greeting::Known { answer });
         }
         if self.retired.contains(&header.session) {
             return Err(DropReason::FrameSession);
         }
         if hello.echo != self.challenge {
-            return Ok(Greeting::Stranger { challenge: hello.challenge });
+            let stranger = Stranger { challenge: hello.challenge, key_epoch: header.key_epoch };
+            return Ok(Greeting::Stranger(stranger));
         }
         self.believe(keyring, header, hello);
+        self.keys.learn(keyring, header, hello);
         Ok(Greeting::New)
     }
 
-    /// The next hello, ready to send. `echo` answers a stranger; otherwise the current challenge is echoed.
-    pub fn hello(&mut self, keyring: &Keyring, statement: &Statement, echo: Option<u64>) -> Vec<u8> {
+    /// The next hello, ready to send. It answers the stranger, if there is one, under the secret that he used; otherwise
+    /// the current challenge is echoed. `None` when no secret is held.
+    pub fn hello(&mut self, keyring: &Keyring, statement: &Statement, stranger: Option<Stranger>) -> Option<Vec<u8>> {
         self.hellos_sent += 1;
+        let echo = stranger.map(|stranger| stranger.challenge);
+        let key_epoch = stranger.map_or(self.keys.in_use, |stranger| stranger.key_epoch);
         let current = self.current.as_ref();
         let hello = Hello {
             version: VERSION,
@@ -156,18 +212,18 @@ impl Session {
             in_sync: statement.in_sync,
             bulk_wanted: statement.bulk_wanted,
             links_heard: Some(u32::from(statement.links_heard.0)),
+            keys: keyring.marks().collect(),
         };
-        let mut datagram = self.header(keyring, Kind::Hello, self.hellos_sent, hello.encoded_len()).emit().to_vec();
+        let mut datagram = self.header(key_epoch, Kind::Hello, self.hellos_sent, hello.encoded_len()).emit().to_vec();
         hello.encode_raw(&mut datagram);
-        keyring.close_hello(&mut datagram);
-        datagram
+        keyring.close_hello(key_epoch, &mut datagram).then_some(datagram)
     }
 
     /// Seals a message for the peer; `None` without a session.
-    pub fn seal(&self, keyring: &Keyring, kind: Kind, sequence: u64, message: &impl Message) -> Option<Vec<u8>> {
+    pub fn seal(&self, kind: Kind, sequence: u64, message: &impl Message) -> Option<Vec<u8>> {
         let current = self.current.as_ref()?;
         let length = message.encoded_len();
-        let header = self.header(keyring, kind, sequence, length);
+        let header = self.header(self.keys.in_use, kind, sequence, length);
         let mut datagram = Vec::with_capacity(crate::wire::frame::HEADER_LEN + length + TAG_LEN);
         datagram.extend_from_slice(&header.emit());
         message.encode_raw(&mut datagram);
@@ -180,11 +236,11 @@ impl Session {
         self.acks_sent
     }
 
-    fn header(&self, keyring: &Keyring, kind: Kind, sequence: u64, length: usize) -> Header {
+    fn header(&self, key_epoch: u8, kind: Kind, sequence: u64, length: usize) -> Header {
         Header {
             kind,
             sender: self.mine.node.0,
-            key_epoch: keyring.epoch,
+            key_epoch,
             body_len: u16::try_from(length + TAG_LEN).unwrap_or(u16::MAX),
             target: frame::target(self.peer_node.0),
             session: self.mine.session,
@@ -212,9 +268,24 @@ impl Session {
     }
 }
 
+impl PeerKeys {
+    /// A hello of a session that is believed tells which secrets its sender accepts.
+    fn learn(&mut self, keyring: &Keyring, header: &Header, hello: &Hello) {
+        self.accepted.clear();
+        if hello.keys.is_empty() {
+            self.accepted.extend(keyring.mark(header.key_epoch));
+        } else {
+            self.accepted.extend(hello.keys.iter().take(KEYS_MAX));
+        }
+        self.heard = Some(header.key_epoch);
+        self.in_use = keyring.choose(&self.accepted, self.heard);
+    }
+}
+
 /// A number that this start never gave to this peer before; never zero.
 fn challenge(keyring: &Keyring, mine: &Identity, peer: crate::role::NodeId, believed: u64) -> u64 {
-    let tag = keyring.tag(&[b"twinwall challenge", &mine.nonce, &[mine.node.0, peer.0], &believed.to_be_bytes()]);
+    let parts: [&[u8]; 4] = [b"twinwall challenge", &mine.nonce, &[mine.node.0, peer.0], &believed.to_be_bytes()];
+    let tag = keyring.unforeseeable(&parts);
     half(&tag, 0).max(1)
 }
 
@@ -249,6 +320,7 @@ pub(super) fn role_value(hello: &Hello) -> Role {
 mod tests {
     use super::*;
     use crate::role::NodeId;
+    use crate::secret::ClusterKey;
 
     struct Side {
         keyring: Keyring,
@@ -258,20 +330,28 @@ mod tests {
     const QUIET: Statement =
         Statement { clock: 0, role: Role::Backup, in_sync: false, bulk_wanted: 1, links_heard: LinkSet(1) };
 
+    fn key(epoch: u8) -> ClusterKey {
+        ClusterKey { epoch, secret: vec![epoch; 32].into() }
+    }
+
     fn side(node: u8, session: u64, cluster: &str) -> Side {
-        let keyring = Keyring::new(b"secret".to_vec().into(), cluster, 0);
+        let keyring = Keyring::new(&[key(1)], cluster);
         let mine = Identity { node: NodeId(node), session, nonce: [session as u8; 16] };
         let session = Session::new(&keyring, mine, NodeId(1 - node));
         Side { keyring, session }
     }
 
     impl Side {
-        fn say(&mut self, echo: Option<u64>) -> Vec<u8> {
-            self.session.hello(&self.keyring, &QUIET, echo)
+        fn say(&mut self, answered: Option<Stranger>) -> Vec<u8> {
+            self.session.hello(&self.keyring, &QUIET, answered).unwrap()
+        }
+        fn hold(&mut self, epochs: &[u8]) {
+            self.keyring = self.keyring.with(&epochs.iter().copied().map(key).collect::<Vec<_>>());
+            self.session.rekey(&self.keyring);
         }
         fn hear(&mut self, datagram: &[u8]) -> Result<Greeting, DropReason> {
             let header = Header::parse(datagram)?;
-            let hello = Hello::decode(self.keyring.open_hello(datagram)?).unwrap();
+            let hello = Hello::decode(self.keyring.open_hello(header.key_epoch, datagram)?).unwrap();
             self.session.on_hello(&self.keyring, &header, &hello)
         }
     }
@@ -279,8 +359,8 @@ mod tests {
     /// Lets `a` greet `b` until both are settled, and returns the last hello of each.
     fn greet(a: &mut Side, b: &mut Side) -> [Vec<u8>; 2] {
         let first = a.say(None);
-        let Ok(Greeting::Stranger { challenge }) = b.hear(&first) else { panic!("b knows a already") };
-        let answer = b.say(Some(challenge));
+        let Ok(Greeting::Stranger(stranger)) = b.hear(&first) else { panic!("b knows a already") };
+        let answer = b.say(Some(stranger));
         assert_eq!(a.hear(&answer), Ok(Greeting::New));
         let proof = a.say(None);
         assert_eq!(b.hear(&proof), Ok(Greeting::New));
@@ -296,7 +376,7 @@ mod tests {
     fn three_hellos_make_a_session() {
         let (mut a, mut b) = (side(0, 10, "edge"), side(1, 20, "edge"));
         greet(&mut a, &mut b);
-        let sealed = a.session.seal(&a.keyring, Kind::Ack, 1, &crate::proto::Ack { base: 3, later: vec![] }).unwrap();
+        let sealed = a.session.seal(Kind::Ack, 1, &crate::proto::Ack { base: 3, later: vec![] }).unwrap();
         let header = Header::parse(&sealed).unwrap();
         let mut body = Vec::new();
         b.session.keys_for(&header).unwrap().open(&header, &sealed, &mut body).unwrap();
@@ -317,8 +397,69 @@ mod tests {
             greet(&mut side(0, session, "edge"), &mut b);
         }
         let before = b.session.peer_session();
-        assert!(matches!(b.hear(&recorded), Ok(Greeting::Stranger { .. })));
+        assert!(matches!(b.hear(&recorded), Ok(Greeting::Stranger(_))));
         assert_eq!(b.session.peer_session(), before);
+    }
+
+    /// Secrets change in either order of reloads within one session: each side moves when the other has said that it
+    /// accepts the new one, what is sealed under either is opened all the time, and in the end the old one is refused.
+    #[test]
+    fn a_session_outlives_its_secret() {
+        let (mut a, mut b) = (side(0, 10, "edge"), side(1, 20, "edge"));
+        greet(&mut a, &mut b);
+        let ack = crate::proto::Ack { base: 3, later: vec![] };
+        let exchange = |a: &mut Side, b: &mut Side, sequence| {
+            for (from, to) in [(&*a, &*b), (&*b, &*a)] {
+                let sealed = from.session.seal(Kind::Ack, sequence, &ack).unwrap();
+                let header = Header::parse(&sealed).unwrap();
+                to.session.keys_for(&header).unwrap().open(&header, &sealed, &mut Vec::new()).unwrap();
+            }
+            let said = a.say(None);
+            b.hear(&said).unwrap();
+            let said = b.say(None);
+            a.hear(&said).unwrap();
+            [a.session.key_epoch(), b.session.key_epoch()]
+        };
+        assert_eq!(exchange(&mut a, &mut b, 1), [1, 1]);
+        a.hold(&[1, 2]);
+        assert_eq!(exchange(&mut a, &mut b, 2), [1, 1]);
+        assert!(!b.session.accepts_any(&a.keyring.with(&[key(3)])));
+        b.hold(&[1, 2]);
+        assert_eq!(exchange(&mut a, &mut b, 3), [2, 2]);
+        let recorded = b.say(None);
+        a.hold(&[2]);
+        assert_eq!(exchange(&mut a, &mut b, 4), [2, 2]);
+        assert_eq!(a.session.key_epochs_accepted(), [1, 2]);
+        b.hold(&[2]);
+        assert_eq!(exchange(&mut a, &mut b, 5), [2, 2]);
+        assert_eq!(a.hear(&recorded), Err(DropReason::FrameReplay));
+        assert_eq!((a.session.peer_session(), b.session.peer_session()), (20, 10));
+    }
+
+    /// A node that starts with both secrets and one that holds the new one alone find each other, by answers under the
+    /// secret of whom they answer.
+    #[test]
+    fn strangers_are_answered_under_their_secret() {
+        let (mut a, mut b) = (side(0, 10, "edge"), side(1, 20, "edge"));
+        a.hold(&[1, 2]);
+        b.hold(&[2]);
+        let unheard = a.say(None);
+        assert_eq!(b.hear(&unheard), Err(DropReason::FrameKeyEpoch));
+        greet(&mut b, &mut a);
+        assert_eq!((a.session.key_epoch(), b.session.key_epoch()), (2, 2));
+    }
+
+    /// Two secrets of the same epoch are noticed, and the older common one stays in use.
+    #[test]
+    fn two_secrets_of_one_epoch() {
+        let (mut a, mut b) = (side(0, 10, "edge"), side(1, 20, "edge"));
+        a.hold(&[1, 2]);
+        b.keyring = b.keyring.with(&[key(1), ClusterKey { epoch: 2, secret: vec![77; 32].into() }]);
+        b.session.rekey(&b.keyring);
+        greet(&mut a, &mut b);
+        assert_eq!((a.session.key_epoch(), a.session.key_conflict(&a.keyring)), (1, Some(2)));
+        a.hold(&[1]);
+        assert_eq!(a.session.key_conflict(&a.keyring), None);
     }
 
     /// Another cluster with the same secret is refused by name, a forged tag as such.

@@ -35,7 +35,7 @@ pub const MAGIC: u32 = u32::from_be_bytes(*b"TWS1");
 pub const VERSION: u8 = 1;
 
 /// What a frame carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Kind {
     /// Session set-up, authenticated with the static key; also the keep-alive.

@@ -5,4 +5,5 @@ mod attacks;
 mod convergence;
 mod leftovers;
 mod modes;
+mod rotation;
 mod world;

@@ -398,6 +398,8 @@ impl ControlLoop {
                 Some(ControlRequest::HandOver { force, reply }) => self.hand_over(Command::HandOver { force }, reply),
                 Some(ControlRequest::Want { reply }) => self.hand_over(Command::Want, reply),
                 Some(ControlRequest::Maintenance { on, force, reply }) => self.maintenance(on, force, reply),
+                Some(ControlRequest::Keys { keys, reply }) => drop(reply.send(self.set_keys(keys))),
+                Some(ControlRequest::KeyInUse(epoch)) => self.pulse.use_key(epoch),
                 Some(ControlRequest::Stop { keep_role: false }) => self.begin_stop(),
                 Some(ControlRequest::Stop { keep_role: true }) => {
                     self.bequeath(self.config.election.timing.restart_grace);

@@ -10,7 +10,7 @@ use ha_common::wire::frame::{self, HEADER_LEN, Header, Kind, TAG_LEN};
 use ha_common::wire::heartbeat::{self, Heartbeat, Standing};
 use ha_common::wire::siphash::Key;
 use ha_common::wire::{arp, checksum, ethernet, ipv4, ipv6, ndisc, udp};
-use ha_user::datapath::HeartbeatPlan;
+use ha_user::datapath::{DatapathKey, HeartbeatPlan};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The VHID that the corpus' adverts carry.
@@ -40,6 +40,8 @@ const TRANSPORT: usize = IP + ipv4::HEADER_LEN;
 /// The node under test and the key of its pair's heartbeats.
 pub const NODE: u8 = 0;
 pub const HEARTBEAT_KEY: Key = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
+/// The only secret, as the programs have it.
+pub const KEY: DatapathKey = DatapathKey { epoch: KEY_EPOCH, heartbeat: HEARTBEAT_KEY };
 /// The path of the only interface.
 pub const PATH: PathId = PathId(3);
 /// Hardware address of the only interface.
@@ -61,6 +63,11 @@ pub struct Sample {
 pub fn all() -> Vec<Sample> {
     let sync = vec![pass("sync frame", &sync_frame(1, 200))];
     [ordinary(), neighbours(), adverts(), refused_adverts(), sync, refused_frames(), refused_heartbeats()].concat()
+}
+
+/// The heartbeats' key of an epoch, as the programs find it.
+pub fn key_of(epoch: u8) -> Option<Key> {
+    (epoch == KEY_EPOCH).then_some(HEARTBEAT_KEY)
 }
 
 /// What neighbours say around the virtual addresses while the gate is open.
@@ -199,7 +206,7 @@ fn advert_frame_v6() -> Vec<u8> {
 
 /// Whose heartbeats the node under test answers.
 pub fn heartbeat_plan() -> HeartbeatPlan {
-    HeartbeatPlan { node: NodeId(NODE), peer: NodeId(PEER_NODE), key: HEARTBEAT_KEY }
+    HeartbeatPlan { node: NodeId(NODE), peer: NodeId(PEER_NODE) }
 }
 
 /// The process under test, as heartbeats know it.

@@ -107,13 +107,13 @@ impl Oracle {
             return PASS;
         }
         let Some(payload) = frame::datagram(bytes, header, corpus::SYNC_PORT) else { return PASS };
-        let peer = PeerEntry::new(self.peer, corpus::KEY_EPOCH);
+        let peer = PeerEntry::new(self.peer);
         let admitted = Header::read(bytes, payload).and_then(|frame| {
             if !frame.is_for(corpus::NODE) {
                 Err(DropReason::FrameTarget)
             } else if frame.sender != corpus::PEER_NODE || !peer.admits_source(header) {
                 Err(DropReason::FrameSender)
-            } else if !peer.admits_epoch(frame.key_epoch) {
+            } else if corpus::key_of(frame.key_epoch).is_none() {
                 Err(DropReason::FrameKeyEpoch)
             } else {
                 Ok(frame)

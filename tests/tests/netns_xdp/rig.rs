@@ -53,7 +53,7 @@ impl Rig {
                 sync_address,
                 vec![(NodeId(corpus::PEER_NODE), peer)],
             ),
-            key_epoch: corpus::KEY_EPOCH,
+            keys: vec![corpus::KEY],
             heartbeat: Some(corpus::heartbeat_plan()),
             vips: corpus::VIPS.to_vec(),
             choice: XdpChoice::Auto,
