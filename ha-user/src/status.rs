@@ -336,6 +336,14 @@ pub struct PeerStatus {
     pub node: String,
     pub address: String,
     pub alive: bool,
+    /// The protocol version of the peer, what it understands of it, and the mode in which it replicates; empty when it has not
+    /// said so.
+    #[serde(default)]
+    pub protocol: u32,
+    #[serde(default)]
+    pub capabilities: Vec<String>,
+    #[serde(default)]
+    pub mode: String,
     /// The epoch of the secret that is in use with the peer, and those that it accepts, as it last said.
     #[serde(default)]
     pub key_epoch: u8,

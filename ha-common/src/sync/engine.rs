@@ -590,6 +590,7 @@ impl Engine {
         let Some(peer) = self.peers.get_mut(index) else { return };
         peer.review_links(now, out);
         peer.review_keys(&self.keyring, out);
+        peer.review_mode(self.mode, out);
         let links_heard = peer.links.heard_set(now);
         let statement =
             Statement { clock: self.clock, role: self.role, in_sync, bulk_wanted: peer.wanted, links_heard };

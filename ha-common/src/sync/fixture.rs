@@ -14,6 +14,8 @@ pub(super) fn config(mode: Mode) -> Config {
         cluster: "edge".into(),
         peers: vec![NodeId(1), NodeId(2)],
         keys: vec![ClusterKey { epoch: 0, secret: b"secret".to_vec().into() }],
+        version: super::VERSION,
+        capabilities: super::Capabilities::ALL,
         frame_bytes_max: 1400,
         links: 1,
         sending: super::Sending::Failover,

@@ -4,6 +4,7 @@
 //! of the conntrack table, and per peer an outbox of dirty flows and an inbox of received frames.
 
 mod bulk;
+mod capabilities;
 mod digest;
 mod encode;
 mod encode_extra;
@@ -43,6 +44,7 @@ mod session;
 mod table;
 mod window;
 
+pub use capabilities::{Capabilities, VERSION, VERSION_MIN};
 pub use engine::Engine;
 pub use extra::{EXPECTATIONS_MAX, NAME_BYTES_MAX};
 pub use links::{LINKS_MAX, LinkId, LinkSet, LinkStats, Sending};
@@ -76,6 +78,9 @@ pub struct Config {
     pub peers: Vec<NodeId>,
     /// The secrets that are valid, the newest last: at most [`crate::secret::KEYS_MAX`].
     pub keys: Vec<ClusterKey>,
+    /// The protocol version to speak, [`VERSION_MIN`] to [`VERSION`], and what of it: [`Capabilities::ALL`].
+    pub version: u32,
+    pub capabilities: Capabilities,
     /// Largest UDP payload to build.
     pub frame_bytes_max: usize,
     /// Most flows remembered; further ones are counted and not replicated.
@@ -231,6 +236,11 @@ pub enum Event {
         from: u8,
         to: u8,
     },
+    /// The peer replicates in another mode than this node: each does what its own mode wants.
+    ModeDiffers {
+        peer: PeerId,
+        mode: Mode,
+    },
     /// The peer holds another secret of an epoch that is held here as well: it cannot be used.
     KeyConflict {
         peer: PeerId,
@@ -269,6 +279,11 @@ pub enum Event {
 pub struct PeerStats {
     pub alive: bool,
     pub session: u64,
+    /// The protocol version of the peer, what it understands, and its mode, if it tells; zero and nothing before its
+    /// first hello.
+    pub version: u32,
+    pub capabilities: Capabilities,
+    pub mode: Option<Mode>,
     /// The epoch of the secret that frames to the peer are keyed with.
     pub key_epoch: u8,
     /// The epochs that it accepts, as its last hello said; none before the first.

@@ -1,14 +1,15 @@
 //! One peer: its session, outbox and inbox, and the clockwork that sends what they have.
 
 use super::bulk::RecentVersions;
+use super::capabilities::Capabilities;
 use super::inbox::Inbox;
 use super::links::Links;
 use super::outbox::Outbox;
 use super::prove::Prover;
 use super::seal::{Identity, Keyring};
-use super::session::{Session, Statement, Stranger};
+use super::session::{Abilities, Session, Statement, Stranger};
 use super::table::Table;
-use super::{Action, Config, Event, PeerId, PeerStats};
+use super::{Action, Config, Event, Mode, PeerId, PeerStats};
 use crate::proto;
 use crate::role::{NodeId, Role};
 use crate::time::{Instant, earliest};
@@ -42,6 +43,8 @@ pub(super) struct Peer {
     /// As last told: the epoch in use, and the one of which the peer has another secret.
     key_told: u8,
     conflict_told: Option<u8>,
+    /// As last told: the peer's mode, when it is another one.
+    mode_told: Option<Mode>,
     pub counters: Counters,
 }
 
@@ -57,12 +60,14 @@ pub(super) struct Counters {
 impl Peer {
     pub fn new(id: PeerId, node: NodeId, config: &Config, keyring: &Keyring) -> Self {
         let mine = Identity { node: config.node, session: config.session, nonce: config.nonce };
-        let session = Session::new(keyring, mine, node);
+        let abilities = Abilities { version: config.version, capabilities: config.capabilities, mode: config.mode };
+        let session = Session::new(keyring, mine, node, abilities);
         Self {
             id,
             node,
             key_told: session.key_epoch(),
             conflict_told: None,
+            mode_told: None,
             session,
             outbox: Outbox::new(bit(id), config.window_frames, config.frame_bytes_max, config.mode),
             inbox: Inbox::new(id, config),
@@ -91,6 +96,21 @@ impl Peer {
         self.hello_soon();
     }
 
+    /// Tells when the peer turns out to replicate in another mode than this node's.
+    pub fn review_mode(&mut self, own: Mode, out: &mut Vec<Action>) {
+        let differing = self.session.told().mode.filter(|mode| *mode != own);
+        if core::mem::replace(&mut self.mode_told, differing) != differing
+            && let Some(mode) = differing
+        {
+            out.push(Action::Event(Event::ModeDiffers { peer: self.id, mode }));
+        }
+    }
+
+    /// The peer and this node both can.
+    pub fn can(&self, wanted: Capabilities) -> bool {
+        self.session.common().has(wanted)
+    }
+
     /// Tells when another secret is used with the peer, or when it has a different one of the same epoch.
     pub fn review_keys(&mut self, keyring: &Keyring, out: &mut Vec<Action>) {
         let (peer, to) = (self.id, self.session.key_epoch());
@@ -115,7 +135,7 @@ impl Peer {
 
     /// The peer has been told of every flow, and may be asked whether it holds them.
     pub fn is_proving(&self) -> bool {
-        self.up && self.outbox.is_reliable() && self.outbox.bulk.is_done()
+        self.up && self.outbox.is_reliable() && self.outbox.bulk.is_done() && self.can(Capabilities::DIGESTS)
     }
 
     /// Begins to send the whole table.
@@ -169,6 +189,7 @@ impl Peer {
     /// Sends data frames as long as some are due and the window is open. `scratch` is reused memory.
     pub fn send_data(&mut self, now: Instant, table: &mut Table, scratch: &mut proto::Data, out: &mut Vec<Action>) {
         self.outbox.size.on_timer(now);
+        self.outbox.receiver = self.session.common();
         let body = body_bytes(self.outbox.size.bytes());
         while let Some(sequence) = self.outbox.fill(now, table, scratch, body) {
             if let Some(datagram) = self.session.seal(Kind::Data, sequence, scratch) {
@@ -195,6 +216,9 @@ impl Peer {
         PeerStats {
             alive: self.up,
             session: self.session.peer_session(),
+            version: self.session.told().version,
+            capabilities: self.session.told().capabilities,
+            mode: self.session.told().mode,
             key_epoch: self.session.key_epoch(),
             key_epochs_accepted: self.session.key_epochs_accepted(),
             sent_sequence: self.outbox.sent_sequence(),

@@ -4,9 +4,11 @@
 //! changes with every session believed. So a recorded hello can never bring an ended session back, and
 //! with it the frames sealed in it.
 
+use super::capabilities::{Capabilities, VERSION_MIN, VERSION_TELLS};
 use super::links::LinkSet;
+use super::modes::Mode;
 use super::seal::{Identity, Keyring, SessionKeys, epoch_of};
-use crate::proto::{Hello, HelloRole};
+use crate::proto::{Hello, HelloMode, HelloRole};
 use crate::reason::DropReason;
 use crate::role::Role;
 use crate::secret::KEYS_MAX;
@@ -14,9 +16,6 @@ use crate::wire::frame::{self, Header, Kind, TAG_LEN};
 use prost::Message;
 use std::collections::VecDeque;
 
-/// The protocol version of this build and the oldest it can talk to.
-const VERSION: u32 = 1;
-const VERSION_MIN: u32 = 1;
 /// Ended sessions that are refused by name; older ones fail at the challenge.
 const RETIRED_MAX: usize = 64;
 
@@ -59,6 +58,22 @@ pub(super) struct Stranger {
     pub key_epoch: u8,
 }
 
+/// What this node can do and how it replicates, for as long as it runs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Abilities {
+    pub version: u32,
+    pub capabilities: Capabilities,
+    pub mode: Mode,
+}
+
+/// What the peer said of itself; nothing before its first hello.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Told {
+    pub version: u32,
+    pub capabilities: Capabilities,
+    pub mode: Option<Mode>,
+}
+
 /// What this node says of itself in a hello.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Statement {
@@ -80,10 +95,12 @@ pub(super) struct Session {
     current: Option<Current>,
     retired: VecDeque<u64>,
     keys: PeerKeys,
+    abilities: Abilities,
+    told: Told,
 }
 
 impl Session {
-    pub fn new(keyring: &Keyring, mine: Identity, peer_node: crate::role::NodeId) -> Self {
+    pub fn new(keyring: &Keyring, mine: Identity, peer_node: crate::role::NodeId, abilities: Abilities) -> Self {
         let challenge = challenge(keyring, &mine, peer_node, 0);
         Self {
             mine,
@@ -95,7 +112,19 @@ impl Session {
             current: None,
             retired: VecDeque::new(),
             keys: PeerKeys { in_use: keyring.choose(&[], None), ..PeerKeys::default() },
+            abilities,
+            told: Told::default(),
         }
+    }
+
+    /// What the peer last said of itself.
+    pub fn told(&self) -> Told {
+        self.told
+    }
+
+    /// What both sides can do.
+    pub fn common(&self) -> Capabilities {
+        self.abilities.capabilities.common(self.told.capabilities)
     }
 
     /// Other secrets are valid from now on. The session goes on.
@@ -161,7 +190,7 @@ impl Session {
         if hello.cluster != keyring.cluster {
             return Err(DropReason::FrameCluster);
         }
-        if hello.min_version > VERSION || hello.version < VERSION_MIN {
+        if hello.min_version > self.abilities.version || hello.version < VERSION_MIN {
             return Err(DropReason::FrameVersion);
         }
         if let Some(current) = self.current.as_mut().filter(|current| current.identity.session == header.session) {
@@ -175,7 +204,7 @@ impl Session {
             current.challenge = hello.challenge;
             current.knows_me = hello.accepted == self.mine.session;
             let answer = !current.knows_me;
-            self.keys.learn(keyring, header, hello);
+            self.learn(keyring, header, hello);
             return Ok(Greeting::Known { answer });
         }
         if self.retired.contains(&header.session) {
@@ -186,7 +215,7 @@ impl Session {
             return Ok(Greeting::Stranger(stranger));
         }
         self.believe(keyring, header, hello);
-        self.keys.learn(keyring, header, hello);
+        self.learn(keyring, header, hello);
         Ok(Greeting::New)
     }
 
@@ -197,10 +226,11 @@ impl Session {
         let echo = stranger.map(|stranger| stranger.challenge);
         let key_epoch = stranger.map_or(self.keys.in_use, |stranger| stranger.key_epoch);
         let current = self.current.as_ref();
+        let tells = self.abilities.version >= VERSION_TELLS;
         let hello = Hello {
-            version: VERSION,
+            version: self.abilities.version,
             min_version: VERSION_MIN,
-            capabilities: 0,
+            capabilities: if tells { self.abilities.capabilities.0 } else { 0 },
             cluster: keyring.cluster,
             nonce_high: half(&self.mine.nonce, 0),
             nonce_low: half(&self.mine.nonce, 8),
@@ -212,7 +242,8 @@ impl Session {
             in_sync: statement.in_sync,
             bulk_wanted: statement.bulk_wanted,
             links_heard: Some(u32::from(statement.links_heard.0)),
-            keys: keyring.marks().collect(),
+            keys: if tells { keyring.marks().collect() } else { Vec::new() },
+            mode: if tells { self.abilities.mode.message() } else { HelloMode::Untold }.into(),
         };
         let mut datagram = self.header(key_epoch, Kind::Hello, self.hellos_sent, hello.encoded_len()).emit().to_vec();
         hello.encode_raw(&mut datagram);
@@ -242,10 +273,21 @@ impl Session {
             sender: self.mine.node.0,
             key_epoch,
             body_len: u16::try_from(length + TAG_LEN).unwrap_or(u16::MAX),
-            target: frame::target(self.peer_node.0),
+            target: if self.names_target() { frame::target(self.peer_node.0) } else { 0 },
             session: self.mine.session,
             sequence,
         }
+    }
+
+    /// Until the peer has said that it does not know targets it is taken to.
+    fn names_target(&self) -> bool {
+        self.told.version == 0 || self.common().has(Capabilities::TARGETS)
+    }
+
+    /// A hello of a session that is believed tells what its sender is.
+    fn learn(&mut self, keyring: &Keyring, header: &Header, hello: &Hello) {
+        self.keys.learn(keyring, header, hello);
+        self.told = Told { version: hello.version, capabilities: Capabilities::of(hello), mode: Mode::of(hello) };
     }
 
     fn believe(&mut self, keyring: &Keyring, header: &Header, hello: &Hello) {
@@ -318,6 +360,7 @@ pub(super) fn role_value(hello: &Hello) -> Role {
 
 #[cfg(test)]
 mod tests {
+    use super::super::capabilities::VERSION;
     use super::*;
     use crate::role::NodeId;
     use crate::secret::ClusterKey;
@@ -337,7 +380,8 @@ mod tests {
     fn side(node: u8, session: u64, cluster: &str) -> Side {
         let keyring = Keyring::new(&[key(1)], cluster);
         let mine = Identity { node: NodeId(node), session, nonce: [session as u8; 16] };
-        let session = Session::new(&keyring, mine, NodeId(1 - node));
+        let abilities = Abilities { version: VERSION, capabilities: Capabilities::ALL, mode: Mode::Ftfw };
+        let session = Session::new(&keyring, mine, NodeId(1 - node), abilities);
         Side { keyring, session }
     }
 

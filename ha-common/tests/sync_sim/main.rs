@@ -3,6 +3,7 @@
 mod arbitrary;
 mod attacks;
 mod convergence;
+mod handshake;
 mod leftovers;
 mod modes;
 mod rotation;

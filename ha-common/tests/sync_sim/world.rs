@@ -3,7 +3,9 @@
 use ha_common::role::{NodeId, Role};
 use ha_common::secret::ClusterKey;
 use ha_common::sync::flow::{Flow, FlowKey, Tcp, Tuple, status};
-use ha_common::sync::{Action, Config, Engine, Event, Input, LinkId, Mode, PeerStats, Sending, WriteKind};
+use ha_common::sync::{
+    Action, Capabilities, Config, Engine, Event, Input, LinkId, Mode, PeerStats, Sending, VERSION, WriteKind,
+};
 use ha_common::time::Instant;
 use ha_common::wire::frame::{Header, Kind};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -114,6 +116,9 @@ pub struct Node {
     starts: u64,
     /// What it holds when it starts.
     pub keys: Vec<ClusterKey>,
+    /// What it speaks when it starts.
+    pub version: u32,
+    pub capabilities: Capabilities,
 }
 
 pub struct World {
@@ -147,6 +152,8 @@ pub fn config(node: u8, session: u64) -> Config {
         cluster: "edge".into(),
         peers: vec![NodeId(1 - node)],
         keys: vec![key(1)],
+        version: VERSION,
+        capabilities: Capabilities::ALL,
         frame_bytes_max: 1400,
         links: 1,
         sending: Sending::Failover,
@@ -174,6 +181,8 @@ impl World {
             dump: VecDeque::new(),
             starts: 0,
             keys: vec![key(1)],
+            version: VERSION,
+            capabilities: Capabilities::ALL,
         };
         Self {
             mode,
@@ -203,12 +212,14 @@ impl World {
     pub fn start(&mut self, node: usize, role: Role) {
         let session = self.random.next();
         let limits = (self.flows_max, self.window_frames);
-        let keys = self.nodes[node].keys.clone();
+        let Node { keys, version, capabilities, .. } = &self.nodes[node];
         let config = Config {
             mode: self.mode,
             flows_max: limits.0,
             window_frames: limits.1,
-            keys,
+            keys: keys.clone(),
+            version: *version,
+            capabilities: *capabilities,
             ..config(node as u8, session)
         };
         let engine = Engine::new(config, self.random.next());

@@ -190,6 +190,15 @@ impl SyncLoop {
             Event::KeyChanged { peer, from, to } => {
                 tracing::info!(peer = self.peer_name(peer), from, to, "another secret is in use with the peer");
             }
+            Event::ModeDiffers { peer, mode } => {
+                let (peer, theirs, own) = (self.peer_name(peer), mode.name(), self.config.sync.mode.mode.name());
+                tracing::warn!(
+                    peer,
+                    theirs,
+                    own,
+                    "the peer replicates in another mode: write the same [sync] mode on both"
+                );
+            }
             Event::KeyConflict { peer, epoch } => {
                 let peer = self.peer_name(peer);
                 tracing::error!(

@@ -26,7 +26,7 @@ use actions::Pending;
 use ha_common::role::{NodeId, Role};
 use ha_common::secret::ClusterKey;
 use ha_common::sync::filter::{Admission, Filter, Prefix};
-use ha_common::sync::{Action, Config, Engine, Input};
+use ha_common::sync::{Action, Capabilities, Config, Engine, Input, VERSION};
 use ha_common::time::{Instant, earliest};
 use std::io;
 use std::net::IpAddr;
@@ -410,6 +410,8 @@ fn engine_config(config: &Resolved, peers: &[NodeId], frame_bytes_max: usize) ->
         cluster: config.cluster.clone(),
         peers: peers.to_vec(),
         keys: config.sync.keys.clone(),
+        version: VERSION,
+        capabilities: Capabilities::ALL,
         frame_bytes_max,
         links: u8::try_from(config.sync_links().len()).unwrap_or(u8::MAX),
         sending: config.sync.transport.sending,
