@@ -142,12 +142,13 @@ impl PeerEntry {
 #[repr(C)]
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct KeyEntry {
-    /// Of [`crate::wire::heartbeat`].
+    /// Of [`crate::wire::heartbeat`], and of [`crate::wire::frame::put_stamp`].
     pub heartbeat: Key,
+    pub stamp: Key,
     /// 1 when the secret of this epoch is valid.
     pub held: u64,
 }
-const _: () = assert!(size_of::<KeyEntry>() == 24);
+const _: () = assert!(size_of::<KeyEntry>() == 40);
 
 /// Entries of the map `KEYS`: one for each epoch.
 pub const EPOCHS: u32 = 256;

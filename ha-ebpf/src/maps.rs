@@ -11,6 +11,7 @@ use ha_common::abi::{
     PathEntry, PeerEntry, SelfEntry, Stream, VipKey, refusal_index,
 };
 use ha_common::reason::DropReason;
+use ha_common::wire::genuine::{self, SessionEntry};
 use ha_common::wire::heartbeat::Heartbeat;
 use ha_common::wire::siphash::Key;
 
@@ -57,6 +58,13 @@ static PEERS: Array<PeerEntry> = Array::with_max_entries(abi::LINKS_MAX * abi::P
 /// By epoch: the secrets that are valid. The daemon changes it while the programs run.
 #[map]
 static KEYS: Array<KeyEntry> = Array::with_max_entries(abi::EPOCHS, 0);
+/// By node number: what the sync loop has told of the peers' sessions.
+#[map]
+static SESSIONS: Array<SessionEntry> = Array::with_max_entries(abi::PEERS_MAX, 0);
+/// By bucket of [`genuine`]: when it will be full again. Not per CPU: what two queues let through together is counted once
+/// or twice, and bounded all the same.
+#[map]
+static HELLOS: Array<u64> = Array::with_max_entries(genuine::HELLO_BUCKETS, 0);
 /// By [`abi::stream_index`]. Not per CPU: one peer's frames are one UDP flow on each link, which one receive queue
 /// gets; what comes over a second link counts as a duplicate.
 #[map]
@@ -118,10 +126,28 @@ pub fn peer(link: u16, sender: u8) -> Option<&'static PeerEntry> {
     PEERS.get(abi::peer_index(link, sender)).filter(|entry| entry.family != 0)
 }
 
-/// True when the secret of that epoch is valid.
+/// The stamps' key of that epoch, if its secret is valid.
 #[inline(always)]
-pub fn holds_key(epoch: u8) -> bool {
-    KEYS.get(u32::from(epoch)).is_some_and(|entry| entry.held != 0)
+pub fn stamp_key(epoch: u8) -> Option<Key> {
+    KEYS.get(u32::from(epoch)).filter(|entry| entry.held != 0).map(|entry| entry.stamp)
+}
+
+/// What is known of the session of the peer with this number.
+#[inline(always)]
+pub fn session(sender: u8) -> Option<&'static SessionEntry> {
+    SESSIONS.get(u32::from(sender))
+}
+
+/// Whether one more hello may pass by this bucket.
+#[inline(always)]
+#[expect(unsafe_code, reason = "map values are only reachable by pointer")]
+pub fn take_turn(bucket: u32, now_ns: u64) -> bool {
+    let Some(full_at) = HELLOS.get_ptr_mut(bucket) else { return true };
+    // SAFETY: map values live as long as the program and are aligned to 8 bytes.
+    let full_at = unsafe { &mut *full_at };
+    let Some(next) = genuine::next_turn(*full_at, now_ns) else { return false };
+    *full_at = next;
+    true
 }
 
 /// The heartbeats' key of that epoch, if its secret is valid.

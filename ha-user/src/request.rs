@@ -1,6 +1,6 @@
 //! What the services and the two loops ask of each other, through [`crate::mailbox`].
 
-use crate::datapath::DatapathKey;
+use crate::datapath::{DatapathKey, SessionTable};
 use crate::demotion::Demotion;
 use crate::status::{ControlStatus, SyncStatus};
 use ha_common::role::{Role, SyncHealth};
@@ -161,6 +161,8 @@ pub enum SyncRequest {
         keys: Vec<ClusterKey>,
         reply: oneshot::Sender<Result<(), String>>,
     },
+    /// The programs are loaded: they are to be told whose sessions are current.
+    Sessions(SessionTable),
     /// Send what is pending, then end the loop.
     Stop,
 }

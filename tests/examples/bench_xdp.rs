@@ -14,6 +14,8 @@ use anyhow::{Result, ensure};
 use corpus::Sample;
 use ha_common::abi::SelfEntry;
 use ha_common::reason::DropReason;
+use ha_common::role::NodeId;
+use ha_common::wire::genuine::SessionEntry;
 use ha_common::wire::heartbeat::{self, Heartbeat, Standing};
 use ha_user::datapath::load::{EDGE, EMPTY};
 use rig::{RING_ADVERTS, Rig};
@@ -62,6 +64,16 @@ fn main() -> Result<()> {
         let is_delivered = sample.name.starts_with("advert") && !sample.name.ends_with("full");
         let runs = if is_delivered { (RING_ADVERTS, ADVERT_BATCHES) } else { (REPEATS, 1) };
         print(&measure(&mut rig, sample, runs)?, json)?;
+    }
+    let header = corpus::sync_header(1, 200);
+    let current = SessionEntry { session: header.session, stamps: 1, ..SessionEntry::default() };
+    rig.sessions.set(NodeId(corpus::PEER_NODE), current)?;
+    for (name, stamp, refused) in [
+        ("sync frame, stamped", Some(corpus::STAMP_KEY), None),
+        ("sync frame, forged", None, Some(DropReason::FrameAuth)),
+    ] {
+        let sample = Sample { name: name.to_owned(), bytes: corpus::sync_frame_of(&header, stamp), refused };
+        print(&measure(&mut rig, sample, (REPEATS, 1))?, json)?;
     }
     let (_, answer) = rig.judge(&corpus::heartbeat_frame(&corpus::probe()))?;
     let answer = Heartbeat::read(&answer[..], corpus::key_of);

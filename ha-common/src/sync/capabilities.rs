@@ -5,7 +5,7 @@ use core::ops::BitOr;
 
 /// The protocol version of this build, and the oldest it can talk to.
 ///
-/// Version 1 knows everything in [`Capabilities::ALL`], but does not say so. Version 2 says what it knows, which secrets it holds, and
+/// Version 1 knows everything in [`Capabilities::FIRST`], but does not say so. Version 2 says what it knows, which secrets it holds, and
 /// its mode.
 pub const VERSION: u32 = 2;
 pub const VERSION_MIN: u32 = 1;
@@ -27,14 +27,19 @@ impl Capabilities {
     pub const EXPECTATIONS: Self = Self(8);
     /// Refuses frames that name another node as their target.
     pub const TARGETS: Self = Self(16);
-    pub const ALL: Self = Self(31);
+    /// Stamps the headers of its frames.
+    pub const STAMPS: Self = Self(32);
+    pub const ALL: Self = Self(63);
+    /// What version 1 can do.
+    pub const FIRST: Self = Self(31);
 
-    const NAMES: [(Self, &'static str); 5] = [
+    const NAMES: [(Self, &'static str); 6] = [
         (Self::DIGESTS, "digests"),
         (Self::PARTIAL, "partial"),
         (Self::RARE, "rare"),
         (Self::EXPECTATIONS, "expectations"),
         (Self::TARGETS, "targets"),
+        (Self::STAMPS, "stamps"),
     ];
 
     /// True when all of `wanted` is in the set.
@@ -54,7 +59,7 @@ impl Capabilities {
 
     /// Of the sender of a hello.
     pub(super) fn of(hello: &proto::Hello) -> Self {
-        if hello.version < VERSION_TELLS { Self::ALL } else { Self(hello.capabilities) }
+        if hello.version < VERSION_TELLS { Self::FIRST } else { Self(hello.capabilities) }
     }
 
     /// Takes out of a flow what its receiver does not know.
@@ -80,11 +85,11 @@ impl BitOr for Capabilities {
 mod tests {
     use super::*;
 
-    /// Version 1 can do everything that it does not mention; a later one what it says, and bits of the future harm nobody.
+    /// Version 1 can do what it does not mention; a later one what it says, and bits of the future harm nobody.
     #[test]
     fn what_a_hello_says() {
         let hello = |version, capabilities| proto::Hello { version, capabilities, ..proto::Hello::default() };
-        assert_eq!(Capabilities::of(&hello(1, 0)), Capabilities::ALL);
+        assert_eq!(Capabilities::of(&hello(1, 0)), Capabilities::FIRST);
         assert_eq!(Capabilities::of(&hello(2, 0)), Capabilities::default());
         let future = Capabilities::of(&hello(3, 1 << 63 | 1));
         assert_eq!(future.common(Capabilities::ALL), Capabilities::DIGESTS);

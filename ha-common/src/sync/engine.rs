@@ -18,7 +18,6 @@ use super::{Action, Config, Event, Input, LinkId, PeerId, Stats};
 use crate::proto;
 use crate::reason::DropReason;
 use crate::role::{NodeId, Role, SyncHealth};
-use crate::secret::ClusterKey;
 use crate::sync::flow::Flow;
 use crate::time::{Instant, earliest};
 use crate::wire::frame::{Header, Kind};
@@ -81,7 +80,7 @@ pub struct Engine {
     pub(super) mode: Mode,
     pub(super) refresh_time: Duration,
     pub(super) purge_timeout: Duration,
-    keyring: Keyring,
+    pub(super) keyring: Keyring,
     seed: u64,
     pub(super) role: Role,
     /// Lamport clock: never behind any version seen.
@@ -328,7 +327,7 @@ impl Engine {
             return Err(DropReason::FrameKeyEpoch);
         }
         let taken = match header.kind {
-            Kind::Hello => self.on_hello(now, index, &header, bytes, out),
+            Kind::Hello => self.on_hello(now, (index, link), &header, bytes, out),
             Kind::Data => self.on_data_frame(now, index, &header, bytes, out),
             Kind::Ack => self.on_ack_frame(now, index, &header, bytes, out),
         };
@@ -350,11 +349,15 @@ impl Engine {
     fn on_hello(
         &mut self,
         now: Instant,
-        index: usize,
+        (index, link): (usize, LinkId),
         header: &Header,
         bytes: &[u8],
         out: &mut Vec<Action>,
     ) -> Result<(), DropReason> {
+        let peer = self.peers.get(index).ok_or(DropReason::FrameSender)?;
+        if peer.session.peer_session() == header.session && peer.links.has_taken_hello(link, header.sequence) {
+            return Err(DropReason::FrameReplay);
+        }
         let hello = proto::Hello::decode(self.keyring.open_hello(header.key_epoch, bytes)?)
             .map_err(|_| DropReason::FrameBody)?;
         let peer = self.peers.get_mut(index).ok_or(DropReason::FrameSender)?;
@@ -536,21 +539,6 @@ impl Engine {
         if let Some(flush) = self.flushing.as_mut().filter(|flush| flush.awaited > 0) {
             flush.awaited -= 1;
             flush.barrier = now;
-        }
-    }
-
-    /// A living peer that holds none of these secrets, as far as it has said: it would be lost if they were the only ones.
-    pub fn peer_without(&self, keys: &[ClusterKey]) -> Option<PeerId> {
-        let keyring = self.keyring.with(keys);
-        self.peers.iter().find(|peer| peer.up && !peer.session.accepts_any(&keyring)).map(|peer| peer.id)
-    }
-
-    /// Sessions go on; each peer is told at once.
-    fn on_keys(&mut self, keys: &[ClusterKey]) {
-        self.keyring = self.keyring.with(keys);
-        for peer in &mut self.peers {
-            peer.session.rekey(&self.keyring);
-            peer.hello_soon();
         }
     }
 

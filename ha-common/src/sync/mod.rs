@@ -21,6 +21,7 @@ pub mod flow;
 mod frame_size;
 mod inbox;
 mod keepalive;
+mod keys;
 mod links;
 mod local;
 mod modes;
@@ -50,7 +51,7 @@ pub use extra::{EXPECTATIONS_MAX, NAME_BYTES_MAX};
 pub use links::{LINKS_MAX, LinkId, LinkSet, LinkStats, Sending};
 pub use modes::Mode;
 pub use order::is_tcp_set_back;
-pub use seal::heartbeat_key;
+pub use seal::{heartbeat_key, stamp_key};
 pub use selection::Standing;
 
 use crate::reason::DropReason;

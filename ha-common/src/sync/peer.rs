@@ -2,7 +2,7 @@
 
 use super::bulk::RecentVersions;
 use super::capabilities::Capabilities;
-use super::inbox::Inbox;
+use super::inbox::{Inbox, WINDOW};
 use super::links::Links;
 use super::outbox::Outbox;
 use super::prove::Prover;
@@ -14,6 +14,7 @@ use crate::proto;
 use crate::role::{NodeId, Role};
 use crate::time::{Instant, earliest};
 use crate::wire::frame::{HEADER_LEN, Kind, TAG_LEN};
+use crate::wire::genuine::SessionEntry;
 use core::time::Duration;
 
 /// Hellos outside the interval (answers, changes of role) are at least this far apart.
@@ -210,6 +211,18 @@ impl Peer {
             earliest(earliest(earliest(hello, silence), proof), self.links.poll_at(now)),
             earliest(self.outbox.poll_at(body_bytes(self.outbox.size.bytes())), self.inbox.poll_at(now)),
         )
+    }
+
+    /// A whole window below what was taken: copies over a slower link are still told from replays here, and counted.
+    pub fn session_entry(&self) -> SessionEntry {
+        let from = |sequence: u64| sequence.saturating_sub(WINDOW);
+        SessionEntry {
+            session: self.session.peer_session(),
+            hello_from: from(self.session.hello_sequence()),
+            data_from: from(self.inbox.data.base()),
+            ack_from: from(self.inbox.acks.base()),
+            stamps: u64::from(self.session.told().capabilities.has(Capabilities::STAMPS)),
+        }
     }
 
     pub fn stats(&self, now: Instant) -> PeerStats {

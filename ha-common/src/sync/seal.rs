@@ -17,7 +17,7 @@
 use crate::reason::DropReason;
 use crate::role::NodeId;
 use crate::secret::{ClusterKey, KEYS_MAX, Secret};
-use crate::wire::frame::{HEADER_LEN, Header, Kind, TAG_LEN};
+use crate::wire::frame::{self, HEADER_LEN, Header, Kind, TAG_LEN};
 use crate::wire::siphash::Key;
 use chacha20poly1305::aead::AeadInOut;
 use chacha20poly1305::{ChaCha20Poly1305, KeyInit, Nonce, Tag};
@@ -46,6 +46,7 @@ struct Held {
     key: ClusterKey,
     /// As long as a block of SHA-256: HMAC takes it as it is.
     hello: Zeroizing<[u8; 64]>,
+    stamp: Key,
     mark: u64,
 }
 
@@ -56,6 +57,7 @@ pub(super) struct SessionKeys {
 
 struct Pair {
     epoch: u8,
+    stamp: Key,
     send: ChaCha20Poly1305,
     receive: ChaCha20Poly1305,
 }
@@ -63,14 +65,13 @@ struct Pair {
 impl Keyring {
     /// Of the last [`KEYS_MAX`] of `keys`.
     pub fn new(keys: &[ClusterKey], cluster: &str) -> Self {
-        let hash = Sha256::digest(cluster.as_bytes());
-        let cluster = hash.iter().take(8).fold(0, |value, &byte| value << 8 | u64::from(byte));
-        Self { held: hold(keys), cluster }
+        let cluster = short_name(cluster);
+        Self { held: hold(keys, cluster), cluster }
     }
 
     /// The same cluster with other keys.
     pub fn with(&self, keys: &[ClusterKey]) -> Self {
-        Self { held: hold(keys), cluster: self.cluster }
+        Self { held: hold(keys, self.cluster), cluster: self.cluster }
     }
 
     pub fn holds(&self, epoch: u8) -> bool {
@@ -100,12 +101,13 @@ impl Keyring {
 
     /// Keys for `mine` talking to `peer`; the peer derives the same ones with the sides exchanged.
     pub fn session(&self, mine: &Identity, peer: &Identity) -> SessionKeys {
-        let of = |key: &ClusterKey| Pair {
-            epoch: key.epoch,
-            send: self.one_way(key, mine, peer),
-            receive: self.one_way(key, peer, mine),
+        let of = |held: &Held| Pair {
+            epoch: held.key.epoch,
+            stamp: held.stamp,
+            send: self.one_way(&held.key, mine, peer),
+            receive: self.one_way(&held.key, peer, mine),
         };
-        SessionKeys { by_epoch: self.held.iter().map(|held| of(&held.key)).collect() }
+        SessionKeys { by_epoch: self.held.iter().map(of).collect() }
     }
 
     fn one_way(&self, key: &ClusterKey, from: &Identity, to: &Identity) -> ChaCha20Poly1305 {
@@ -154,9 +156,13 @@ impl Keyring {
         if bool::from(expected.ct_eq(tag)) { Ok(body) } else { Err(DropReason::FrameAuth) }
     }
 
-    /// Ends a hello (header and body) with its tag. False, and it is not to be sent, when that epoch is not held.
+    /// Puts the stamp into a hello's header, and ends it (header and body) with its tag. False, and it is not to be sent, when that epoch is not held.
     #[must_use]
     pub fn close_hello(&self, epoch: u8, datagram: &mut Vec<u8>) -> bool {
+        let Some(held) = self.held(epoch) else { return false };
+        if let Some(header) = datagram.first_chunk_mut() {
+            frame::put_stamp(header, held.stamp);
+        }
         let Some(tag) = self.tag(epoch, &[datagram]) else { return false };
         datagram.extend_from_slice(&tag);
         true
@@ -167,11 +173,12 @@ impl Keyring {
     }
 }
 
-fn hold(keys: &[ClusterKey]) -> Vec<Held> {
+fn hold(keys: &[ClusterKey], cluster: u64) -> Vec<Held> {
     let last = keys.get(keys.len().saturating_sub(KEYS_MAX)..).unwrap_or(keys);
     let held = |key: &ClusterKey| Held {
         key: key.clone(),
         hello: derive(&key.secret, &[b"twinwall hello v1", &[key.epoch]]),
+        stamp: stamp_key_of(key, cluster),
         mark: mark(key),
     };
     last.iter().map(held).collect()
@@ -189,15 +196,16 @@ pub(super) fn epoch_of(mark: u64) -> u8 {
 }
 
 impl SessionKeys {
-    /// Encrypts everything behind the header in `datagram` in place and appends the tag.
+    /// Puts the stamp into the header, encrypts everything behind it in `datagram` in place, and appends the tag.
     ///
     /// Returns false, and the datagram is not to be sent, if it is too short or too long to be a frame, or the header
     /// names an epoch whose secret is not held.
     #[must_use]
     pub fn seal(&self, header: &Header, datagram: &mut Vec<u8>) -> bool {
         let Some(pair) = self.pair(header.key_epoch) else { return false };
-        let Some((head, body)) = datagram.split_at_mut_checked(HEADER_LEN) else { return false };
-        let Ok(tag) = pair.send.encrypt_inout_detached(&nonce(header), head, body.into()) else { return false };
+        let Some((head, body)) = datagram.split_first_chunk_mut::<HEADER_LEN>() else { return false };
+        frame::put_stamp(head, pair.stamp);
+        let Ok(tag) = pair.send.encrypt_inout_detached(&nonce(header), &*head, body.into()) else { return false };
         datagram.extend_from_slice(&tag);
         true
     }
@@ -229,8 +237,27 @@ impl SessionKeys {
 pub fn heartbeat_key(secret: &Secret, cluster: &str, epoch: u8) -> Key {
     let name = Sha256::digest(cluster.as_bytes());
     let bytes: Zeroizing<[u8; 16]> = derive(secret, &[b"twinwall heartbeat v1", &[epoch], &name]);
+    siphash_key(&bytes)
+}
+
+/// The key of the stamps in a cluster's frame headers: of their own, because the XDP programs hold it.
+pub fn stamp_key(key: &ClusterKey, cluster: &str) -> Key {
+    stamp_key_of(key, short_name(cluster))
+}
+
+fn stamp_key_of(key: &ClusterKey, cluster: u64) -> Key {
+    let bytes: Zeroizing<[u8; 16]> = derive(&key.secret, &[b"twinwall stamp v1", &[key.epoch], &cluster.to_be_bytes()]);
+    siphash_key(&bytes)
+}
+
+fn siphash_key(bytes: &[u8; 16]) -> Key {
     let half = |from: usize| bytes.iter().skip(from).take(8).fold(0, |value, &byte| value << 8 | u64::from(byte));
     [half(0), half(8)]
+}
+
+/// First 64 bits of the hash of a cluster's name.
+fn short_name(cluster: &str) -> u64 {
+    Sha256::digest(cluster.as_bytes()).iter().take(8).fold(0, |value, &byte| value << 8 | u64::from(byte))
 }
 
 /// 96 bits: the kind, zeros, the sequence.
@@ -253,135 +280,4 @@ fn derive<const N: usize>(secret: &[u8], info: &[&[u8]]) -> Zeroizing<[u8; N]> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn key(epoch: u8, secret: &[u8]) -> ClusterKey {
-        ClusterKey { epoch, secret: secret.to_vec().into() }
-    }
-
-    fn keyring(secret: &[u8]) -> Keyring {
-        Keyring::new(&[key(1, secret)], "edge")
-    }
-
-    fn identity(node: u8, session: u64) -> Identity {
-        Identity { node: NodeId(node), session, nonce: [node; 16] }
-    }
-
-    fn sealed(keys: &SessionKeys, sequence: u64, body: &[u8]) -> (Header, Vec<u8>) {
-        sealed_under(keys, 1, sequence, body)
-    }
-
-    fn sealed_under(keys: &SessionKeys, key_epoch: u8, sequence: u64, body: &[u8]) -> (Header, Vec<u8>) {
-        let header = Header {
-            kind: Kind::Data,
-            sender: 0,
-            key_epoch,
-            body_len: (body.len() + TAG_LEN) as u16,
-            target: 0,
-            session: 7,
-            sequence,
-        };
-        let mut datagram = header.emit().to_vec();
-        datagram.extend_from_slice(body);
-        assert!(keys.seal(&header, &mut datagram));
-        (header, datagram)
-    }
-
-    /// What one side seals the other opens; the sealer itself cannot open it (directions differ).
-    #[test]
-    fn round_trip_between_two_sides() {
-        let (a, b) = (identity(0, 7), identity(1, 9));
-        let ring = keyring(b"secret");
-        let (header, datagram) = sealed(&ring.session(&a, &b), 5, b"flows");
-        assert_eq!(datagram.len(), HEADER_LEN + 5 + TAG_LEN);
-        let mut body = Vec::new();
-        assert_eq!(ring.session(&b, &a).open(&header, &datagram, &mut body), Ok(()));
-        assert_eq!(body, b"flows");
-        assert_eq!(ring.session(&a, &b).open(&header, &datagram, &mut body), Err(DropReason::FrameAuth));
-        assert!(body.is_empty());
-    }
-
-    /// Every flipped bit, a wrong secret, another session and another cluster are refused.
-    #[test]
-    fn anything_altered_is_refused() {
-        let (a, b) = (identity(0, 7), identity(1, 9));
-        let ring = keyring(b"secret");
-        let (header, datagram) = sealed(&ring.session(&a, &b), 5, b"flows");
-        let mut body = Vec::new();
-        for bit in 0..datagram.len() * 8 {
-            let mut altered = datagram.clone();
-            altered[bit / 8] ^= 1 << (bit % 8);
-            assert!(ring.session(&b, &a).open(&header, &altered, &mut body).is_err(), "bit {bit}");
-        }
-        let open = |ring: &Keyring, mine: Identity, peer: Identity| {
-            ring.session(&mine, &peer).open(&header, &datagram, &mut Vec::new())
-        };
-        assert_eq!(open(&keyring(b"other"), b, a), Err(DropReason::FrameAuth));
-        assert_eq!(open(&ring, identity(1, 10), a), Err(DropReason::FrameAuth));
-        let other_cluster = Keyring::new(&[key(1, b"secret")], "core");
-        assert_eq!(open(&other_cluster, b, a), Err(DropReason::FrameAuth));
-    }
-
-    /// Secret, epoch and cluster each make another key of heartbeats.
-    #[test]
-    fn heartbeat_keys_differ() {
-        let key = |secret: &[u8], cluster, epoch| heartbeat_key(&secret.to_vec().into(), cluster, epoch);
-        let plain = key(b"secret", "edge", 1);
-        assert_eq!(plain, key(b"secret", "edge", 1));
-        for other in [key(b"other", "edge", 1), key(b"secret", "core", 1), key(b"secret", "edge", 2)] {
-            assert!(other[0] != plain[0] && other[1] != plain[1]);
-        }
-    }
-
-    /// A hello's tag covers header and body: each altered bit is refused.
-    #[test]
-    fn hello_tag_covers_everything() {
-        let ring = keyring(b"secret");
-        let mut datagram = vec![3; HEADER_LEN + 4];
-        assert!(ring.close_hello(1, &mut datagram));
-        assert_eq!(ring.open_hello(1, &datagram), Ok(&[3, 3, 3, 3][..]));
-        for bit in 0..datagram.len() * 8 {
-            let mut altered = datagram.clone();
-            altered[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(ring.open_hello(1, &altered), Err(DropReason::FrameAuth));
-        }
-        assert_eq!(ring.open_hello(1, &datagram[..20]), Err(DropReason::FrameShort));
-        assert_eq!(ring.open_hello(2, &datagram), Err(DropReason::FrameKeyEpoch));
-        assert!(!ring.close_hello(2, &mut datagram));
-    }
-
-    /// With two secrets a session opens what is sealed under either, by the epoch in the header, and nothing under a third.
-    #[test]
-    fn two_secrets_side_by_side() {
-        let (a, b) = (identity(0, 7), identity(1, 9));
-        let both = Keyring::new(&[key(1, b"old"), key(2, b"new")], "edge");
-        for (epoch, secret) in [(1, b"old"), (2, b"new")] {
-            let alone = Keyring::new(&[key(epoch, secret)], "edge").session(&a, &b);
-            let (header, datagram) = sealed_under(&alone, epoch, 5, b"flows");
-            let mut body = Vec::new();
-            assert_eq!(both.session(&b, &a).open(&header, &datagram, &mut body), Ok(()));
-            assert_eq!(body, b"flows");
-            let third = Header { key_epoch: 3, ..header };
-            assert_eq!(both.session(&b, &a).open(&third, &datagram, &mut body), Err(DropReason::FrameKeyEpoch));
-        }
-    }
-
-    /// The newest secret that the peer holds is sent under. One of the same epoch that is another secret is none of them.
-    #[test]
-    fn the_newest_common_secret_is_chosen() {
-        let ring = Keyring::new(&[key(1, b"old"), key(2, b"new")], "edge");
-        let marks = |keys: &[ClusterKey]| Keyring::new(keys, "edge").marks().collect::<Vec<_>>();
-        assert_eq!(ring.choose(&[], None), 1);
-        assert_eq!(ring.choose(&[], Some(2)), 2);
-        assert_eq!(ring.choose(&[], Some(9)), 1);
-        assert_eq!(ring.choose(&marks(&[key(1, b"old")]), None), 1);
-        assert_eq!(ring.choose(&marks(&[key(1, b"old"), key(2, b"new")]), Some(1)), 2);
-        assert_eq!(ring.choose(&marks(&[key(1, b"old"), key(2, b"another")]), Some(1)), 1);
-        assert_eq!(ring.choose(&marks(&[key(2, b"new"), key(3, b"next")]), Some(3)), 2);
-        assert_eq!(ring.marks().map(epoch_of).collect::<Vec<_>>(), [1, 2]);
-        let three = ring.with(&[key(1, b"old"), key(2, b"new"), key(3, b"next")]);
-        assert_eq!([1, 2, 3].map(|epoch| three.holds(epoch)), [false, true, true]);
-        assert!(!Keyring::new(&[], "edge").close_hello(0, &mut Vec::new()));
-    }
-}
+mod tests;

@@ -77,6 +77,8 @@ pub enum ControlError {
     Adverts(#[from] AdvertSocketError),
     #[error("cannot wait for events: {0} (are file descriptors exhausted? see `ulimit -n`)")]
     Poll(#[source] io::Error),
+    #[error("the sync loop does not take the map of sessions: {0}")]
+    Sessions(String),
     #[error("the kernel gives no random seed: {0}")]
     Seed(getrandom::Error),
 }

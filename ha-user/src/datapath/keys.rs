@@ -24,7 +24,7 @@ impl KeyTable {
     /// When the map refuses an entry.
     pub fn set(&mut self, keys: &[DatapathKey]) -> Result<(), LoadError> {
         for key in keys {
-            self.write(key.epoch, KeyEntry { heartbeat: key.heartbeat, held: 1 })?;
+            self.write(key.epoch, KeyEntry { heartbeat: key.heartbeat, stamp: key.stamp, held: 1 })?;
         }
         let is_kept = |epoch: u8| keys.iter().any(|key| key.epoch == epoch);
         for epoch in std::mem::take(&mut self.held) {

@@ -7,6 +7,7 @@ use super::pins::{self, Pins};
 use super::plan::{DatapathKey, InterfacePlan, Plan};
 use super::pod::Shared;
 use super::ring::AdvertRing;
+use super::sessions::SessionTable;
 use aya::maps::{Array, HashMap, MapError, PerCpuArray, RingBuf};
 use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
@@ -51,6 +52,7 @@ pub struct Programs {
     counters: Arc<CounterMaps>,
     heartbeat: HeartbeatMaps,
     keys: KeyTable,
+    sessions: Option<SessionTable>,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
 }
 
@@ -90,8 +92,9 @@ impl Programs {
         };
         let mut keys = KeyTable::new(take(&mut ebpf, "KEYS", Array::try_from)?);
         keys.set(&plan.keys)?;
+        let sessions = Some(SessionTable::new(take(&mut ebpf, "SESSIONS", Array::try_from)?));
         let ring = AdvertRing::new(take(&mut ebpf, "ADVERTS", RingBuf::try_from)?);
-        Ok(Self { ebpf, ring, counters, heartbeat, keys, logger })
+        Ok(Self { ebpf, ring, counters, heartbeat, keys, sessions, logger })
     }
 
     /// A loaded program, [`EDGE`] or [`EMPTY`].
@@ -128,6 +131,11 @@ impl Programs {
     /// The same, to publish in.
     pub fn heartbeat_mut(&mut self) -> &mut HeartbeatMaps {
         &mut self.heartbeat
+    }
+
+    /// Where the peers' sessions are told; `None` from the second time on.
+    pub fn take_sessions(&mut self) -> Option<SessionTable> {
+        self.sessions.take()
     }
 
     /// These secrets are valid from now on, and no other.

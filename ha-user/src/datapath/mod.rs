@@ -13,6 +13,7 @@ pub mod pins;
 mod plan;
 mod pod;
 mod ring;
+mod sessions;
 mod socket_counters;
 
 pub use attach::Attachment;
@@ -21,6 +22,7 @@ pub use heartbeat::HeartbeatMaps;
 pub use load::{LoadError, Programs};
 pub use pins::Inherited;
 pub use plan::{DatapathKey, HeartbeatPlan, InterfacePlan, LinkPlan, Plan, SyncPlan};
+pub use sessions::SessionTable;
 pub use socket_counters::SocketCounters;
 
 use crate::config::XdpChoice;
@@ -89,6 +91,11 @@ impl Datapath {
     /// When the kernel refuses the entry. Without XDP there is nobody to tell, which is no error.
     pub fn publish(&mut self, entry: &SelfEntry) -> Result<(), LoadError> {
         self.programs.as_mut().map_or(Ok(()), |programs| programs.heartbeat_mut().publish(entry))
+    }
+
+    /// Where the sync loop says whose sessions are current; `None` without XDP, and from the second time on.
+    pub fn take_sessions(&mut self) -> Option<SessionTable> {
+        self.programs.as_mut().and_then(Programs::take_sessions)
     }
 
     /// These secrets are valid from now on, and no other.

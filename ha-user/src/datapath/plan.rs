@@ -85,11 +85,17 @@ pub struct DatapathKey {
     pub epoch: u8,
     /// Of [`ha_common::sync::heartbeat_key`].
     pub heartbeat: Key,
+    /// Of [`ha_common::sync::stamp_key`].
+    pub stamp: Key,
 }
 
 impl DatapathKey {
     pub fn new(key: &ClusterKey, cluster: &str) -> Self {
-        Self { epoch: key.epoch, heartbeat: ha_common::sync::heartbeat_key(&key.secret, cluster, key.epoch) }
+        Self {
+            epoch: key.epoch,
+            heartbeat: ha_common::sync::heartbeat_key(&key.secret, cluster, key.epoch),
+            stamp: ha_common::sync::stamp_key(key, cluster),
+        }
     }
 }
 

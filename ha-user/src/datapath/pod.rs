@@ -4,6 +4,7 @@
 use ha_common::abi::{
     AdvertRecord, FenceEntry, InterfaceEntry, KeyEntry, LinkEntry, MemberEntry, PathEntry, PeerEntry, SelfEntry, Stream,
 };
+use ha_common::wire::genuine::SessionEntry;
 
 /// A value of a map.
 #[derive(Clone, Copy)]
@@ -17,6 +18,7 @@ unsafe impl aya::Pod for Shared<MemberEntry> {}
 unsafe impl aya::Pod for Shared<LinkEntry> {}
 unsafe impl aya::Pod for Shared<PeerEntry> {}
 unsafe impl aya::Pod for Shared<KeyEntry> {}
+unsafe impl aya::Pod for Shared<SessionEntry> {}
 unsafe impl aya::Pod for Shared<Stream> {}
 unsafe impl aya::Pod for Shared<SelfEntry> {}
 unsafe impl aya::Pod for Shared<FenceEntry> {}

@@ -45,6 +45,7 @@ impl SyncLoop {
                 self.sort(action);
             }
             self.write();
+            self.sessions.tell(&self.engine);
             self.send();
         }
         self.post_health();

@@ -5,6 +5,7 @@
 
 mod actions;
 mod links;
+mod sessions;
 mod status;
 mod writing;
 
@@ -28,6 +29,7 @@ use ha_common::secret::ClusterKey;
 use ha_common::sync::filter::{Admission, Filter, Prefix};
 use ha_common::sync::{Action, Capabilities, Config, Engine, Input, VERSION};
 use ha_common::time::{Instant, earliest};
+use sessions::Sessions;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -97,6 +99,7 @@ pub struct SyncLoop {
     poller: Poller,
     actions: Vec<Action>,
     pending: Pending,
+    sessions: Sessions,
     /// The last complaint about each link's socket, not to be repeated every second.
     socket_complaints: Vec<Option<String>>,
     /// What the engine was told of the largest datagram.
@@ -149,6 +152,7 @@ impl SyncLoop {
             poller: Poller::new().map_err(SyncLoopError::Poller)?,
             actions: Vec::new(),
             pending: Pending::default(),
+            sessions: Sessions::default(),
             socket_complaints: vec![None; links_count],
             frame_bytes,
             socket_due: Instant(0),
@@ -289,6 +293,7 @@ impl SyncLoop {
                 drop(reply.send(self.events.resize(bytes, bytes_max).map_err(|error| error.to_string())));
             }
             SyncRequest::Keys { keys, reply } => drop(reply.send(self.on_keys(&keys))),
+            SyncRequest::Sessions(table) => self.sessions.begin(table, &self.engine),
             SyncRequest::Stop => {
                 self.admission.release(now, &mut self.engine, &mut self.actions);
                 self.stop_by = Some(now + DRAIN_MAX);

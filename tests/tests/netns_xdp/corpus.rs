@@ -39,9 +39,11 @@ const TRANSPORT: usize = IP + ipv4::HEADER_LEN;
 
 /// The node under test and the key of its pair's heartbeats.
 pub const NODE: u8 = 0;
+/// The key of the stamps in the peer's frame headers.
+pub const STAMP_KEY: Key = [0x0f1e_2d3c_4b5a_6978, 0x8796_a5b4_c3d2_e1f0];
 pub const HEARTBEAT_KEY: Key = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
 /// The only secret, as the programs have it.
-pub const KEY: DatapathKey = DatapathKey { epoch: KEY_EPOCH, heartbeat: HEARTBEAT_KEY };
+pub const KEY: DatapathKey = DatapathKey { epoch: KEY_EPOCH, heartbeat: HEARTBEAT_KEY, stamp: STAMP_KEY };
 /// The path of the only interface.
 pub const PATH: PathId = PathId(3);
 /// Hardware address of the only interface.
@@ -272,12 +274,22 @@ pub fn solicitation(target: Ipv6Addr) -> Vec<u8> {
 
 /// A data frame of the peer over IPv4 with this sequence number and this many bytes of body, tag included.
 pub fn sync_frame(sequence: u64, body_len: u16) -> Vec<u8> {
-    ipv4_frame(udp::PROTOCOL, 64, &datagram(SYNC_PORT, &sync_payload(sequence, body_len)))
+    sync_frame_of(&sync_header(sequence, body_len), None)
 }
 
-/// The same over IPv6.
+/// The frame with this header over IPv4, with the stamp of a key, or none.
+pub fn sync_frame_of(header: &Header, stamp: Option<Key>) -> Vec<u8> {
+    ipv4_frame(udp::PROTOCOL, 64, &datagram(SYNC_PORT, &sync_payload(header, stamp)))
+}
+
+/// As [`sync_frame`], over IPv6.
 pub fn sync_frame_v6(sequence: u64, body_len: u16) -> Vec<u8> {
-    ipv6_frame(PEER_V6, LOCAL_V6, udp::PROTOCOL, &datagram(SYNC_PORT, &sync_payload(sequence, body_len)))
+    ipv6_frame(
+        PEER_V6,
+        LOCAL_V6,
+        udp::PROTOCOL,
+        &datagram(SYNC_PORT, &sync_payload(&sync_header(sequence, body_len), None)),
+    )
 }
 
 /// The frame with these tags (by EtherType) before its own type.
@@ -296,18 +308,16 @@ pub fn sync_addresses(is_v6: bool) -> (IpAddr, IpAddr) {
     if is_v6 { (LOCAL_V6.into(), PEER_V6.into()) } else { (LOCAL_V4.into(), PEER_V4.into()) }
 }
 
-fn sync_payload(sequence: u64, body_len: u16) -> Vec<u8> {
-    let header = Header {
-        kind: Kind::Data,
-        sender: PEER_NODE,
-        key_epoch: KEY_EPOCH,
-        body_len,
-        target: 0,
-        session: 0x1234,
-        sequence,
-    };
-    let mut payload = header.emit().to_vec();
-    payload.resize(HEADER_LEN + usize::from(body_len), 0xb0);
+/// The header of a data frame of the peer.
+pub fn sync_header(sequence: u64, body_len: u16) -> Header {
+    Header { kind: Kind::Data, sender: PEER_NODE, key_epoch: KEY_EPOCH, body_len, target: 0, session: 0x1234, sequence }
+}
+
+fn sync_payload(header: &Header, stamp: Option<Key>) -> Vec<u8> {
+    let mut head = header.emit();
+    stamp.into_iter().for_each(|key| frame::put_stamp(&mut head, key));
+    let mut payload = head.to_vec();
+    payload.resize(HEADER_LEN + usize::from(header.body_len), 0xb0);
     payload
 }
 

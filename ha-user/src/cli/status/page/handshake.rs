@@ -89,7 +89,7 @@ mod tests {
             let sync = SyncStatus { mode: "ftfw".to_owned(), peers: vec![peer], ..SyncStatus::default() };
             lines(&sync, &Ink { colour: false })
         };
-        assert_eq!(said(peer(2, &all, "ftfw")) + &said(peer(1, &all, "")) + &said(peer(0, &[], "")), "");
+        assert_eq!(said(peer(2, &all, "ftfw")) + &said(peer(2, &all, "")) + &said(peer(0, &[], "")), "");
         assert!(said(peer(2, &all, "alarm")).contains("fw2 replicates in mode alarm, this node in ftfw"));
         assert_eq!(said(peer(2, &all[1..], "ftfw")), "  fw2 speaks version 2 without digests\n");
     }
