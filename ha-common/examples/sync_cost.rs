@@ -3,8 +3,9 @@
 //! `cargo run --release -p ha-common --features protocol --example sync_cost`
 
 use ha_common::role::{NodeId, Role};
+use ha_common::secret::ClusterKey;
 use ha_common::sync::flow::{Flow, FlowKey, Tcp, Tuple, status};
-use ha_common::sync::{Action, Config, Engine, Input, LinkId, Mode, Sending};
+use ha_common::sync::{Action, Capabilities, Config, Engine, Input, LinkId, Mode, Sending, VERSION};
 use ha_common::time::Instant;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -20,8 +21,9 @@ fn config(node: u8) -> Config {
         nonce: [node; 16],
         cluster: "edge".into(),
         peers: vec![NodeId(1 - node)],
-        secret: b"secret".to_vec().into(),
-        key_epoch: 0,
+        keys: vec![ClusterKey { epoch: 0, secret: b"secret".to_vec().into() }],
+        version: VERSION,
+        capabilities: Capabilities::ALL,
         frame_bytes_max: 1400,
         links: 1,
         sending: Sending::Failover,

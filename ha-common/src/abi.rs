@@ -8,6 +8,7 @@ use crate::wire::bytes::Packet;
 use crate::wire::carp::ADVERT_LEN;
 use crate::wire::frame::Kind;
 use crate::wire::ip::{self, AddressWords};
+use crate::wire::siphash::Key;
 use core::net::IpAddr;
 
 /// Interfaces with an index below this are found by one array lookup, all others in a hash map.
@@ -119,21 +120,14 @@ pub struct PeerEntry {
     pub address: AddressWords,
     /// 4 or 6; zero when this node number is no peer.
     pub family: u8,
-    /// The epoch of the secret in use, and the one that is valid as well while secrets change.
-    pub key_epochs: [u8; 2],
     pub reserved: u8,
 }
-const _: () = assert!(size_of::<PeerEntry>() == 20);
+const _: () = assert!(size_of::<PeerEntry>() == 18);
 
 impl PeerEntry {
-    /// A peer at this address whose frames are sealed under `key_epoch`.
-    pub fn new(address: IpAddr, key_epoch: u8) -> Self {
-        Self {
-            address: ip::address_words(address),
-            family: if address.is_ipv6() { 6 } else { 4 },
-            key_epochs: [key_epoch; 2],
-            reserved: 0,
-        }
+    /// A peer at this address.
+    pub fn new(address: IpAddr) -> Self {
+        Self { address: ip::address_words(address), family: if address.is_ipv6() { 6 } else { 4 }, reserved: 0 }
     }
 
     /// True when the packet comes from this peer's address.
@@ -141,13 +135,23 @@ impl PeerEntry {
     pub fn admits_source<P: Packet>(&self, packet: &ip::Header<P>) -> bool {
         packet.is_v6() == (self.family == 6) && packet.source_is(&self.address)
     }
-
-    /// True when this node holds the secret of that epoch.
-    #[inline(always)]
-    pub fn admits_epoch(&self, key_epoch: u8) -> bool {
-        self.key_epochs[0] == key_epoch || self.key_epochs[1] == key_epoch
-    }
 }
+
+/// What the programs hold of the secret of an epoch: the entry of that number in the map `KEYS`. Each epoch has its own, so
+/// that another secret comes and goes without one moment in which the one in use is not whole.
+#[repr(C)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct KeyEntry {
+    /// Of [`crate::wire::heartbeat`], and of [`crate::wire::frame::put_stamp`].
+    pub heartbeat: Key,
+    pub stamp: Key,
+    /// 1 when the secret of this epoch is valid.
+    pub held: u64,
+}
+const _: () = assert!(size_of::<KeyEntry>() == 40);
+
+/// Entries of the map `KEYS`: one for each epoch.
+pub const EPOCHS: u32 = 256;
 
 /// One well-formed advert for a known VHID, as it goes through the ring.
 #[repr(C)]

@@ -82,6 +82,8 @@ reasons! {
     FrameKeyEpoch = "frame_key_epoch",
     /// The body length in the header contradicts the datagram.
     FrameLength = "frame_length",
+    /// A hello of no session that is known, while more of them came than a peer sends.
+    FrameRate = "frame_rate",
     // -- heartbeats and the gate, decided by XDP --
     /// The frame has the heartbeats' EtherType and magic, but not their length.
     HeartbeatLength = "heartbeat_length",
@@ -97,12 +99,12 @@ reasons! {
     HeartbeatStale = "heartbeat_stale",
     /// ARP or neighbour solicitation for a virtual address while this node holds no live lease.
     LeaseClosed = "lease_closed",
-    // -- sync frames, decided by the sync engine --
+    // -- sync frames, decided by XDP as far as it has been told, else by the sync engine --
     /// The frame belongs to a session that is not the peer's current one.
     FrameSession = "frame_session",
     /// The sequence number was seen already or is older than the window.
     FrameReplay = "frame_replay",
-    /// The authentication tag is wrong.
+    /// The authentication tag, or the header's stamp, is wrong.
     FrameAuth = "frame_auth",
     /// Authentic, but the body does not decode.
     FrameBody = "frame_body",

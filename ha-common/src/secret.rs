@@ -27,6 +27,17 @@ impl Deref for Secret {
     }
 }
 
+/// How many keys of a cluster are valid at a time: the one that is in use, and the one that takes its place.
+pub const KEYS_MAX: usize = 2;
+
+/// A secret of a cluster, and which one it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterKey {
+    /// Stands in every frame that is keyed with it.
+    pub epoch: u8,
+    pub secret: Secret,
+}
+
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(…)")

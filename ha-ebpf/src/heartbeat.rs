@@ -22,7 +22,7 @@ pub fn receive(ctx: &XdpContext, packet: Cursor, interface: InterfaceEntry, row:
     if maps::HEARTBEAT_ON.load() == 0 {
         return Verdict::Pass;
     }
-    let judged = match Heartbeat::read(packet, maps::HEARTBEAT_KEY.load(), maps::HEARTBEAT_EPOCH.load()) {
+    let judged = match Heartbeat::read(packet, maps::heartbeat_key) {
         None => return Verdict::Pass,
         Some(Err(reason)) => Err(reason),
         Some(Ok(heard)) => {
@@ -49,7 +49,9 @@ fn answer(packet: Cursor, probe: &Heartbeat, interface: InterfaceEntry, row: Row
     let Some(own) = maps::own() else { return Ok(Verdict::Drop) };
     let now = now();
     let Settled::Known(gate) = gate::settle(&own, probe.supersedes(&own), now) else { return Ok(Verdict::Drop) };
-    let words = probe.answer(&own, gate, now).seal(maps::HEARTBEAT_KEY.load());
+    // Under the secret that the peer used: it holds that.
+    let Some(key) = maps::heartbeat_key(probe.key_epoch) else { return Err(DropReason::HeartbeatKeyEpoch) };
+    let words = probe.answer(&own, gate, now).seal(key);
     let Some(addresses) = packet.window::<ADDRESSES_LEN>(0) else { return Err(DropReason::HeartbeatLength) };
     let Some(body) = packet.window::<{ WORDS * 8 }>(ethernet::HEADER_LEN) else {
         return Err(DropReason::HeartbeatLength);

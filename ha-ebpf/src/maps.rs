@@ -7,10 +7,11 @@ use aya_ebpf::Global;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
 use ha_common::abi::{
-    self, AdvertRecord, COUNT_PACKETS, CounterRow, FenceEntry, InterfaceEntry, LinkEntry, MemberEntry, PathEntry,
-    PeerEntry, SelfEntry, Stream, VipKey, refusal_index,
+    self, AdvertRecord, COUNT_PACKETS, CounterRow, FenceEntry, InterfaceEntry, KeyEntry, LinkEntry, MemberEntry,
+    PathEntry, PeerEntry, SelfEntry, Stream, VipKey, refusal_index,
 };
 use ha_common::reason::DropReason;
+use ha_common::wire::genuine::{self, SessionEntry};
 use ha_common::wire::heartbeat::Heartbeat;
 use ha_common::wire::siphash::Key;
 
@@ -34,12 +35,6 @@ pub static HEARTBEAT_NODE: Global<u8> = Global::new(0);
 #[expect(unsafe_code, reason = "the loader finds globals by their symbol")]
 #[unsafe(no_mangle)]
 pub static HEARTBEAT_PEER: Global<u8> = Global::new(0);
-#[expect(unsafe_code, reason = "the loader finds globals by their symbol")]
-#[unsafe(no_mangle)]
-pub static HEARTBEAT_KEY: Global<Key> = Global::new([0; 2]);
-#[expect(unsafe_code, reason = "the loader finds globals by their symbol")]
-#[unsafe(no_mangle)]
-pub static HEARTBEAT_EPOCH: Global<u8> = Global::new(0);
 /// 1 when requests for virtual addresses need a lease; set at load time.
 #[expect(unsafe_code, reason = "the loader finds globals by their symbol")]
 #[unsafe(no_mangle)]
@@ -60,6 +55,16 @@ static LINKS: Array<LinkEntry> = Array::with_max_entries(abi::LINKS_MAX, 0);
 /// By [`abi::peer_index`].
 #[map]
 static PEERS: Array<PeerEntry> = Array::with_max_entries(abi::LINKS_MAX * abi::PEERS_MAX, 0);
+/// By epoch: the secrets that are valid. The daemon changes it while the programs run.
+#[map]
+static KEYS: Array<KeyEntry> = Array::with_max_entries(abi::EPOCHS, 0);
+/// By node number: what the sync loop has told of the peers' sessions.
+#[map]
+static SESSIONS: Array<SessionEntry> = Array::with_max_entries(abi::PEERS_MAX, 0);
+/// By bucket of [`genuine`]: when it will be full again. Not per CPU: what two queues let through together is counted once
+/// or twice, and bounded all the same.
+#[map]
+static HELLOS: Array<u64> = Array::with_max_entries(genuine::HELLO_BUCKETS, 0);
 /// By [`abi::stream_index`]. Not per CPU: one peer's frames are one UDP flow on each link, which one receive queue
 /// gets; what comes over a second link counts as a duplicate.
 #[map]
@@ -119,6 +124,36 @@ pub fn link(number: u16) -> Option<&'static LinkEntry> {
 #[inline(always)]
 pub fn peer(link: u16, sender: u8) -> Option<&'static PeerEntry> {
     PEERS.get(abi::peer_index(link, sender)).filter(|entry| entry.family != 0)
+}
+
+/// The stamps' key of that epoch, if its secret is valid.
+#[inline(always)]
+pub fn stamp_key(epoch: u8) -> Option<Key> {
+    KEYS.get(u32::from(epoch)).filter(|entry| entry.held != 0).map(|entry| entry.stamp)
+}
+
+/// What is known of the session of the peer with this number.
+#[inline(always)]
+pub fn session(sender: u8) -> Option<&'static SessionEntry> {
+    SESSIONS.get(u32::from(sender))
+}
+
+/// Whether one more hello may pass by this bucket.
+#[inline(always)]
+#[expect(unsafe_code, reason = "map values are only reachable by pointer")]
+pub fn take_turn(bucket: u32, now_ns: u64) -> bool {
+    let Some(full_at) = HELLOS.get_ptr_mut(bucket) else { return true };
+    // SAFETY: map values live as long as the program and are aligned to 8 bytes.
+    let full_at = unsafe { &mut *full_at };
+    let Some(next) = genuine::next_turn(*full_at, now_ns) else { return false };
+    *full_at = next;
+    true
+}
+
+/// The heartbeats' key of that epoch, if its secret is valid.
+#[inline(always)]
+pub fn heartbeat_key(epoch: u8) -> Option<Key> {
+    KEYS.get(u32::from(epoch)).filter(|entry| entry.held != 0).map(|entry| entry.heartbeat)
 }
 
 /// What was received in one stream of a peer.

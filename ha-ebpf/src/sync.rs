@@ -1,5 +1,6 @@
 //! The sync link: check the frame header before the socket sees the datagram, and count per peer.
 
+use crate::clock::now;
 use crate::cursor::Cursor;
 use crate::maps::{self, Row};
 use crate::verdict::Verdict;
@@ -8,6 +9,7 @@ use aya_log_ebpf::debug;
 use ha_common::abi::{COUNT_FRAMES, InterfaceEntry, stream_index};
 use ha_common::reason::DropReason;
 use ha_common::wire::frame::{self, Header};
+use ha_common::wire::genuine::Admission;
 use ha_common::wire::ip;
 use ha_common::wire::ipv4::Payload;
 
@@ -46,8 +48,16 @@ fn admit(packet: Cursor, ip: &ip::Header<Cursor>, link: u16, payload: Payload) -
     if !peer.admits_source(ip) {
         return Err(DropReason::FrameSender);
     }
-    if !peer.admits_epoch(header.key_epoch) {
-        return Err(DropReason::FrameKeyEpoch);
+    let key = maps::stamp_key(header.key_epoch).ok_or(DropReason::FrameKeyEpoch)?;
+    if let Some(session) = maps::session(header.sender) {
+        match session.judge(&header, frame::is_stamped(packet, payload, key))? {
+            Admission::Free => {}
+            Admission::Limited { bucket } => {
+                if !maps::take_turn(bucket, now()) {
+                    return Err(DropReason::FrameRate);
+                }
+            }
+        }
     }
     if let Some(stream) = maps::stream(stream_index(header.sender, header.kind)) {
         stream.observe(header.kind, header.session, header.sequence, payload.len as u64);

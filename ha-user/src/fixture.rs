@@ -5,6 +5,7 @@ use crate::config::timing::Timing;
 use crate::config::{Election, Filter, Node, Resolved, Sync, Vip, XdpChoice};
 use ha_common::election::{InterfaceId, Transport};
 use ha_common::role::NodeId;
+use ha_common::secret::ClusterKey;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -45,8 +46,7 @@ pub fn config() -> Resolved {
         sync: Sync {
             interface: "eth2".into(),
             port: 3780,
-            secret: vec![7; 32].into(),
-            key_epoch: 1,
+            keys: vec![ClusterKey { epoch: 1, secret: vec![7; 32].into() }],
             filter: Filter { protocols: [1, 6, 17].into_iter().collect(), ..Filter::default() },
             netlink_buffer: 2 << 20,
             netlink_buffer_max: 8 << 20,

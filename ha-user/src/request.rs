@@ -1,8 +1,10 @@
 //! What the services and the two loops ask of each other, through [`crate::mailbox`].
 
+use crate::datapath::{DatapathKey, SessionTable};
 use crate::demotion::Demotion;
 use crate::status::{ControlStatus, SyncStatus};
 use ha_common::role::{Role, SyncHealth};
+use ha_common::secret::ClusterKey;
 use ha_common::sync::filter::Filter;
 use ha_common::sync::flow::Flow;
 use serde::{Deserialize, Serialize};
@@ -33,6 +35,13 @@ pub enum ControlRequest {
         force: bool,
         reply: oneshot::Sender<MaintenanceOutcome>,
     },
+    /// These secrets are valid from now on. Answered when the programs have them.
+    Keys {
+        keys: Vec<DatapathKey>,
+        reply: oneshot::Sender<Result<(), String>>,
+    },
+    /// The peer accepts the secret of this epoch: heartbeats are keyed with it from now on.
+    KeyInUse(u8),
     /// End the loop. `keep_role` false: hand over, say goodbye, release the addresses; true: the process is about to be
     /// restarted, and its mastership stays in the kernel for the restart grace.
     Stop {
@@ -147,6 +156,13 @@ pub enum SyncRequest {
         bytes_max: usize,
         reply: oneshot::Sender<Result<(), String>>,
     },
+    /// These secrets are valid from now on. Answered when they are in force; refused when a living peer holds none of them.
+    Keys {
+        keys: Vec<ClusterKey>,
+        reply: oneshot::Sender<Result<(), String>>,
+    },
+    /// The programs are loaded: they are to be told whose sessions are current.
+    Sessions(SessionTable),
     /// Send what is pending, then end the loop.
     Stop,
 }

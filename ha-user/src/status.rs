@@ -290,6 +290,9 @@ pub struct SyncStatus {
     /// What was decided about order and rare attributes, by name.
     #[serde(default)]
     pub decisions: BTreeMap<String, u64>,
+    /// The epochs of the secrets that are valid here, the newest last.
+    #[serde(default)]
+    pub key_epochs: Vec<u8>,
     pub refused: BTreeMap<String, u64>,
     pub peers: Vec<PeerStatus>,
     pub writes: WriteStatus,
@@ -333,6 +336,19 @@ pub struct PeerStatus {
     pub node: String,
     pub address: String,
     pub alive: bool,
+    /// The protocol version of the peer, what it understands of it, and the mode in which it replicates; empty when it has not
+    /// said so.
+    #[serde(default)]
+    pub protocol: u32,
+    #[serde(default)]
+    pub capabilities: Vec<String>,
+    #[serde(default)]
+    pub mode: String,
+    /// The epoch of the secret that is in use with the peer, and those that it accepts, as it last said.
+    #[serde(default)]
+    pub key_epoch: u8,
+    #[serde(default)]
+    pub key_epochs_accepted: Vec<u8>,
     pub sent_sequence: u64,
     pub acked_sequence: u64,
     pub received_sequence: u64,

@@ -109,6 +109,27 @@ fn keygen() {
     assert_ne!(std::fs::read_to_string(&path).unwrap(), text);
 }
 
+/// `keygen --rotate` and `--retire` tell what is to be done next, and exclude each other and `--force`.
+#[test]
+fn keygen_rotates() {
+    let etc = Etc::new();
+    let path = etc.path("secret");
+    let path = path.to_str().unwrap();
+    let lines = || std::fs::read_to_string(path).unwrap().lines().count();
+    let rotated = twinwall(&["keygen", "--rotate", "--output", path]);
+    assert!(
+        stdout(&rotated).contains("epoch 2") && stdout(&rotated).contains("twinwall reload"),
+        "{}",
+        stdout(&rotated)
+    );
+    assert_eq!(lines(), 2);
+    assert_eq!(twinwall(&["keygen", "--rotate", "--output", path]).status.code(), Some(1));
+    assert_eq!(twinwall(&["keygen", "--rotate", "--force", "--output", path]).status.code(), Some(2));
+    let retired = twinwall(&["keygen", "--retire", "--output", path]);
+    assert!(stdout(&retired).contains("epoch 2 stays"), "{}", stdout(&retired));
+    assert_eq!(lines(), 1);
+}
+
 /// The packaged configuration is usable, with the one warning that its sync link is shared; `--strict` refuses it.
 #[test]
 fn check_of_the_packaged_file() {

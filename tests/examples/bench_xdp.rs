@@ -14,6 +14,8 @@ use anyhow::{Result, ensure};
 use corpus::Sample;
 use ha_common::abi::SelfEntry;
 use ha_common::reason::DropReason;
+use ha_common::role::NodeId;
+use ha_common::wire::genuine::SessionEntry;
 use ha_common::wire::heartbeat::{self, Heartbeat, Standing};
 use ha_user::datapath::load::{EDGE, EMPTY};
 use rig::{RING_ADVERTS, Rig};
@@ -63,8 +65,18 @@ fn main() -> Result<()> {
         let runs = if is_delivered { (RING_ADVERTS, ADVERT_BATCHES) } else { (REPEATS, 1) };
         print(&measure(&mut rig, sample, runs)?, json)?;
     }
+    let header = corpus::sync_header(1, 200);
+    let current = SessionEntry { session: header.session, stamps: 1, ..SessionEntry::default() };
+    rig.sessions.set(NodeId(corpus::PEER_NODE), current)?;
+    for (name, stamp, refused) in [
+        ("sync frame, stamped", Some(corpus::STAMP_KEY), None),
+        ("sync frame, forged", None, Some(DropReason::FrameAuth)),
+    ] {
+        let sample = Sample { name: name.to_owned(), bytes: corpus::sync_frame_of(&header, stamp), refused };
+        print(&measure(&mut rig, sample, (REPEATS, 1))?, json)?;
+    }
     let (_, answer) = rig.judge(&corpus::heartbeat_frame(&corpus::probe()))?;
-    let answer = Heartbeat::read(&answer[..], corpus::HEARTBEAT_KEY, corpus::KEY_EPOCH);
+    let answer = Heartbeat::read(&answer[..], corpus::key_of);
     ensure!(answer.is_some_and(|answer| answer.is_ok()), "a probe is not answered: the figures mean nothing");
     print(&measure_singly(&mut rig, "heartbeat probe, answered", XDP_TX, |_| corpus::probe())?, json)?;
     print(&measure_singly(&mut rig, "heartbeat answer, taken", XDP_DROP, corpus::reply)?, json)?;

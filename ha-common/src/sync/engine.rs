@@ -80,7 +80,7 @@ pub struct Engine {
     pub(super) mode: Mode,
     pub(super) refresh_time: Duration,
     pub(super) purge_timeout: Duration,
-    keyring: Keyring,
+    pub(super) keyring: Keyring,
     seed: u64,
     pub(super) role: Role,
     /// Lamport clock: never behind any version seen.
@@ -116,7 +116,7 @@ impl Engine {
     /// decides nothing else. Peers beyond the eighth are ignored; the frame size is clamped to 400..=65000.
     pub fn new(mut config: Config, seed: u64) -> Self {
         config.frame_bytes_max = frame_bytes(config.frame_bytes_max);
-        let keyring = Keyring::new(config.secret.clone(), &config.cluster, config.key_epoch);
+        let keyring = Keyring::new(&config.keys, &config.cluster);
         let peers = (0u8..).zip(config.peers.iter().take(PEERS_MAX));
         let peers: Vec<_> = peers.map(|(index, &node)| Peer::new(PeerId(index), node, &config, &keyring)).collect();
         Self {
@@ -179,7 +179,8 @@ impl Engine {
             | Input::FrameBytes(_)
             | Input::Flush
             | Input::Resync
-            | Input::Retain(_) => false,
+            | Input::Retain(_)
+            | Input::Keys(_) => false,
         };
         match input {
             Input::Timer => {}
@@ -207,6 +208,7 @@ impl Engine {
             Input::Withdraw { key } => self.on_withdraw(now, key),
             Input::Retain(filter) => self.on_retain(now, filter),
             Input::Reread => self.on_reread(),
+            Input::Keys(keys) => self.on_keys(keys),
         }
         if !comes_in_thousands {
             self.run(now, out);
@@ -234,6 +236,7 @@ impl Engine {
         let counts = self.table.counts();
         Stats {
             mode: self.mode,
+            key_epochs: self.keyring.epochs().collect(),
             health: self.health,
             flows: counts.local + counts.found + counts.peer,
             flows_local: counts.local,
@@ -320,11 +323,11 @@ impl Engine {
         }
         let sender = self.peers.iter().position(|peer| peer.node.0 == header.sender);
         let index = sender.ok_or(DropReason::FrameSender)?;
-        if header.key_epoch != self.keyring.epoch {
+        if !self.keyring.holds(header.key_epoch) {
             return Err(DropReason::FrameKeyEpoch);
         }
         let taken = match header.kind {
-            Kind::Hello => self.on_hello(now, index, &header, bytes, out),
+            Kind::Hello => self.on_hello(now, (index, link), &header, bytes, out),
             Kind::Data => self.on_data_frame(now, index, &header, bytes, out),
             Kind::Ack => self.on_ack_frame(now, index, &header, bytes, out),
         };
@@ -346,17 +349,22 @@ impl Engine {
     fn on_hello(
         &mut self,
         now: Instant,
-        index: usize,
+        (index, link): (usize, LinkId),
         header: &Header,
         bytes: &[u8],
         out: &mut Vec<Action>,
     ) -> Result<(), DropReason> {
-        let hello = proto::Hello::decode(self.keyring.open_hello(bytes)?).map_err(|_| DropReason::FrameBody)?;
+        let peer = self.peers.get(index).ok_or(DropReason::FrameSender)?;
+        if peer.session.peer_session() == header.session && peer.links.has_taken_hello(link, header.sequence) {
+            return Err(DropReason::FrameReplay);
+        }
+        let hello = proto::Hello::decode(self.keyring.open_hello(header.key_epoch, bytes)?)
+            .map_err(|_| DropReason::FrameBody)?;
         let peer = self.peers.get_mut(index).ok_or(DropReason::FrameSender)?;
         let greeting = peer.session.on_hello(&self.keyring, header, &hello)?;
         match greeting {
-            Greeting::Stranger { challenge } => {
-                peer.answer_stranger(challenge);
+            Greeting::Stranger(stranger) => {
+                peer.answer_stranger(stranger);
                 return Ok(());
             }
             Greeting::New => {
@@ -569,6 +577,8 @@ impl Engine {
         let in_sync = self.health.in_sync;
         let Some(peer) = self.peers.get_mut(index) else { return };
         peer.review_links(now, out);
+        peer.review_keys(&self.keyring, out);
+        peer.review_mode(self.mode, out);
         let links_heard = peer.links.heard_set(now);
         let statement =
             Statement { clock: self.clock, role: self.role, in_sync, bulk_wanted: peer.wanted, links_heard };
@@ -578,8 +588,8 @@ impl Engine {
         }
         peer.outbox.on_timer(now, &mut self.table);
         peer.inbox.on_timer(now, &mut self.table);
-        peer.send_ack_if_due(now, &self.keyring, out);
-        peer.send_data(now, &self.keyring, &mut self.table, &mut self.outgoing, out);
+        peer.send_ack_if_due(now, out);
+        peer.send_data(now, &mut self.table, &mut self.outgoing, out);
         if let Some(flows) = peer.outbox.take_transfer() {
             out.push(Action::Event(Event::BulkSent { peer: peer.id, flows }));
         }

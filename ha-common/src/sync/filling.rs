@@ -1,5 +1,6 @@
 //! One data frame: being filled, and what is remembered of it until it is acknowledged or given up.
 
+use super::capabilities::Capabilities;
 use super::encode;
 use super::outbox::Stamp;
 use super::table::{Entry, Owner, Slot};
@@ -33,6 +34,7 @@ pub(super) struct Filling<'a> {
     /// Bytes.
     pub left: usize,
     pub changes: &'a mut Vec<proto::Change>,
+    pub receiver: Capabilities,
 }
 
 impl Filling<'_> {
@@ -60,7 +62,9 @@ impl Filling<'_> {
                 Owner::Peer(_) => true,
                 Owner::Found => return true,
             };
-            Kind::Upsert(encode::flow_message(&entry.flow(), entry.version(), handover))
+            let mut flow = encode::flow_message(&entry.flow(), entry.version(), handover);
+            self.receiver.restrict(&mut flow);
+            Kind::Upsert(flow)
         };
         let fits = self.add(kind);
         if fits {

@@ -2,6 +2,7 @@
 
 use super::{Config, Mode};
 use crate::role::NodeId;
+use crate::secret::ClusterKey;
 use core::time::Duration;
 
 /// That of node 0 with two peers.
@@ -12,8 +13,9 @@ pub(super) fn config(mode: Mode) -> Config {
         nonce: [1; 16],
         cluster: "edge".into(),
         peers: vec![NodeId(1), NodeId(2)],
-        secret: b"secret".to_vec().into(),
-        key_epoch: 0,
+        keys: vec![ClusterKey { epoch: 0, secret: b"secret".to_vec().into() }],
+        version: super::VERSION,
+        capabilities: super::Capabilities::ALL,
         frame_bytes_max: 1400,
         links: 1,
         sending: super::Sending::Failover,

@@ -156,6 +156,12 @@ impl Links {
         is_copy
     }
 
+    /// A hello of the current session with this sequence, or a newer one, has come over this link: it need not be authenticated to
+    /// be known for a replay.
+    pub fn has_taken_hello(&self, link: LinkId, sequence: u64) -> bool {
+        self.links.get(usize::from(link.0)).is_some_and(|link| sequence <= link.hello)
+    }
+
     /// What the peer's hello says: the links over which it hears this node; `None` from a version that knows one link.
     pub fn confirmed(&mut self, heard_by_peer: Option<u32>) {
         for (at, link) in (0u8..).zip(&mut self.links) {

@@ -4,6 +4,7 @@
 //! of the conntrack table, and per peer an outbox of dirty flows and an inbox of received frames.
 
 mod bulk;
+mod capabilities;
 mod digest;
 mod encode;
 mod encode_extra;
@@ -20,6 +21,7 @@ pub mod flow;
 mod frame_size;
 mod inbox;
 mod keepalive;
+mod keys;
 mod links;
 mod local;
 mod modes;
@@ -43,16 +45,18 @@ mod session;
 mod table;
 mod window;
 
+pub use capabilities::{Capabilities, VERSION, VERSION_MIN};
 pub use engine::Engine;
 pub use extra::{EXPECTATIONS_MAX, NAME_BYTES_MAX};
 pub use links::{LINKS_MAX, LinkId, LinkSet, LinkStats, Sending};
 pub use modes::Mode;
 pub use order::is_tcp_set_back;
-pub use seal::heartbeat_key;
+pub use seal::{heartbeat_key, stamp_key};
 pub use selection::Standing;
 
 use crate::reason::DropReason;
 use crate::role::{NodeId, Role, SyncHealth};
+use crate::secret::ClusterKey;
 use core::time::Duration;
 use flow::{Expectation, Flow, FlowKey};
 
@@ -73,9 +77,11 @@ pub struct Config {
     pub nonce: [u8; 16],
     pub cluster: String,
     pub peers: Vec<NodeId>,
-    pub secret: crate::secret::Secret,
-    /// Which secret it is; stands in every frame header.
-    pub key_epoch: u8,
+    /// The secrets that are valid, the newest last: at most [`crate::secret::KEYS_MAX`].
+    pub keys: Vec<ClusterKey>,
+    /// The protocol version to speak, [`VERSION_MIN`] to [`VERSION`], and what of it: [`Capabilities::ALL`].
+    pub version: u32,
+    pub capabilities: Capabilities,
     /// Largest UDP payload to build.
     pub frame_bytes_max: usize,
     /// Most flows remembered; further ones are counted and not replicated.
@@ -168,6 +174,8 @@ pub enum Input<'a> {
     Retain(&'a filter::Filter),
     /// The kernel has flows of which the events say too little: dump the table, if this node is master.
     Reread,
+    /// These secrets are valid from now on, as [`Config::keys`]. See [`Engine::peer_without`].
+    Keys(&'a [ClusterKey]),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -223,6 +231,22 @@ pub enum Event {
         from: LinkId,
         to: LinkId,
     },
+    /// What goes to the peer is keyed with the secret of this epoch from now on.
+    KeyChanged {
+        peer: PeerId,
+        from: u8,
+        to: u8,
+    },
+    /// The peer replicates in another mode than this node: each does what its own mode wants.
+    ModeDiffers {
+        peer: PeerId,
+        mode: Mode,
+    },
+    /// The peer holds another secret of an epoch that is held here as well: it cannot be used.
+    KeyConflict {
+        peer: PeerId,
+        epoch: u8,
+    },
     BulkSent {
         peer: PeerId,
         flows: u64,
@@ -256,6 +280,15 @@ pub enum Event {
 pub struct PeerStats {
     pub alive: bool,
     pub session: u64,
+    /// The protocol version of the peer, what it understands, and its mode, if it tells; zero and nothing before its
+    /// first hello.
+    pub version: u32,
+    pub capabilities: Capabilities,
+    pub mode: Option<Mode>,
+    /// The epoch of the secret that frames to the peer are keyed with.
+    pub key_epoch: u8,
+    /// The epochs that it accepts, as its last hello said; none before the first.
+    pub key_epochs_accepted: Vec<u8>,
     /// Last data sequence sent / acknowledged cumulatively by the peer / received in order.
     pub sent_sequence: u64,
     pub acked_sequence: u64,
@@ -299,6 +332,8 @@ pub struct PeerStats {
 #[derive(Clone, Debug)]
 pub struct Stats {
     pub mode: Mode,
+    /// The epochs of the secrets that are valid, the newest last.
+    pub key_epochs: Vec<u8>,
     pub health: SyncHealth,
     pub flows: u64,
     pub flows_local: u64,

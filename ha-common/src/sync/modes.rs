@@ -8,6 +8,7 @@
 //!
 //! In all of them versions decide what is newer, frames are sealed, and a new session or a resync sends the whole table.
 
+use crate::proto::{Hello, HelloMode};
 use core::fmt;
 
 /// How a node sends and what it believes; the same on all nodes of a cluster.
@@ -29,6 +30,25 @@ impl Mode {
             Self::Ftfw => "ftfw",
             Self::Alarm => "alarm",
             Self::Notrack => "notrack",
+        }
+    }
+
+    /// As it stands in a hello.
+    pub(super) const fn message(self) -> HelloMode {
+        match self {
+            Self::Ftfw => HelloMode::Ftfw,
+            Self::Alarm => HelloMode::Alarm,
+            Self::Notrack => HelloMode::Notrack,
+        }
+    }
+
+    /// The mode of the sender of a hello; `None` when it does not tell, or has one that is not known here.
+    pub(super) fn of(hello: &Hello) -> Option<Self> {
+        match HelloMode::try_from(hello.mode).ok()? {
+            HelloMode::Untold => None,
+            HelloMode::Ftfw => Some(Self::Ftfw),
+            HelloMode::Alarm => Some(Self::Alarm),
+            HelloMode::Notrack => Some(Self::Notrack),
         }
     }
 

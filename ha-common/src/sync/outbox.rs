@@ -5,6 +5,7 @@
 //! carries the floor, the lowest sequence still open, below which the receiver accepts nothing any more.
 
 use super::bulk::Bulk;
+use super::capabilities::Capabilities;
 use super::digest::Buckets;
 use super::encode;
 use super::filling::{Carried, Filling, Frame};
@@ -92,6 +93,8 @@ pub(super) struct Outbox {
     spare: Vec<Vec<Carried>>,
     pub counters: Counters,
     pub size: FrameSize,
+    /// What the peer understands of what is said to it.
+    pub receiver: Capabilities,
 }
 
 impl Outbox {
@@ -118,6 +121,7 @@ impl Outbox {
             spare: Vec::new(),
             counters: Counters::default(),
             size: FrameSize::new(frame_bytes),
+            receiver: Capabilities::ALL,
         }
     }
 
@@ -198,6 +202,7 @@ impl Outbox {
             },
             left: bytes.saturating_sub(DATA_OVERHEAD),
             changes: &mut data.changes,
+            receiver: self.receiver,
         };
         self.fill_control(&mut filling);
         // Changes go first, but every other frame begins with the walk: neither starves the other.

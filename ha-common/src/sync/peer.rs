@@ -1,18 +1,20 @@
 //! One peer: its session, outbox and inbox, and the clockwork that sends what they have.
 
 use super::bulk::RecentVersions;
-use super::inbox::Inbox;
+use super::capabilities::Capabilities;
+use super::inbox::{Inbox, WINDOW};
 use super::links::Links;
 use super::outbox::Outbox;
 use super::prove::Prover;
 use super::seal::{Identity, Keyring};
-use super::session::{Session, Statement};
+use super::session::{Abilities, Session, Statement, Stranger};
 use super::table::Table;
-use super::{Action, Config, Event, PeerId, PeerStats};
+use super::{Action, Config, Event, Mode, PeerId, PeerStats};
 use crate::proto;
 use crate::role::{NodeId, Role};
 use crate::time::{Instant, earliest};
 use crate::wire::frame::{HEADER_LEN, Kind, TAG_LEN};
+use crate::wire::genuine::SessionEntry;
 use core::time::Duration;
 
 /// Hellos outside the interval (answers, changes of role) are at least this far apart.
@@ -37,8 +39,13 @@ pub(super) struct Peer {
     pub wanted_by_peer: u32,
     hello_at: Instant,
     hello_sent: Instant,
-    /// The challenge of an unknown session to be answered with the next hello.
-    stranger: Option<u64>,
+    /// An unknown session to be answered with the next hello.
+    stranger: Option<Stranger>,
+    /// As last told: the epoch in use, and the one of which the peer has another secret.
+    key_told: u8,
+    conflict_told: Option<u8>,
+    /// As last told: the peer's mode, when it is another one.
+    mode_told: Option<Mode>,
     pub counters: Counters,
 }
 
@@ -54,10 +61,15 @@ pub(super) struct Counters {
 impl Peer {
     pub fn new(id: PeerId, node: NodeId, config: &Config, keyring: &Keyring) -> Self {
         let mine = Identity { node: config.node, session: config.session, nonce: config.nonce };
+        let abilities = Abilities { version: config.version, capabilities: config.capabilities, mode: config.mode };
+        let session = Session::new(keyring, mine, node, abilities);
         Self {
             id,
             node,
-            session: Session::new(keyring, mine, node),
+            key_told: session.key_epoch(),
+            conflict_told: None,
+            mode_told: None,
+            session,
             outbox: Outbox::new(bit(id), config.window_frames, config.frame_bytes_max, config.mode),
             inbox: Inbox::new(id, config),
             prover: Prover::new(),
@@ -80,9 +92,41 @@ impl Peer {
         self.hello_at = self.hello_at.min(self.hello_sent + HELLO_GAP);
     }
 
-    pub fn answer_stranger(&mut self, challenge: u64) {
-        self.stranger = Some(challenge);
+    pub fn answer_stranger(&mut self, stranger: Stranger) {
+        self.stranger = Some(stranger);
         self.hello_soon();
+    }
+
+    /// Tells when the peer turns out to replicate in another mode than this node's.
+    pub fn review_mode(&mut self, own: Mode, out: &mut Vec<Action>) {
+        let differing = self.session.told().mode.filter(|mode| *mode != own);
+        if core::mem::replace(&mut self.mode_told, differing) != differing
+            && let Some(mode) = differing
+        {
+            out.push(Action::Event(Event::ModeDiffers { peer: self.id, mode }));
+        }
+    }
+
+    /// The peer and this node both can.
+    pub fn can(&self, wanted: Capabilities) -> bool {
+        self.session.common().has(wanted)
+    }
+
+    /// Tells when another secret is used with the peer, or when it has a different one of the same epoch.
+    pub fn review_keys(&mut self, keyring: &Keyring, out: &mut Vec<Action>) {
+        let (peer, to) = (self.id, self.session.key_epoch());
+        let from = core::mem::replace(&mut self.key_told, to);
+        if from != to {
+            // The peer is told soon under which secret it is heard from now on.
+            self.hello_soon();
+            out.push(Action::Event(Event::KeyChanged { peer, from, to }));
+        }
+        let conflict = self.session.key_conflict(keyring);
+        if core::mem::replace(&mut self.conflict_told, conflict) != conflict
+            && let Some(epoch) = conflict
+        {
+            out.push(Action::Event(Event::KeyConflict { peer, epoch }));
+        }
     }
 
     /// The peer's table was received as far as asked for, and nothing is missing for long.
@@ -92,7 +136,7 @@ impl Peer {
 
     /// The peer has been told of every flow, and may be asked whether it holds them.
     pub fn is_proving(&self) -> bool {
-        self.up && self.outbox.is_reliable() && self.outbox.bulk.is_done()
+        self.up && self.outbox.is_reliable() && self.outbox.bulk.is_done() && self.can(Capabilities::DIGESTS)
     }
 
     /// Begins to send the whole table.
@@ -119,34 +163,37 @@ impl Peer {
         if now < self.hello_at {
             return;
         }
-        let stranger = self.stranger.take();
-        let datagram = self.session.hello(keyring, statement, stranger);
         self.hello_sent = now;
         self.hello_at = now + interval;
-        self.send(Kind::Hello, datagram, out);
+        let stranger = self.stranger.take();
+        // Who answers strangers under another secret must go on to be heard by the peer.
+        let for_stranger_alone = stranger.filter(|stranger| stranger.key_epoch != self.session.key_epoch());
+        if for_stranger_alone.is_some()
+            && let Some(datagram) = self.session.hello(keyring, statement, for_stranger_alone)
+        {
+            self.send(Kind::Hello, datagram, out);
+        }
+        let stranger = if for_stranger_alone.is_some() { None } else { stranger };
+        if let Some(datagram) = self.session.hello(keyring, statement, stranger) {
+            self.send(Kind::Hello, datagram, out);
+        }
     }
 
-    pub fn send_ack_if_due(&mut self, now: Instant, keyring: &Keyring, out: &mut Vec<Action>) {
+    pub fn send_ack_if_due(&mut self, now: Instant, out: &mut Vec<Action>) {
         let Some(ack) = self.inbox.take_ack(now) else { return };
         let sequence = self.session.next_ack();
-        if let Some(datagram) = self.session.seal(keyring, Kind::Ack, sequence, &ack) {
+        if let Some(datagram) = self.session.seal(Kind::Ack, sequence, &ack) {
             self.send(Kind::Ack, datagram, out);
         }
     }
 
     /// Sends data frames as long as some are due and the window is open. `scratch` is reused memory.
-    pub fn send_data(
-        &mut self,
-        now: Instant,
-        keyring: &Keyring,
-        table: &mut Table,
-        scratch: &mut proto::Data,
-        out: &mut Vec<Action>,
-    ) {
+    pub fn send_data(&mut self, now: Instant, table: &mut Table, scratch: &mut proto::Data, out: &mut Vec<Action>) {
         self.outbox.size.on_timer(now);
+        self.outbox.receiver = self.session.common();
         let body = body_bytes(self.outbox.size.bytes());
         while let Some(sequence) = self.outbox.fill(now, table, scratch, body) {
-            if let Some(datagram) = self.session.seal(keyring, Kind::Data, sequence, scratch) {
+            if let Some(datagram) = self.session.seal(Kind::Data, sequence, scratch) {
                 self.outbox.on_sent(now, datagram.len());
                 self.send(Kind::Data, datagram, out);
             }
@@ -166,10 +213,27 @@ impl Peer {
         )
     }
 
+    /// A whole window below what was taken: copies over a slower link are still told from replays here, and counted.
+    pub fn session_entry(&self) -> SessionEntry {
+        let from = |sequence: u64| sequence.saturating_sub(WINDOW);
+        SessionEntry {
+            session: self.session.peer_session(),
+            hello_from: from(self.session.hello_sequence()),
+            data_from: from(self.inbox.data.base()),
+            ack_from: from(self.inbox.acks.base()),
+            stamps: u64::from(self.session.told().capabilities.has(Capabilities::STAMPS)),
+        }
+    }
+
     pub fn stats(&self, now: Instant) -> PeerStats {
         PeerStats {
             alive: self.up,
             session: self.session.peer_session(),
+            version: self.session.told().version,
+            capabilities: self.session.told().capabilities,
+            mode: self.session.told().mode,
+            key_epoch: self.session.key_epoch(),
+            key_epochs_accepted: self.session.key_epochs_accepted(),
             sent_sequence: self.outbox.sent_sequence(),
             acked_sequence: self.outbox.acked_sequence(),
             received_sequence: self.inbox.data.base(),

@@ -5,6 +5,7 @@
 //! Sixty-four groups of buckets are compared first, the buckets of a differing group then, and the flows of differing
 //! buckets are sent again by a transfer of these buckets alone ([`super::bulk`]), whose end also removes what should not be there.
 
+use super::capabilities::Capabilities;
 use super::digest::{Buckets, GROUPS, Sums};
 use super::engine::Engine;
 use super::table::{Owner, Table};
@@ -206,11 +207,17 @@ impl Engine {
         out: &mut Vec<Action>,
     ) {
         let master = self.role == crate::role::Role::Master;
+        let recent = self.transfer_classes();
         let Some(state) = self.peers.get_mut(usize::from(peer.0)) else { return };
         // Another transfer may have begun since the digest was sent: it repairs as well.
         if let Some(buckets) = state.prover.on_answer(now, answer).filter(|_| state.outbox.bulk.is_done()) {
             out.push(Action::Event(Event::TablesDiffer { peer, buckets: buckets.count() }));
-            state.outbox.bulk.start_repair(master, self.table.slots(), buckets);
+            if state.can(Capabilities::PARTIAL) {
+                state.outbox.bulk.start_repair(master, self.table.slots(), buckets);
+            } else {
+                // It would take the end of a transfer of some buckets for that of all.
+                state.start_bulk(master, &self.table, recent);
+            }
         }
     }
 }

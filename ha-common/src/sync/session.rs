@@ -4,18 +4,18 @@
 //! changes with every session believed. So a recorded hello can never bring an ended session back, and
 //! with it the frames sealed in it.
 
+use super::capabilities::{Capabilities, VERSION_MIN, VERSION_TELLS};
 use super::links::LinkSet;
-use super::seal::{Identity, Keyring, SessionKeys};
-use crate::proto::{Hello, HelloRole};
+use super::modes::Mode;
+use super::seal::{Identity, Keyring, SessionKeys, epoch_of};
+use crate::proto::{Hello, HelloMode, HelloRole};
 use crate::reason::DropReason;
 use crate::role::Role;
+use crate::secret::KEYS_MAX;
 use crate::wire::frame::{self, Header, Kind, TAG_LEN};
 use prost::Message;
 use std::collections::VecDeque;
 
-/// The protocol version of this build and the oldest it can talk to.
-const VERSION: u32 = 1;
-const VERSION_MIN: u32 = 1;
 /// Ended sessions that are refused by name; older ones fail at the challenge.
 const RETIRED_MAX: usize = 64;
 
@@ -30,6 +30,16 @@ struct Current {
     knows_me: bool,
 }
 
+/// Which secrets the peer accepts, and which is used because of that.
+#[derive(Default)]
+struct PeerKeys {
+    /// Marks of [`Keyring::marks`], from its last hello of a believed session.
+    accepted: Vec<u64>,
+    /// What that hello was authenticated under.
+    heard: Option<u8>,
+    in_use: u8,
+}
+
 /// What a hello turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Greeting {
@@ -38,7 +48,30 @@ pub(super) enum Greeting {
     /// The current session is alive. `answer`: the peer does not know this node's session yet.
     Known { answer: bool },
     /// An unknown session that has not proved to be fresh: it needs an answer with its challenge.
-    Stranger { challenge: u64 },
+    Stranger(Stranger),
+}
+
+/// Whom to answer, and under which secret it speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stranger {
+    pub challenge: u64,
+    pub key_epoch: u8,
+}
+
+/// What this node can do and how it replicates, for as long as it runs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Abilities {
+    pub version: u32,
+    pub capabilities: Capabilities,
+    pub mode: Mode,
+}
+
+/// What the peer said of itself; nothing before its first hello.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Told {
+    pub version: u32,
+    pub capabilities: Capabilities,
+    pub mode: Option<Mode>,
 }
 
 /// What this node says of itself in a hello.
@@ -61,10 +94,13 @@ pub(super) struct Session {
     acks_sent: u64,
     current: Option<Current>,
     retired: VecDeque<u64>,
+    keys: PeerKeys,
+    abilities: Abilities,
+    told: Told,
 }
 
 impl Session {
-    pub fn new(keyring: &Keyring, mine: Identity, peer_node: crate::role::NodeId) -> Self {
+    pub fn new(keyring: &Keyring, mine: Identity, peer_node: crate::role::NodeId, abilities: Abilities) -> Self {
         let challenge = challenge(keyring, &mine, peer_node, 0);
         Self {
             mine,
@@ -75,12 +111,59 @@ impl Session {
             acks_sent: 0,
             current: None,
             retired: VecDeque::new(),
+            keys: PeerKeys { in_use: keyring.choose(&[], None), ..PeerKeys::default() },
+            abilities,
+            told: Told::default(),
         }
+    }
+
+    /// What the peer last said of itself.
+    pub fn told(&self) -> Told {
+        self.told
+    }
+
+    /// What both sides can do.
+    pub fn common(&self) -> Capabilities {
+        self.abilities.capabilities.common(self.told.capabilities)
+    }
+
+    /// Other secrets are valid from now on. The session goes on.
+    pub fn rekey(&mut self, keyring: &Keyring) {
+        if let Some(current) = &mut self.current {
+            current.keys = keyring.session(&self.mine, &current.identity);
+        }
+        self.keys.in_use = keyring.choose(&self.keys.accepted, self.keys.heard);
+    }
+
+    /// The epoch of the secret that frames to the peer are keyed with.
+    pub fn key_epoch(&self) -> u8 {
+        self.keys.in_use
+    }
+
+    /// The epochs that the peer accepts, as it said last.
+    pub fn key_epochs_accepted(&self) -> Vec<u8> {
+        self.keys.accepted.iter().copied().map(epoch_of).collect()
+    }
+
+    /// Whether the peer holds one of these.
+    pub fn accepts_any(&self, keyring: &Keyring) -> bool {
+        keyring.marks().any(|mark| self.keys.accepted.contains(&mark))
+    }
+
+    /// An epoch for which the peer has another secret than this node.
+    pub fn key_conflict(&self, keyring: &Keyring) -> Option<u8> {
+        let differs = |&&mark: &&u64| keyring.mark(epoch_of(mark)).is_some_and(|own| own != mark);
+        self.keys.accepted.iter().find(differs).copied().map(epoch_of)
     }
 
     /// The peer's current session; zero when there is none.
     pub fn peer_session(&self) -> u64 {
         self.current.as_ref().map_or(0, |current| current.identity.session)
+    }
+
+    /// The sequence of the newest hello of the peer's current session.
+    pub fn hello_sequence(&self) -> u64 {
+        self.current.as_ref().map_or(0, |current| current.hello_sequence)
     }
 
     /// Both sides hold each other's session for current.
@@ -112,7 +195,7 @@ impl Session {
         if hello.cluster != keyring.cluster {
             return Err(DropReason::FrameCluster);
         }
-        if hello.min_version > VERSION || hello.version < VERSION_MIN {
+        if hello.min_version > self.abilities.version || hello.version < VERSION_MIN {
             return Err(DropReason::FrameVersion);
         }
         if let Some(current) = self.current.as_mut().filter(|current| current.identity.session == header.session) {
@@ -125,26 +208,34 @@ impl Session {
             current.hello_sequence = header.sequence;
             current.challenge = hello.challenge;
             current.knows_me = hello.accepted == self.mine.session;
-            return Ok(Greeting::Known { answer: !current.knows_me });
+            let answer = !current.knows_me;
+            self.learn(keyring, header, hello);
+            return Ok(Greeting::Known { answer });
         }
         if self.retired.contains(&header.session) {
             return Err(DropReason::FrameSession);
         }
         if hello.echo != self.challenge {
-            return Ok(Greeting::Stranger { challenge: hello.challenge });
+            let stranger = Stranger { challenge: hello.challenge, key_epoch: header.key_epoch };
+            return Ok(Greeting::Stranger(stranger));
         }
         self.believe(keyring, header, hello);
+        self.learn(keyring, header, hello);
         Ok(Greeting::New)
     }
 
-    /// The next hello, ready to send. `echo` answers a stranger; otherwise the current challenge is echoed.
-    pub fn hello(&mut self, keyring: &Keyring, statement: &Statement, echo: Option<u64>) -> Vec<u8> {
+    /// The next hello, ready to send. It answers the stranger, if there is one, under the secret that he used; otherwise
+    /// the current challenge is echoed. `None` when no secret is held.
+    pub fn hello(&mut self, keyring: &Keyring, statement: &Statement, stranger: Option<Stranger>) -> Option<Vec<u8>> {
         self.hellos_sent += 1;
+        let echo = stranger.map(|stranger| stranger.challenge);
+        let key_epoch = stranger.map_or(self.keys.in_use, |stranger| stranger.key_epoch);
         let current = self.current.as_ref();
+        let tells = self.abilities.version >= VERSION_TELLS;
         let hello = Hello {
-            version: VERSION,
+            version: self.abilities.version,
             min_version: VERSION_MIN,
-            capabilities: 0,
+            capabilities: if tells { self.abilities.capabilities.0 } else { 0 },
             cluster: keyring.cluster,
             nonce_high: half(&self.mine.nonce, 0),
             nonce_low: half(&self.mine.nonce, 8),
@@ -156,18 +247,19 @@ impl Session {
             in_sync: statement.in_sync,
             bulk_wanted: statement.bulk_wanted,
             links_heard: Some(u32::from(statement.links_heard.0)),
+            keys: if tells { keyring.marks().collect() } else { Vec::new() },
+            mode: if tells { self.abilities.mode.message() } else { HelloMode::Untold }.into(),
         };
-        let mut datagram = self.header(keyring, Kind::Hello, self.hellos_sent, hello.encoded_len()).emit().to_vec();
+        let mut datagram = self.header(key_epoch, Kind::Hello, self.hellos_sent, hello.encoded_len()).emit().to_vec();
         hello.encode_raw(&mut datagram);
-        keyring.close_hello(&mut datagram);
-        datagram
+        keyring.close_hello(key_epoch, &mut datagram).then_some(datagram)
     }
 
     /// Seals a message for the peer; `None` without a session.
-    pub fn seal(&self, keyring: &Keyring, kind: Kind, sequence: u64, message: &impl Message) -> Option<Vec<u8>> {
+    pub fn seal(&self, kind: Kind, sequence: u64, message: &impl Message) -> Option<Vec<u8>> {
         let current = self.current.as_ref()?;
         let length = message.encoded_len();
-        let header = self.header(keyring, kind, sequence, length);
+        let header = self.header(self.keys.in_use, kind, sequence, length);
         let mut datagram = Vec::with_capacity(crate::wire::frame::HEADER_LEN + length + TAG_LEN);
         datagram.extend_from_slice(&header.emit());
         message.encode_raw(&mut datagram);
@@ -180,16 +272,27 @@ impl Session {
         self.acks_sent
     }
 
-    fn header(&self, keyring: &Keyring, kind: Kind, sequence: u64, length: usize) -> Header {
+    fn header(&self, key_epoch: u8, kind: Kind, sequence: u64, length: usize) -> Header {
         Header {
             kind,
             sender: self.mine.node.0,
-            key_epoch: keyring.epoch,
+            key_epoch,
             body_len: u16::try_from(length + TAG_LEN).unwrap_or(u16::MAX),
-            target: frame::target(self.peer_node.0),
+            target: if self.names_target() { frame::target(self.peer_node.0) } else { 0 },
             session: self.mine.session,
             sequence,
         }
+    }
+
+    /// Until the peer has said that it does not know targets it is taken to.
+    fn names_target(&self) -> bool {
+        self.told.version == 0 || self.common().has(Capabilities::TARGETS)
+    }
+
+    /// A hello of a session that is believed tells what its sender is.
+    fn learn(&mut self, keyring: &Keyring, header: &Header, hello: &Hello) {
+        self.keys.learn(keyring, header, hello);
+        self.told = Told { version: hello.version, capabilities: Capabilities::of(hello), mode: Mode::of(hello) };
     }
 
     fn believe(&mut self, keyring: &Keyring, header: &Header, hello: &Hello) {
@@ -212,9 +315,24 @@ impl Session {
     }
 }
 
+impl PeerKeys {
+    /// A hello of a session that is believed tells which secrets its sender accepts.
+    fn learn(&mut self, keyring: &Keyring, header: &Header, hello: &Hello) {
+        self.accepted.clear();
+        if hello.keys.is_empty() {
+            self.accepted.extend(keyring.mark(header.key_epoch));
+        } else {
+            self.accepted.extend(hello.keys.iter().take(KEYS_MAX));
+        }
+        self.heard = Some(header.key_epoch);
+        self.in_use = keyring.choose(&self.accepted, self.heard);
+    }
+}
+
 /// A number that this start never gave to this peer before; never zero.
 fn challenge(keyring: &Keyring, mine: &Identity, peer: crate::role::NodeId, believed: u64) -> u64 {
-    let tag = keyring.tag(&[b"twinwall challenge", &mine.nonce, &[mine.node.0, peer.0], &believed.to_be_bytes()]);
+    let parts: [&[u8]; 4] = [b"twinwall challenge", &mine.nonce, &[mine.node.0, peer.0], &believed.to_be_bytes()];
+    let tag = keyring.unforeseeable(&parts);
     half(&tag, 0).max(1)
 }
 
@@ -246,90 +364,4 @@ pub(super) fn role_value(hello: &Hello) -> Role {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::role::NodeId;
-
-    struct Side {
-        keyring: Keyring,
-        session: Session,
-    }
-
-    const QUIET: Statement =
-        Statement { clock: 0, role: Role::Backup, in_sync: false, bulk_wanted: 1, links_heard: LinkSet(1) };
-
-    fn side(node: u8, session: u64, cluster: &str) -> Side {
-        let keyring = Keyring::new(b"secret".to_vec().into(), cluster, 0);
-        let mine = Identity { node: NodeId(node), session, nonce: [session as u8; 16] };
-        let session = Session::new(&keyring, mine, NodeId(1 - node));
-        Side { keyring, session }
-    }
-
-    impl Side {
-        fn say(&mut self, echo: Option<u64>) -> Vec<u8> {
-            self.session.hello(&self.keyring, &QUIET, echo)
-        }
-        fn hear(&mut self, datagram: &[u8]) -> Result<Greeting, DropReason> {
-            let header = Header::parse(datagram)?;
-            let hello = Hello::decode(self.keyring.open_hello(datagram)?).unwrap();
-            self.session.on_hello(&self.keyring, &header, &hello)
-        }
-    }
-
-    /// Lets `a` greet `b` until both are settled, and returns the last hello of each.
-    fn greet(a: &mut Side, b: &mut Side) -> [Vec<u8>; 2] {
-        let first = a.say(None);
-        let Ok(Greeting::Stranger { challenge }) = b.hear(&first) else { panic!("b knows a already") };
-        let answer = b.say(Some(challenge));
-        assert_eq!(a.hear(&answer), Ok(Greeting::New));
-        let proof = a.say(None);
-        assert_eq!(b.hear(&proof), Ok(Greeting::New));
-        assert!(b.session.is_mutual() && !a.session.is_mutual());
-        let last = b.say(None);
-        assert_eq!(a.hear(&last), Ok(Greeting::Known { answer: false }));
-        assert!(a.session.is_mutual());
-        [proof, last]
-    }
-
-    /// Three hellos make a session in which each side opens what the other seals.
-    #[test]
-    fn three_hellos_make_a_session() {
-        let (mut a, mut b) = (side(0, 10, "edge"), side(1, 20, "edge"));
-        greet(&mut a, &mut b);
-        let sealed = a.session.seal(&a.keyring, Kind::Ack, 1, &crate::proto::Ack { base: 3, later: vec![] }).unwrap();
-        let header = Header::parse(&sealed).unwrap();
-        let mut body = Vec::new();
-        b.session.keys_for(&header).unwrap().open(&header, &sealed, &mut body).unwrap();
-        assert_eq!(crate::proto::Ack::decode(&body[..]).unwrap().base, 3);
-    }
-
-    /// After the peer restarted, every hello of its ended session is refused, also when it was the very one
-    /// that had been believed, and also after the list of ended sessions has overflowed.
-    #[test]
-    fn ended_sessions_never_return() {
-        let (mut a, mut b) = (side(0, 10, "edge"), side(1, 20, "edge"));
-        let [recorded, _] = greet(&mut a, &mut b);
-        assert_eq!(b.hear(&recorded), Err(DropReason::FrameReplay));
-        let mut a2 = side(0, 11, "edge");
-        greet(&mut a2, &mut b);
-        assert_eq!(b.hear(&recorded), Err(DropReason::FrameSession));
-        for session in 30..30 + RETIRED_MAX as u64 + 1 {
-            greet(&mut side(0, session, "edge"), &mut b);
-        }
-        let before = b.session.peer_session();
-        assert!(matches!(b.hear(&recorded), Ok(Greeting::Stranger { .. })));
-        assert_eq!(b.session.peer_session(), before);
-    }
-
-    /// Another cluster with the same secret is refused by name, a forged tag as such.
-    #[test]
-    fn foreign_hellos_are_refused() {
-        let (mut a, mut b) = (side(0, 10, "edge"), side(1, 20, "core"));
-        let hello = a.say(None);
-        assert_eq!(b.hear(&hello), Err(DropReason::FrameCluster));
-        let mut b = side(1, 20, "edge");
-        let mut forged = hello.clone();
-        forged[40] ^= 1;
-        assert_eq!(b.hear(&forged), Err(DropReason::FrameAuth));
-    }
-}
+mod tests;

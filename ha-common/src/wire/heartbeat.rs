@@ -183,21 +183,22 @@ impl Heartbeat {
         [body[0], body[1], body[2], body[3], body[4], body[5], body[6], body[7], body[8], tag]
     }
 
-    /// Reads the heartbeat in an Ethernet frame. `None`: the frame is somebody else's.
+    /// Reads the heartbeat in an Ethernet frame. `None`: the frame is somebody else's. `key_of` gives the key of an epoch,
+    /// if this node holds it.
     ///
     /// # Errors
     /// The first check that fails: length, version and kind, key epoch, tag. Who it is from and for is the caller's.
     #[inline(always)]
-    pub fn read<P: Packet>(frame: P, key: Key, key_epoch: u8) -> Option<Result<Heartbeat, DropReason>> {
+    pub fn read<P: Packet>(frame: P, key_of: impl FnOnce(u8) -> Option<Key>) -> Option<Result<Heartbeat, DropReason>> {
         let header = frame.window::<{ ethernet::HEADER_LEN + 4 }>(0)?;
         if header.be16(12) != TYPE_HEARTBEAT || header.be32(14) != MAGIC {
             return None;
         }
-        Some(Self::read_body(frame, key, key_epoch))
+        Some(Self::read_body(frame, key_of))
     }
 
     #[inline(always)]
-    fn read_body<P: Packet>(frame: P, key: Key, key_epoch: u8) -> Result<Heartbeat, DropReason> {
+    fn read_body<P: Packet>(frame: P, key_of: impl FnOnce(u8) -> Option<Key>) -> Result<Heartbeat, DropReason> {
         let Some(body) = frame.window::<{ WORDS * 8 }>(ethernet::HEADER_LEN) else {
             return Err(DropReason::HeartbeatLength);
         };
@@ -206,9 +207,8 @@ impl Heartbeat {
             (VERSION, 2) => Kind::Reply,
             _ => return Err(DropReason::HeartbeatVersion),
         };
-        if body.byte(9) != key_epoch {
-            return Err(DropReason::HeartbeatKeyEpoch);
-        }
+        let key_epoch = body.byte(9);
+        let Some(key) = key_of(key_epoch) else { return Err(DropReason::HeartbeatKeyEpoch) };
         let words: [u64; TAG] = core::array::from_fn(|i| body.be64(i * 8));
         if siphash24(key, &words) != body.be64(TAG * 8) {
             return Err(DropReason::HeartbeatTag);
@@ -308,7 +308,7 @@ mod tests {
     }
 
     fn read(frame: &[u8]) -> Option<Result<Heartbeat, DropReason>> {
-        Heartbeat::read(frame, KEY, 7)
+        Heartbeat::read(frame, |epoch| (epoch == 7).then_some(KEY))
     }
 
     /// What is sealed is read again, also with trailing padding; the answer turns it around.
@@ -338,8 +338,8 @@ mod tests {
         for len in 0..FRAME_LEN {
             assert!(!matches!(read(&frame()[..len]), Some(Ok(_))), "length {len}");
         }
-        assert_eq!(Heartbeat::read(&frame()[..], [1, 3], 7), Some(Err(DropReason::HeartbeatTag)));
-        assert_eq!(Heartbeat::read(&frame()[..], KEY, 8), Some(Err(DropReason::HeartbeatKeyEpoch)));
+        assert_eq!(Heartbeat::read(&frame()[..], |_| Some([1, 3])), Some(Err(DropReason::HeartbeatTag)));
+        assert_eq!(Heartbeat::read(&frame()[..], |_| None), Some(Err(DropReason::HeartbeatKeyEpoch)));
     }
 
     /// Only a serving peer with a later term, talking to this very session, supersedes a MASTER.

@@ -7,6 +7,7 @@ pub mod carp;
 pub mod checksum;
 pub mod ethernet;
 pub mod frame;
+pub mod genuine;
 pub mod heartbeat;
 pub mod ip;
 pub mod ipv4;

@@ -1,9 +1,10 @@
 //! Forged, recorded, reflected, altered and foreign datagrams: they change counters and nothing else.
 
 use crate::modes::in_modes;
-use crate::world::{FAIR, MS, SECOND, World, churn, config, tcp};
+use crate::world::{FAIR, MS, SECOND, World, churn, config, key, tcp};
 use ha_common::reason::DropReason;
 use ha_common::role::Role;
+use ha_common::secret::ClusterKey;
 use ha_common::sync::{Action, Config, Engine, Input, LinkId, Mode};
 use ha_common::time::Instant;
 
@@ -119,11 +120,11 @@ fn altered_and_truncated(mode: Mode) {
 #[test]
 fn foreigners() {
     let (mut world, _) = recorded(Mode::Ftfw);
-    let secret = b"some other secret".to_vec().into();
+    let other = ClusterKey { secret: b"some other secret".to_vec().into(), ..key(1) };
     let foreigners = [
-        (Config { secret, ..config(0, 77) }, DropReason::FrameAuth),
+        (Config { keys: vec![other], ..config(0, 77) }, DropReason::FrameAuth),
         (Config { cluster: "core".into(), ..config(0, 77) }, DropReason::FrameCluster),
-        (Config { key_epoch: 2, ..config(0, 77) }, DropReason::FrameKeyEpoch),
+        (Config { keys: vec![key(2)], ..config(0, 77) }, DropReason::FrameKeyEpoch),
         (Config { node: ha_common::role::NodeId(7), ..config(0, 77) }, DropReason::FrameSender),
     ];
     for (config, reason) in foreigners {

@@ -3,6 +3,8 @@
 mod arbitrary;
 mod attacks;
 mod convergence;
+mod handshake;
 mod leftovers;
 mod modes;
+mod rotation;
 mod world;

@@ -1,10 +1,14 @@
 //! Two engines, two model kernels and a bad link between them, in simulated time. A seed decides everything.
 
 use ha_common::role::{NodeId, Role};
+use ha_common::secret::ClusterKey;
 use ha_common::sync::flow::{Flow, FlowKey, Tcp, Tuple, status};
-use ha_common::sync::{Action, Config, Engine, Event, Input, LinkId, Mode, PeerStats, Sending, WriteKind};
+use ha_common::sync::{
+    Action, Capabilities, Config, Engine, Event, Input, LinkId, Mode, PeerStats, Sending, VERSION, WriteKind,
+};
 use ha_common::time::Instant;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use ha_common::wire::frame::{Header, Kind};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -110,6 +114,11 @@ pub struct Node {
     /// What the kernel has yet to say of a dump.
     dump: VecDeque<Option<Flow>>,
     starts: u64,
+    /// What it holds when it starts.
+    pub keys: Vec<ClusterKey>,
+    /// What it speaks when it starts.
+    pub version: u32,
+    pub capabilities: Capabilities,
 }
 
 pub struct World {
@@ -123,9 +132,16 @@ pub struct World {
     sent: u64,
     /// Every datagram ever sent, by sender, when recording.
     pub record: Option<[Vec<Vec<u8>>; 2]>,
+    /// Session, kind and sequence of every frame that was ever sealed: the nonces of all keys of each process.
+    nonces: HashSet<(u64, Kind, u64)>,
     expiry_at: Instant,
     pub flows_max: usize,
     pub window_frames: usize,
+}
+
+/// The secret of this epoch.
+pub fn key(epoch: u8) -> ClusterKey {
+    ClusterKey { epoch, secret: [b"a secret of some length", &[epoch][..]].concat().into() }
 }
 
 pub fn config(node: u8, session: u64) -> Config {
@@ -135,8 +151,9 @@ pub fn config(node: u8, session: u64) -> Config {
         nonce: session.to_be_bytes().repeat(2).try_into().unwrap(),
         cluster: "edge".into(),
         peers: vec![NodeId(1 - node)],
-        secret: b"a secret of some length".to_vec().into(),
-        key_epoch: 1,
+        keys: vec![key(1)],
+        version: VERSION,
+        capabilities: Capabilities::ALL,
         frame_bytes_max: 1400,
         links: 1,
         sending: Sending::Failover,
@@ -163,6 +180,9 @@ impl World {
             in_sync: false,
             dump: VecDeque::new(),
             starts: 0,
+            keys: vec![key(1)],
+            version: VERSION,
+            capabilities: Capabilities::ALL,
         };
         Self {
             mode,
@@ -173,6 +193,7 @@ impl World {
             link: BTreeMap::new(),
             sent: 0,
             record: None,
+            nonces: HashSet::new(),
             expiry_at: Instant(0),
             flows_max: 100_000,
             window_frames: 256,
@@ -191,14 +212,29 @@ impl World {
     pub fn start(&mut self, node: usize, role: Role) {
         let session = self.random.next();
         let limits = (self.flows_max, self.window_frames);
-        let config =
-            Config { mode: self.mode, flows_max: limits.0, window_frames: limits.1, ..config(node as u8, session) };
+        let Node { keys, version, capabilities, .. } = &self.nodes[node];
+        let config = Config {
+            mode: self.mode,
+            flows_max: limits.0,
+            window_frames: limits.1,
+            keys: keys.clone(),
+            version: *version,
+            capabilities: *capabilities,
+            ..config(node as u8, session)
+        };
         let engine = Engine::new(config, self.random.next());
         let state = &mut self.nodes[node];
         (state.engine, state.in_sync) = (Some(engine), false);
         state.dump.clear();
         state.starts += 1;
         self.role(node, role);
+    }
+
+    /// The node is told to hold these secrets, as by a reload, and at its next start.
+    pub fn hold(&mut self, node: usize, epochs: &[u8]) {
+        let keys: Vec<_> = epochs.iter().copied().map(key).collect();
+        self.give(node, Input::Keys(&keys));
+        self.nodes[node].keys = keys;
     }
 
     /// SIGKILL: the kernel's table stays, the timers of the kernel go on.
@@ -430,6 +466,9 @@ impl World {
     }
 
     fn send(&mut self, from: usize, datagram: Vec<u8>) {
+        let header = Header::parse(&datagram).expect("an engine sends frames");
+        let is_new = header.kind == Kind::Hello || self.nonces.insert((header.session, header.kind, header.sequence));
+        assert!(is_new, "a nonce was used twice: {header:?}");
         if let Some(record) = &mut self.record {
             record[from].push(datagram.clone());
         }

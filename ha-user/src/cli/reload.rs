@@ -10,7 +10,7 @@ use std::process::ExitCode;
 #[command(after_help = "Example:
   twinwall check && twinwall reload
 
-In force at once: [sync.filter], a larger netlink_buffer, [log] level. What else has changed is named, and waits for a
+In force at once: the secret file, [sync.filter], a larger netlink_buffer, [log] level. What else has changed is named, and waits for a
 restart. A file with errors changes nothing. SIGHUP does the same, and tells the log.
 Exit codes: 0 done (a restart may be needed for the rest), 1 a part could not be put in force or no answer,
 2 the file cannot be used, 3 not running.")]

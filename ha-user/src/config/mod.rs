@@ -24,7 +24,7 @@ pub(crate) use values::parse_duration;
 use error::Problems;
 use ha_common::election::{InterfaceId, Transport};
 use ha_common::role::NodeId;
-use ha_common::secret::Secret;
+use ha_common::secret::{ClusterKey, Secret};
 use std::io::Read;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -119,8 +119,8 @@ pub struct Election {
 pub struct Sync {
     pub interface: String,
     pub port: u16,
-    pub secret: Secret,
-    pub key_epoch: u8,
+    /// The secrets that are valid, the newest last.
+    pub keys: Vec<ClusterKey>,
     pub filter: Filter,
     /// SO_RCVBUF of the event socket and how far it may grow, bytes (conntrackd's NetlinkBufferSize, MaxGrowth).
     pub netlink_buffer: usize,

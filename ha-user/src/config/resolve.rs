@@ -6,6 +6,7 @@ use super::{
     heartbeat, links, schema, secret, sync_filter, sync_mode, timing, vips,
 };
 use ha_common::role::NodeId;
+use ha_common::secret::ClusterKey;
 use ha_common::wire::frame::DEFAULT_PORT;
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -48,8 +49,8 @@ pub fn resolve(
     let election = resolve_election(file, heartbeat.interval, problems);
     let log = resolve_log(&file.log, problems);
     check_sync_place(file, problems);
-    let secret = file.cluster.as_ref().and_then(|cluster| read_secret(cluster.secret_file.as_ref()?, problems));
-    let sync = file.sync.as_ref().and_then(|sync| resolve_sync(sync, file, &vips, secret?, problems));
+    let keys = file.cluster.as_ref().and_then(|cluster| read_secret(cluster.secret_file.as_ref()?, problems));
+    let sync = file.sync.as_ref().and_then(|sync| resolve_sync(sync, file, &vips, keys?, problems));
     let cluster = file.cluster.as_ref()?.name.as_ref()?.value.clone();
     let (nodes, sync) = (nodes?, sync?);
     let name = &nodes.get(node)?.name;
@@ -205,9 +206,9 @@ fn resolve_election(whole: &schema::File, heartbeat: Duration, problems: &mut Pr
     }
 }
 
-fn read_secret(file: &Found<PathBuf>, problems: &mut Problems<'_>) -> Option<secret::Secret> {
+fn read_secret(file: &Found<PathBuf>, problems: &mut Problems<'_>) -> Option<Vec<ClusterKey>> {
     match secret::read(&file.value) {
-        Ok(secret) => Some(secret),
+        Ok(keys) => Some(keys),
         Err(error) => {
             problems.error(&file.at, error.to_string(), "");
             None
@@ -232,7 +233,7 @@ fn resolve_sync(
     sync: &schema::Sync,
     file: &schema::File,
     vips: &[super::Vip],
-    secret: secret::Secret,
+    keys: Vec<ClusterKey>,
     problems: &mut Problems<'_>,
 ) -> Option<Sync> {
     let netlink_buffer = value_or(sync.netlink_buffer.as_ref(), NETLINK_BUFFER);
@@ -245,8 +246,7 @@ fn resolve_sync(
     Some(Sync {
         interface: sync.interface.as_ref()?.value.clone(),
         port: value_or(sync.port.as_ref(), DEFAULT_PORT),
-        secret: secret.key.into(),
-        key_epoch: secret.epoch,
+        keys,
         filter: sync_filter::resolve(&sync.filter, file, vips, problems),
         netlink_buffer,
         netlink_buffer_max,

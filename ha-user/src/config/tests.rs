@@ -69,7 +69,7 @@ fn packaged_file_resolves() {
     assert_eq!(wan.transport, multicast);
     assert_eq!((resolved.election.advbase, resolved.election.dead_ratio, resolved.election.preempt), (1, 3, false));
     assert_eq!(resolved.sync.port, 3780);
-    assert_eq!(resolved.sync.secret.len(), secret::SECRET_LEN);
+    assert_eq!(resolved.sync.keys[0].secret.len(), secret::SECRET_LEN);
     for own in [IpAddr::from([157, 159, 40, 139]), IpAddr::from([192, 168, 103, 209]), IpAddr::V6(Ipv6Addr::LOCALHOST)]
     {
         assert!(resolved.sync.filter.local.contains(own), "{own}");

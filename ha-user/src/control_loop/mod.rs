@@ -77,6 +77,8 @@ pub enum ControlError {
     Adverts(#[from] AdvertSocketError),
     #[error("cannot wait for events: {0} (are file descriptors exhausted? see `ulimit -n`)")]
     Poll(#[source] io::Error),
+    #[error("the sync loop does not take the map of sessions: {0}")]
+    Sessions(String),
     #[error("the kernel gives no random seed: {0}")]
     Seed(getrandom::Error),
 }
@@ -398,6 +400,8 @@ impl ControlLoop {
                 Some(ControlRequest::HandOver { force, reply }) => self.hand_over(Command::HandOver { force }, reply),
                 Some(ControlRequest::Want { reply }) => self.hand_over(Command::Want, reply),
                 Some(ControlRequest::Maintenance { on, force, reply }) => self.maintenance(on, force, reply),
+                Some(ControlRequest::Keys { keys, reply }) => drop(reply.send(self.set_keys(keys))),
+                Some(ControlRequest::KeyInUse(epoch)) => self.pulse.use_key(epoch),
                 Some(ControlRequest::Stop { keep_role: false }) => self.begin_stop(),
                 Some(ControlRequest::Stop { keep_role: true }) => {
                     self.bequeath(self.config.election.timing.restart_grace);

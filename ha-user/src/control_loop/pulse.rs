@@ -9,7 +9,7 @@ use super::ControlLoop;
 use super::failure::Failure;
 use crate::clock;
 use crate::config::Resolved;
-use crate::datapath::Plan;
+use crate::datapath::{DatapathKey, Plan};
 use crate::heartbeat_socket::HeartbeatSockets;
 use ha_common::abi::SelfEntry;
 use ha_common::election::{Input, InterfaceId, Lease, LeaseEvent, LeaseOrder, Stats};
@@ -17,7 +17,6 @@ use ha_common::liveness::{self, PathId, Prober};
 use ha_common::sight::Sight;
 use ha_common::time::{Instant, earliest};
 use ha_common::wire::heartbeat::{self, FLAG_RESTARTING, Heartbeat, Kind, Standing};
-use ha_common::wire::siphash::Key;
 use std::time::Duration;
 
 /// Without probes to send, the lease is renewed when this part of it has passed.
@@ -49,8 +48,9 @@ struct Heart {
     paths: Vec<InterfaceId>,
     node: u8,
     peer: u8,
-    key: Key,
-    key_epoch: u8,
+    keys: Vec<DatapathKey>,
+    /// The epoch that the peer accepts, as the sync loop has said.
+    key_epoch: Option<u8>,
 }
 
 /// A lease as this process knows it: the kernel may have closed its term since.
@@ -105,6 +105,13 @@ impl Pulse {
         self.held.is_none_or(|held| now < held.until)
     }
 
+    /// The peer accepts the secret of this epoch.
+    pub(super) fn use_key(&mut self, epoch: u8) {
+        if let Some(heart) = &mut self.heart {
+            heart.key_epoch = Some(epoch);
+        }
+    }
+
     fn order(&mut self, now: Instant, lease: Option<Lease>) {
         self.held = lease.map(|lease| Held { term: lease.term, until: now + lease.length });
     }
@@ -132,9 +139,15 @@ impl Heart {
             paths,
             node: heartbeat.node.0,
             peer: heartbeat.peer.0,
-            key: heartbeat.key,
-            key_epoch: plan.key_epoch,
+            keys: plan.keys.clone(),
+            key_epoch: None,
         })
+    }
+
+    /// What probes are keyed with: the secret that the peer accepts, and the oldest while that is not known.
+    fn key(&self) -> Option<DatapathKey> {
+        let accepted = self.keys.iter().find(|key| Some(key.epoch) == self.key_epoch);
+        accepted.or(self.keys.first()).copied()
     }
 
     fn path_of(&self, id: InterfaceId) -> Option<PathId> {
@@ -265,9 +278,19 @@ impl ControlLoop {
         }
     }
 
+    /// Other secrets are valid from now on.
+    pub(super) fn set_keys(&mut self, keys: Vec<DatapathKey>) -> Result<(), String> {
+        self.datapath.set_keys(&keys).map_err(|error| error.to_string())?;
+        if let Some(heart) = &mut self.pulse.heart {
+            heart.keys = keys;
+        }
+        Ok(())
+    }
+
     fn probe(&mut self, path: PathId, sequence: u64, to: Option<[u8; 6]>, target_session: u64) {
         let Some(heart) = &mut self.pulse.heart else { return };
         let Some(id) = heart.paths.get(usize::from(path.0)).copied() else { return };
+        let Some(key) = heart.key() else { return };
         let link = self.links.interface(id);
         let now = clock::now();
         let entry = &self.pulse.entry;
@@ -278,7 +301,7 @@ impl ControlLoop {
             sender: heart.node,
             target: heart.peer,
             path: path.0,
-            key_epoch: heart.key_epoch,
+            key_epoch: key.epoch,
             session: self.pulse.session,
             sequence,
             sent_ns: now.0,
@@ -288,7 +311,7 @@ impl ControlLoop {
             beat_age_us: 0,
             lease_left_us: 0,
         };
-        let frame = heartbeat::emit(to.unwrap_or(heartbeat::GROUP_MAC), link.mac, &heartbeat.seal(heart.key));
+        let frame = heartbeat::emit(to.unwrap_or(heartbeat::GROUP_MAC), link.mac, &heartbeat.seal(key.heartbeat));
         // What cannot be sent is silence on this path, which is judged as such.
         let _ = heart.sockets.send(id, &frame);
     }

@@ -19,7 +19,7 @@ use crate::maintenance::MaintenanceFile;
 use crate::metrics::server::{ListenError, MetricsListener};
 use crate::operate::{ReloadReport, StopKind};
 use crate::process::{self, PrivilegeError};
-use crate::request::HookRequest;
+use crate::request::{HookRequest, SyncRequest};
 use crate::sync_loop::{SyncLoop, SyncLoopError};
 use crate::track::{TrackError, Tracker};
 use ha_common::time::Instant;
@@ -146,7 +146,12 @@ fn start_loops(resolved: &Arc<Resolved>, started: Instant, ways: Ways) -> Result
     let set_up_control = {
         let (resolved, sync, hooks) = (Arc::clone(resolved), sync.clone(), HookPost::new(hooks.clone()));
         move || {
-            let datapath = Datapath::start(&Plan::from_config(&resolved));
+            let mut datapath = Datapath::start(&Plan::from_config(&resolved));
+            if let Some(sessions) = datapath.take_sessions() {
+                // A mailbox that nobody has had the time to fill takes it.
+                sync.post(SyncRequest::Sessions(sessions))
+                    .map_err(|error| ControlError::Sessions(error.to_string()))?;
+            }
             let counters = datapath.counters();
             let control_loop = ControlLoop::new(resolved, datapath, sync, is_maintained)?.hooks(hooks);
             Ok::<_, ControlError>((control_loop, counters))

@@ -3,10 +3,12 @@
 //! A file with errors changes nothing at all. What takes effect is the short list [`Live`].
 
 use crate::config::{self, Choice, ConfigError, Filter, Resolved};
+use crate::datapath::DatapathKey;
 use crate::logging;
 use crate::loops::{Loops, ask};
 use crate::operate::{ReloadOutcome, ReloadReport};
-use crate::request::SyncRequest;
+use crate::request::{ControlRequest, SyncRequest};
+use ha_common::secret::ClusterKey;
 use tracing::{error, info, warn};
 
 /// Knows what is in force.
@@ -49,7 +51,7 @@ impl Reloader {
             if with_part == self.in_force {
                 continue;
             }
-            match part.apply(&with_part, loops).await {
+            match part.apply(&self.in_force, &with_part, loops).await {
                 Ok(()) => {
                     self.in_force = with_part;
                     applied.push(part.key().to_owned());
@@ -65,16 +67,18 @@ impl Reloader {
 /// What takes effect without a restart.
 #[derive(Clone, Copy, Debug)]
 enum Live {
+    Keys,
     Filter,
     NetlinkBuffer,
     LogLevel,
 }
 
 impl Live {
-    const ALL: [Self; 3] = [Self::Filter, Self::NetlinkBuffer, Self::LogLevel];
+    const ALL: [Self; 4] = [Self::Keys, Self::Filter, Self::NetlinkBuffer, Self::LogLevel];
 
     const fn key(self) -> &'static str {
         match self {
+            Self::Keys => "cluster.secret_file",
             Self::Filter => "sync.filter",
             Self::NetlinkBuffer => "sync.netlink_buffer",
             Self::LogLevel => "log.level",
@@ -84,6 +88,7 @@ impl Live {
     /// Takes the part over from the file that was read, as far as it can take effect.
     fn adopt(self, in_force: &mut Resolved, read: &Resolved) {
         match self {
+            Self::Keys => in_force.sync.keys.clone_from(&read.sync.keys),
             Self::Filter => {
                 // The nodes' and virtual addresses change with the nodes and the vips, at a restart.
                 let local = in_force.sync.filter.local.clone();
@@ -99,8 +104,9 @@ impl Live {
         }
     }
 
-    async fn apply(self, new: &Resolved, loops: &Loops) -> Result<(), String> {
+    async fn apply(self, old: &Resolved, new: &Resolved, loops: &Loops) -> Result<(), String> {
         match self {
+            Self::Keys => change_keys(old, new, loops).await,
             Self::Filter => {
                 let filter = Box::new(new.sync.filter.clone());
                 let asked = ask("sync", |reply| loops.sync.post(SyncRequest::Filter { filter, reply }));
@@ -117,16 +123,42 @@ impl Live {
     }
 }
 
+/// The programs take every key that is valid before or after, then the sync engine changes, then the programs forget what is
+/// not valid any more: at no time is the peer refused for want of a key.
+async fn change_keys(old: &Resolved, new: &Resolved, loops: &Loops) -> Result<(), String> {
+    let is_another = |key: &&ClusterKey| old.sync.keys.iter().any(|old| old.epoch == key.epoch && old != *key);
+    if let Some(key) = new.sync.keys.iter().find(is_another) {
+        let epoch = key.epoch;
+        return Err(format!("another secret of epoch {epoch} is in use (change it with `twinwall keygen --rotate`)"));
+    }
+    let is_new = |key: &&ClusterKey| !old.sync.keys.contains(key);
+    let both: Vec<_> = old.sync.keys.iter().chain(new.sync.keys.iter().filter(is_new)).cloned().collect();
+    set_datapath_keys(&new.cluster, &both, loops).await?;
+    let keys = new.sync.keys.clone();
+    let changed = match ask("sync", |reply| loops.sync.post(SyncRequest::Keys { keys, reply })).await {
+        Ok(changed) => changed,
+        Err(silent) => Err(silent.to_string()),
+    };
+    let valid = if changed.is_ok() { &new.sync.keys } else { &old.sync.keys };
+    set_datapath_keys(&new.cluster, valid, loops).await?;
+    changed
+}
+
+async fn set_datapath_keys(cluster: &str, keys: &[ClusterKey], loops: &Loops) -> Result<(), String> {
+    let keys = keys.iter().map(|key| DatapathKey::new(key, cluster)).collect();
+    let asked = ask("control", |reply| loops.control.post(ControlRequest::Keys { keys, reply }));
+    asked.await.map_err(|silent| silent.to_string())?
+}
+
 /// The parts of the file whose meaning differs, by table or key.
 fn changes(old: &Resolved, new: &Resolved) -> Vec<&'static str> {
     let (sync, log) = (&old.sync, &old.log);
-    let secret = (&sync.secret, sync.key_epoch) != (&new.sync.secret, new.sync.key_epoch);
     let buffers =
         [sync.netlink_buffer, sync.netlink_buffer_max] != [new.sync.netlink_buffer, new.sync.netlink_buffer_max];
     let vips = old.vips != new.vips || old.interfaces != new.interfaces;
     let differs = [
         ("cluster.name", old.cluster != new.cluster),
-        ("cluster.secret_file", secret),
+        ("cluster.secret_file", sync.keys != new.sync.keys),
         ("nodes", old.node != new.node || old.nodes != new.nodes),
         ("vip", vips),
         ("election", old.election != new.election),
@@ -148,8 +180,7 @@ fn changes(old: &Resolved, new: &Resolved) -> Vec<&'static str> {
 /// Whether `[sync]` differs in a key that has no name of its own in [`changes`].
 fn differs_elsewhere(old: &Resolved, new: &Resolved) -> bool {
     let mut rest = new.sync.clone();
-    rest.secret.clone_from(&old.sync.secret);
-    rest.key_epoch = old.sync.key_epoch;
+    rest.keys.clone_from(&old.sync.keys);
     rest.netlink_buffer = old.sync.netlink_buffer;
     rest.netlink_buffer_max = old.sync.netlink_buffer_max;
     // Of the filter only the addresses that come with nodes and vips can differ here, and those are named.

@@ -208,7 +208,7 @@ mod tests {
         let plan = Plan {
             interfaces: vec![lan],
             sync: SyncPlan::of_one_link(NodeId(0), 3780, [10, 0, 0, 1].into(), vec![(NodeId(1), [10, 0, 0, 2].into())]),
-            key_epoch: 0,
+            keys: Vec::new(),
             heartbeat: None,
             vips: Vec::new(),
             choice: XdpChoice::Off,

@@ -2,10 +2,12 @@
 
 use super::counters::CounterMaps;
 use super::heartbeat::HeartbeatMaps;
+use super::keys::KeyTable;
 use super::pins::{self, Pins};
-use super::plan::{InterfacePlan, Plan};
+use super::plan::{DatapathKey, InterfacePlan, Plan};
 use super::pod::Shared;
 use super::ring::AdvertRing;
+use super::sessions::SessionTable;
 use aya::maps::{Array, HashMap, MapError, PerCpuArray, RingBuf};
 use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
@@ -49,6 +51,8 @@ pub struct Programs {
     ring: AdvertRing,
     counters: Arc<CounterMaps>,
     heartbeat: HeartbeatMaps,
+    keys: KeyTable,
+    sessions: Option<SessionTable>,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
 }
 
@@ -86,8 +90,11 @@ impl Programs {
             fence: take(&mut ebpf, "FENCE", Array::try_from)?,
             paths: take(&mut ebpf, "PATHS", Array::try_from)?,
         };
+        let mut keys = KeyTable::new(take(&mut ebpf, "KEYS", Array::try_from)?);
+        keys.set(&plan.keys)?;
+        let sessions = Some(SessionTable::new(take(&mut ebpf, "SESSIONS", Array::try_from)?));
         let ring = AdvertRing::new(take(&mut ebpf, "ADVERTS", RingBuf::try_from)?);
-        Ok(Self { ebpf, ring, counters, heartbeat, logger })
+        Ok(Self { ebpf, ring, counters, heartbeat, keys, sessions, logger })
     }
 
     /// A loaded program, [`EDGE`] or [`EMPTY`].
@@ -124,6 +131,19 @@ impl Programs {
     /// The same, to publish in.
     pub fn heartbeat_mut(&mut self) -> &mut HeartbeatMaps {
         &mut self.heartbeat
+    }
+
+    /// Where the peers' sessions are told; `None` from the second time on.
+    pub fn take_sessions(&mut self) -> Option<SessionTable> {
+        self.sessions.take()
+    }
+
+    /// These secrets are valid from now on, and no other.
+    ///
+    /// # Errors
+    /// When the map refuses an entry.
+    pub fn set_keys(&mut self, keys: &[DatapathKey]) -> Result<(), LoadError> {
+        self.keys.set(keys)
     }
 
     /// Forgets an interface that is gone.
@@ -184,7 +204,6 @@ fn open(plan: &Plan, pins: Option<&Pins>, logs: bool) -> Result<Ebpf, LoadError>
     let slots = rows(plan.interfaces.iter().map(|interface| usize::from(interface.id.0) + 1).max().unwrap_or(1));
     let log_level = if logs { aya_log::Level::Debug as u8 } else { 0 };
     let heartbeat = plan.heartbeat.as_ref();
-    let key = heartbeat.map_or([0; 2], |heartbeat| heartbeat.key);
     let (node, peer) = heartbeat.map_or((0, 0), |heartbeat| (heartbeat.node.0, heartbeat.peer.0));
     let (heartbeat_on, gate_on) = (u8::from(heartbeat.is_some()), u8::from(!plan.vips.is_empty()));
     let mut loader = EbpfLoader::new();
@@ -204,8 +223,6 @@ fn open(plan: &Plan, pins: Option<&Pins>, logs: bool) -> Result<Ebpf, LoadError>
         .override_global("HEARTBEAT_ON", &heartbeat_on, true)
         .override_global("HEARTBEAT_NODE", &node, true)
         .override_global("HEARTBEAT_PEER", &peer, true)
-        .override_global("HEARTBEAT_KEY", &key, true)
-        .override_global("HEARTBEAT_EPOCH", &plan.key_epoch, true)
         .override_global("GATE_ON", &gate_on, true)
         .override_global("AYA_LOG_LEVEL", &log_level, true)
         .load(object)?;
@@ -246,7 +263,7 @@ fn fill_peers(ebpf: &mut Ebpf, plan: &Plan) -> Result<(), LoadError> {
     let links = (0u16..).zip(&plan.sync.links).take(abi::LINKS_MAX as usize);
     for (number, (node, address)) in links.flat_map(|(number, link)| link.peers.iter().map(move |peer| (number, peer)))
     {
-        let entry = PeerEntry::new(*address, plan.key_epoch);
+        let entry = PeerEntry::new(*address);
         peers.set(abi::peer_index(number, node.0), Shared(entry), 0).map_err(refused)?;
     }
     Ok(())

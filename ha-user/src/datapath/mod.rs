@@ -7,11 +7,13 @@ mod attach;
 mod counters;
 mod device;
 mod heartbeat;
+mod keys;
 pub mod load;
 pub mod pins;
 mod plan;
 mod pod;
 mod ring;
+mod sessions;
 mod socket_counters;
 
 pub use attach::Attachment;
@@ -19,7 +21,8 @@ pub use counters::{CounterMaps, Counters, InterfaceCounters, MemberCounters, Pat
 pub use heartbeat::HeartbeatMaps;
 pub use load::{LoadError, Programs};
 pub use pins::Inherited;
-pub use plan::{HeartbeatPlan, InterfacePlan, LinkPlan, Plan, SyncPlan};
+pub use plan::{DatapathKey, HeartbeatPlan, InterfacePlan, LinkPlan, Plan, SyncPlan};
+pub use sessions::SessionTable;
 pub use socket_counters::SocketCounters;
 
 use crate::config::XdpChoice;
@@ -88,6 +91,19 @@ impl Datapath {
     /// When the kernel refuses the entry. Without XDP there is nobody to tell, which is no error.
     pub fn publish(&mut self, entry: &SelfEntry) -> Result<(), LoadError> {
         self.programs.as_mut().map_or(Ok(()), |programs| programs.heartbeat_mut().publish(entry))
+    }
+
+    /// Where the sync loop says whose sessions are current; `None` without XDP, and from the second time on.
+    pub fn take_sessions(&mut self) -> Option<SessionTable> {
+        self.programs.as_mut().and_then(Programs::take_sessions)
+    }
+
+    /// These secrets are valid from now on, and no other.
+    ///
+    /// # Errors
+    /// When the kernel refuses an entry. Without XDP there is nobody to tell, which is no error.
+    pub fn set_keys(&mut self, keys: &[DatapathKey]) -> Result<(), LoadError> {
+        self.programs.as_mut().map_or(Ok(()), |programs| programs.set_keys(keys))
     }
 
     /// What the programs closed for good.

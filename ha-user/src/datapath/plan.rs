@@ -6,6 +6,7 @@ use ha_common::abi::PATHS_MAX;
 use ha_common::election::{InterfaceId, MemberId};
 use ha_common::liveness::PathId;
 use ha_common::role::NodeId;
+use ha_common::secret::ClusterKey;
 use ha_common::wire::siphash::Key;
 use std::fmt;
 use std::net::IpAddr;
@@ -16,7 +17,8 @@ use std::path::PathBuf;
 pub struct Plan {
     pub interfaces: Vec<InterfacePlan>,
     pub sync: SyncPlan,
-    pub key_epoch: u8,
+    /// Of the secrets that are valid, the oldest first.
+    pub keys: Vec<DatapathKey>,
     /// `None`: no heartbeats are answered or taken.
     pub heartbeat: Option<HeartbeatPlan>,
     /// What the gate guards; none: every request passes.
@@ -70,19 +72,37 @@ impl SyncPlan {
     }
 }
 
-/// Whose heartbeats are answered, and how they are keyed.
-#[derive(Clone)]
+/// Whose heartbeats are answered.
+#[derive(Clone, Copy, Debug)]
 pub struct HeartbeatPlan {
     pub node: NodeId,
     pub peer: NodeId,
-    /// Of [`ha_common::sync::heartbeat_key`], for the secret of [`Plan::key_epoch`].
-    pub key: Key,
 }
 
-impl fmt::Debug for HeartbeatPlan {
+/// What the programs need of a secret.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct DatapathKey {
+    pub epoch: u8,
+    /// Of [`ha_common::sync::heartbeat_key`].
+    pub heartbeat: Key,
+    /// Of [`ha_common::sync::stamp_key`].
+    pub stamp: Key,
+}
+
+impl DatapathKey {
+    pub fn new(key: &ClusterKey, cluster: &str) -> Self {
+        Self {
+            epoch: key.epoch,
+            heartbeat: ha_common::sync::heartbeat_key(&key.secret, cluster, key.epoch),
+            stamp: ha_common::sync::stamp_key(key, cluster),
+        }
+    }
+}
+
+impl fmt::Debug for DatapathKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Not the key: no log line or test failure may tell it.
-        write!(f, "HeartbeatPlan({} to {})", self.node.0, self.peer.0)
+        write!(f, "DatapathKey(epoch {})", self.epoch)
     }
 }
 
@@ -134,7 +154,7 @@ impl Plan {
         Self {
             interfaces,
             sync: SyncPlan::from_config(config),
-            key_epoch: config.sync.key_epoch,
+            keys: config.sync.keys.iter().map(|key| DatapathKey::new(key, &config.cluster)).collect(),
             vips: config.vips.iter().flat_map(|vip| vip.addresses.iter().map(|(address, _)| *address)).collect(),
             heartbeat,
             choice: config.xdp,
@@ -145,9 +165,7 @@ impl Plan {
 
 fn heartbeat(config: &Resolved) -> Option<HeartbeatPlan> {
     let peer = config.only_peer()?;
-    let sync = &config.sync;
-    let key = || ha_common::sync::heartbeat_key(&sync.secret, &config.cluster, sync.key_epoch);
-    config.heartbeat.enabled.then(|| HeartbeatPlan { node: config.node, peer, key: key() })
+    config.heartbeat.enabled.then_some(HeartbeatPlan { node: config.node, peer })
 }
 
 fn members_of(config: &Resolved, interface: InterfaceId) -> Vec<(MemberId, u8)> {
@@ -185,7 +203,8 @@ mod tests {
         let plan = Plan::from_config(&config);
         let heartbeat = plan.heartbeat.as_ref().unwrap();
         assert_eq!((heartbeat.node, heartbeat.peer), (NodeId(1), NodeId(0)));
-        assert!(!format!("{plan:?}").contains(&heartbeat.key[0].to_string()));
+        assert_eq!(plan.keys.iter().map(|key| key.epoch).collect::<Vec<_>>(), [1]);
+        assert!(!format!("{plan:?}").contains(&plan.keys[0].heartbeat[0].to_string()));
         let paths: Vec<_> = plan.interfaces.iter().map(|interface| interface.path).collect();
         assert_eq!(paths, [Some(PathId(1)), None, Some(PathId(0))]);
         assert_eq!(plan.vips.len(), 3);

@@ -2,8 +2,9 @@
 #![expect(unsafe_code, reason = "reinterprets bytes written by the XDP programs as the types they wrote")]
 
 use ha_common::abi::{
-    AdvertRecord, FenceEntry, InterfaceEntry, LinkEntry, MemberEntry, PathEntry, PeerEntry, SelfEntry, Stream,
+    AdvertRecord, FenceEntry, InterfaceEntry, KeyEntry, LinkEntry, MemberEntry, PathEntry, PeerEntry, SelfEntry, Stream,
 };
+use ha_common::wire::genuine::SessionEntry;
 
 /// A value of a map.
 #[derive(Clone, Copy)]
@@ -16,6 +17,8 @@ unsafe impl aya::Pod for Shared<InterfaceEntry> {}
 unsafe impl aya::Pod for Shared<MemberEntry> {}
 unsafe impl aya::Pod for Shared<LinkEntry> {}
 unsafe impl aya::Pod for Shared<PeerEntry> {}
+unsafe impl aya::Pod for Shared<KeyEntry> {}
+unsafe impl aya::Pod for Shared<SessionEntry> {}
 unsafe impl aya::Pod for Shared<Stream> {}
 unsafe impl aya::Pod for Shared<SelfEntry> {}
 unsafe impl aya::Pod for Shared<FenceEntry> {}

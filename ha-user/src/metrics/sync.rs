@@ -99,7 +99,8 @@ const PEER_TRUTHS: [OfPeer<bool>; 3] = [
     ("twinwall_sync_bulk_sent", "1 when the peer has this node's whole table.", |peer| peer.bulk_sent),
     ("twinwall_sync_bulk_received", "1 when this node has the peer's whole table.", |peer| peer.bulk_received),
 ];
-const PEER_GAUGES: [OfPeer<u64>; 7] = [
+const PEER_GAUGES: [OfPeer<u64>; 8] = [
+    ("twinwall_sync_key_epoch", "Epoch of the secret that is in use with the peer.", |peer| u64::from(peer.key_epoch)),
     ("twinwall_sync_sent_sequence", "Last data sequence number sent to the peer.", |peer| peer.sent_sequence),
     ("twinwall_sync_acked_sequence", "Last data sequence number the peer acknowledged.", |peer| peer.acked_sequence),
     ("twinwall_sync_received_sequence", "Last data sequence number received in order.", |peer| peer.received_sequence),

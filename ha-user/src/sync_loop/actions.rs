@@ -26,6 +26,8 @@ pub(super) struct Pending {
     held: VecDeque<(u64, Outgoing)>,
     /// Not yet taken by the control loop; only the newest counts.
     health: Option<SyncHealth>,
+    /// The epoch that the peer accepts: the newest counts, too.
+    key_in_use: Option<u8>,
 }
 
 impl SyncLoop {
@@ -43,9 +45,11 @@ impl SyncLoop {
                 self.sort(action);
             }
             self.write();
+            self.sessions.tell(&self.engine);
             self.send();
         }
         self.post_health();
+        self.post_key();
     }
 
     /// Takes note of batches of writes that have ended, and sends what waited for them.
@@ -92,7 +96,12 @@ impl SyncLoop {
             Action::Fetch(key) => self.pending.writes.push(Write::Fetch(key)),
             Action::Dump => self.start_dump(),
             Action::Health(health) => self.pending.health = Some(health),
-            Action::Event(event) => self.log(event),
+            Action::Event(event) => {
+                if let Event::KeyChanged { to, .. } = event {
+                    self.pending.key_in_use = Some(to);
+                }
+                self.log(event);
+            }
         }
     }
 
@@ -160,6 +169,16 @@ impl SyncLoop {
         }
     }
 
+    /// Tells the control loop which secret heartbeats are to be keyed with. It wants to know in a pair alone: elsewhere there
+    /// are none.
+    fn post_key(&mut self) {
+        let Some(epoch) = self.pending.key_in_use else { return };
+        match self.control.post(ControlRequest::KeyInUse(epoch)) {
+            Ok(()) | Err(PostError::Closed) => self.pending.key_in_use = None,
+            Err(PostError::Full) => {}
+        }
+    }
+
     fn log(&self, event: Event) {
         match event {
             Event::PeerUp { peer, session } => {
@@ -168,6 +187,26 @@ impl SyncLoop {
             Event::LinkChanged { peer, from, to } => {
                 let (from, to) = (self.link_name(from), self.link_name(to));
                 tracing::warn!(peer = self.peer_name(peer), from, to, "state takes another link");
+            }
+            Event::KeyChanged { peer, from, to } => {
+                tracing::info!(peer = self.peer_name(peer), from, to, "another secret is in use with the peer");
+            }
+            Event::ModeDiffers { peer, mode } => {
+                let (peer, theirs, own) = (self.peer_name(peer), mode.name(), self.config.sync.mode.mode.name());
+                tracing::warn!(
+                    peer,
+                    theirs,
+                    own,
+                    "the peer replicates in another mode: write the same [sync] mode on both"
+                );
+            }
+            Event::KeyConflict { peer, epoch } => {
+                let peer = self.peer_name(peer);
+                tracing::error!(
+                    peer,
+                    epoch,
+                    "the peer has another secret of this epoch: it is not used (copy the secret file to the peer)"
+                );
             }
             Event::PeerDown { peer, silent } => {
                 let silent_ms = silent.as_secs_f64() * 1e3;

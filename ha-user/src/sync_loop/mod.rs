@@ -5,6 +5,7 @@
 
 mod actions;
 mod links;
+mod sessions;
 mod status;
 mod writing;
 
@@ -24,9 +25,11 @@ use crate::poller::Poller;
 use crate::request::{ControlRequest, SyncRequest};
 use actions::Pending;
 use ha_common::role::{NodeId, Role};
+use ha_common::secret::ClusterKey;
 use ha_common::sync::filter::{Admission, Filter, Prefix};
-use ha_common::sync::{Action, Config, Engine, Input};
+use ha_common::sync::{Action, Capabilities, Config, Engine, Input, VERSION};
 use ha_common::time::{Instant, earliest};
+use sessions::Sessions;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -96,6 +99,7 @@ pub struct SyncLoop {
     poller: Poller,
     actions: Vec<Action>,
     pending: Pending,
+    sessions: Sessions,
     /// The last complaint about each link's socket, not to be repeated every second.
     socket_complaints: Vec<Option<String>>,
     /// What the engine was told of the largest datagram.
@@ -148,6 +152,7 @@ impl SyncLoop {
             poller: Poller::new().map_err(SyncLoopError::Poller)?,
             actions: Vec::new(),
             pending: Pending::default(),
+            sessions: Sessions::default(),
             socket_complaints: vec![None; links_count],
             frame_bytes,
             socket_due: Instant(0),
@@ -287,6 +292,8 @@ impl SyncLoop {
             SyncRequest::NetlinkBuffer { bytes, bytes_max, reply } => {
                 drop(reply.send(self.events.resize(bytes, bytes_max).map_err(|error| error.to_string())));
             }
+            SyncRequest::Keys { keys, reply } => drop(reply.send(self.on_keys(&keys))),
+            SyncRequest::Sessions(table) => self.sessions.begin(table, &self.engine),
             SyncRequest::Stop => {
                 self.admission.release(now, &mut self.engine, &mut self.actions);
                 self.stop_by = Some(now + DRAIN_MAX);
@@ -358,6 +365,18 @@ impl SyncLoop {
         })
     }
 
+    /// Other secrets are to be valid. A peer that holds none of them would be lost, and its heartbeats with it.
+    fn on_keys(&mut self, keys: &[ClusterKey]) -> Result<(), String> {
+        if let Some(peer) = self.engine.peer_without(keys) {
+            let peer = self.peer_name(peer);
+            return Err(format!(
+                "{peer} does not hold the new secret yet: copy the file there and reload {peer} first"
+            ));
+        }
+        self.engine.handle(clock::now(), Input::Keys(keys), &mut self.actions);
+        Ok(())
+    }
+
     /// Puts the filter in force that results from what is wanted and from the node's addresses. The kernel learns of it
     /// first: what the dump that follows misses raises events.
     fn filter_anew(&mut self) -> io::Result<()> {
@@ -395,8 +414,9 @@ fn engine_config(config: &Resolved, peers: &[NodeId], frame_bytes_max: usize) ->
         nonce,
         cluster: config.cluster.clone(),
         peers: peers.to_vec(),
-        secret: config.sync.secret.clone(),
-        key_epoch: config.sync.key_epoch,
+        keys: config.sync.keys.clone(),
+        version: VERSION,
+        capabilities: Capabilities::ALL,
         frame_bytes_max,
         links: u8::try_from(config.sync_links().len()).unwrap_or(u8::MAX),
         sending: config.sync.transport.sending,

@@ -152,6 +152,8 @@ impl Node {
                 | ControlRequest::HandOver { .. }
                 | ControlRequest::Want { .. }
                 | ControlRequest::Maintenance { .. }
+                | ControlRequest::Keys { .. }
+                | ControlRequest::KeyInUse(_)
                 | ControlRequest::Stop { .. } => None,
             })
             .last()

@@ -27,7 +27,7 @@ fn counts(rig: &Rig) -> InterfaceCounters {
 fn answer(rig: &mut Rig, probe: &Heartbeat) -> Heartbeat {
     let (action, out) = rig.judge(&corpus::heartbeat_frame(probe)).unwrap();
     assert_eq!(action, TX);
-    Heartbeat::read(&out[..], corpus::HEARTBEAT_KEY, corpus::KEY_EPOCH).unwrap().unwrap()
+    Heartbeat::read(&out[..], corpus::key_of).unwrap().unwrap()
 }
 
 /// A probe of a peer that is MASTER of `term` with its gate open.

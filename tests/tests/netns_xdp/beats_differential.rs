@@ -1,6 +1,6 @@
 //! Generated heartbeats and requests through the XDP program and through a model made of the host's parsers.
 
-use crate::corpus::{self, HEARTBEAT_KEY, KEY_EPOCH, NODE, NODE_MAC, PEER_NODE};
+use crate::corpus::{self, HEARTBEAT_KEY, NODE, NODE_MAC, PEER_NODE};
 use crate::differential::Random;
 use crate::rig::Rig;
 use ha_common::abi::{FenceEntry, SelfEntry};
@@ -37,7 +37,7 @@ impl BeatOracle {
 
     /// `None`: nothing about heartbeats or the gate.
     pub fn judge(&mut self, frame: &[u8]) -> Option<Result<Judged, DropReason>> {
-        if let Some(heard) = Heartbeat::read(frame, HEARTBEAT_KEY, KEY_EPOCH) {
+        if let Some(heard) = Heartbeat::read(frame, corpus::key_of) {
             return Some(heard.and_then(|heard| self.hear(frame, &heard)));
         }
         if !corpus::VIPS.contains(&asked_for(frame)?) || self.own.session == 0 {

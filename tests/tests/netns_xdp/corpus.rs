@@ -10,7 +10,7 @@ use ha_common::wire::frame::{self, HEADER_LEN, Header, Kind, TAG_LEN};
 use ha_common::wire::heartbeat::{self, Heartbeat, Standing};
 use ha_common::wire::siphash::Key;
 use ha_common::wire::{arp, checksum, ethernet, ipv4, ipv6, ndisc, udp};
-use ha_user::datapath::HeartbeatPlan;
+use ha_user::datapath::{DatapathKey, HeartbeatPlan};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The VHID that the corpus' adverts carry.
@@ -39,7 +39,11 @@ const TRANSPORT: usize = IP + ipv4::HEADER_LEN;
 
 /// The node under test and the key of its pair's heartbeats.
 pub const NODE: u8 = 0;
+/// The key of the stamps in the peer's frame headers.
+pub const STAMP_KEY: Key = [0x0f1e_2d3c_4b5a_6978, 0x8796_a5b4_c3d2_e1f0];
 pub const HEARTBEAT_KEY: Key = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
+/// The only secret, as the programs have it.
+pub const KEY: DatapathKey = DatapathKey { epoch: KEY_EPOCH, heartbeat: HEARTBEAT_KEY, stamp: STAMP_KEY };
 /// The path of the only interface.
 pub const PATH: PathId = PathId(3);
 /// Hardware address of the only interface.
@@ -61,6 +65,11 @@ pub struct Sample {
 pub fn all() -> Vec<Sample> {
     let sync = vec![pass("sync frame", &sync_frame(1, 200))];
     [ordinary(), neighbours(), adverts(), refused_adverts(), sync, refused_frames(), refused_heartbeats()].concat()
+}
+
+/// The heartbeats' key of an epoch, as the programs find it.
+pub fn key_of(epoch: u8) -> Option<Key> {
+    (epoch == KEY_EPOCH).then_some(HEARTBEAT_KEY)
 }
 
 /// What neighbours say around the virtual addresses while the gate is open.
@@ -199,7 +208,7 @@ fn advert_frame_v6() -> Vec<u8> {
 
 /// Whose heartbeats the node under test answers.
 pub fn heartbeat_plan() -> HeartbeatPlan {
-    HeartbeatPlan { node: NodeId(NODE), peer: NodeId(PEER_NODE), key: HEARTBEAT_KEY }
+    HeartbeatPlan { node: NodeId(NODE), peer: NodeId(PEER_NODE) }
 }
 
 /// The process under test, as heartbeats know it.
@@ -265,12 +274,22 @@ pub fn solicitation(target: Ipv6Addr) -> Vec<u8> {
 
 /// A data frame of the peer over IPv4 with this sequence number and this many bytes of body, tag included.
 pub fn sync_frame(sequence: u64, body_len: u16) -> Vec<u8> {
-    ipv4_frame(udp::PROTOCOL, 64, &datagram(SYNC_PORT, &sync_payload(sequence, body_len)))
+    sync_frame_of(&sync_header(sequence, body_len), None)
 }
 
-/// The same over IPv6.
+/// The frame with this header over IPv4, with the stamp of a key, or none.
+pub fn sync_frame_of(header: &Header, stamp: Option<Key>) -> Vec<u8> {
+    ipv4_frame(udp::PROTOCOL, 64, &datagram(SYNC_PORT, &sync_payload(header, stamp)))
+}
+
+/// As [`sync_frame`], over IPv6.
 pub fn sync_frame_v6(sequence: u64, body_len: u16) -> Vec<u8> {
-    ipv6_frame(PEER_V6, LOCAL_V6, udp::PROTOCOL, &datagram(SYNC_PORT, &sync_payload(sequence, body_len)))
+    ipv6_frame(
+        PEER_V6,
+        LOCAL_V6,
+        udp::PROTOCOL,
+        &datagram(SYNC_PORT, &sync_payload(&sync_header(sequence, body_len), None)),
+    )
 }
 
 /// The frame with these tags (by EtherType) before its own type.
@@ -289,18 +308,16 @@ pub fn sync_addresses(is_v6: bool) -> (IpAddr, IpAddr) {
     if is_v6 { (LOCAL_V6.into(), PEER_V6.into()) } else { (LOCAL_V4.into(), PEER_V4.into()) }
 }
 
-fn sync_payload(sequence: u64, body_len: u16) -> Vec<u8> {
-    let header = Header {
-        kind: Kind::Data,
-        sender: PEER_NODE,
-        key_epoch: KEY_EPOCH,
-        body_len,
-        target: 0,
-        session: 0x1234,
-        sequence,
-    };
-    let mut payload = header.emit().to_vec();
-    payload.resize(HEADER_LEN + usize::from(body_len), 0xb0);
+/// The header of a data frame of the peer.
+pub fn sync_header(sequence: u64, body_len: u16) -> Header {
+    Header { kind: Kind::Data, sender: PEER_NODE, key_epoch: KEY_EPOCH, body_len, target: 0, session: 0x1234, sequence }
+}
+
+fn sync_payload(header: &Header, stamp: Option<Key>) -> Vec<u8> {
+    let mut head = header.emit();
+    stamp.into_iter().for_each(|key| frame::put_stamp(&mut head, key));
+    let mut payload = head.to_vec();
+    payload.resize(HEADER_LEN + usize::from(header.body_len), 0xb0);
     payload
 }
 

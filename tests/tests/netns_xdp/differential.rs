@@ -107,13 +107,13 @@ impl Oracle {
             return PASS;
         }
         let Some(payload) = frame::datagram(bytes, header, corpus::SYNC_PORT) else { return PASS };
-        let peer = PeerEntry::new(self.peer, corpus::KEY_EPOCH);
+        let peer = PeerEntry::new(self.peer);
         let admitted = Header::read(bytes, payload).and_then(|frame| {
             if !frame.is_for(corpus::NODE) {
                 Err(DropReason::FrameTarget)
             } else if frame.sender != corpus::PEER_NODE || !peer.admits_source(header) {
                 Err(DropReason::FrameSender)
-            } else if !peer.admits_epoch(frame.key_epoch) {
+            } else if corpus::key_of(frame.key_epoch).is_none() {
                 Err(DropReason::FrameKeyEpoch)
             } else {
                 Ok(frame)
@@ -289,6 +289,6 @@ fn netns_full_ring_is_counted_and_passes() {
 fn netns_verifier_budget() {
     let mut rig = Rig::new(false).expect("this test needs root (CAP_BPF) and a build with BPF");
     if let Some(count) = rig.verified_instructions(EDGE).unwrap() {
-        assert!(count < 20_000, "{count}");
+        assert!(count < 30_000, "{count}");
     }
 }

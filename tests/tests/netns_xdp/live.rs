@@ -60,7 +60,7 @@ fn plan(choice: XdpChoice) -> Plan {
             sync_address,
             vec![(NodeId(corpus::PEER_NODE), peer)],
         ),
-        key_epoch: corpus::KEY_EPOCH,
+        keys: vec![corpus::KEY],
         heartbeat: None,
         vips: Vec::new(),
         choice,

@@ -9,3 +9,4 @@ mod live;
 mod pair;
 mod pins;
 mod rig;
+mod sessions;

@@ -1,6 +1,6 @@
 //! Two nodes of a pair on one cable, in namespaces of their own, each with the programs on its end.
 
-use crate::corpus::{self, HEARTBEAT_KEY, KEY_EPOCH};
+use crate::corpus::{self, HEARTBEAT_KEY};
 use ha_common::abi::SelfEntry;
 use ha_common::election::{InterfaceId, MemberId};
 use ha_common::liveness::{PathId, PathReply};
@@ -46,8 +46,8 @@ pub fn plan(node: u8, pin_directory: Option<PathBuf>) -> Plan {
             corpus::sync_addresses(false).0,
             vec![(peer, corpus::sync_addresses(false).1)],
         ),
-        key_epoch: KEY_EPOCH,
-        heartbeat: Some(HeartbeatPlan { node: NodeId(node), peer, key: HEARTBEAT_KEY }),
+        keys: vec![corpus::KEY],
+        heartbeat: Some(HeartbeatPlan { node: NodeId(node), peer }),
         vips: corpus::VIPS.to_vec(),
         choice: XdpChoice::Auto,
         pin_directory,

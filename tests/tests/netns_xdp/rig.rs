@@ -8,7 +8,7 @@ use ha_common::election::{InterfaceId, MemberId, ReceivedAdvert};
 use ha_common::role::NodeId;
 use ha_user::config::XdpChoice;
 use ha_user::datapath::load::EDGE;
-use ha_user::datapath::{Counters, HeartbeatMaps, InterfacePlan, Plan, Programs, SyncPlan};
+use ha_user::datapath::{Counters, HeartbeatMaps, InterfacePlan, Plan, Programs, SessionTable, SyncPlan};
 use std::time::Duration;
 
 /// Test runs happen on the loopback device of the network namespace, always index 1.
@@ -20,8 +20,10 @@ pub const RING_ADVERTS: u32 = (RING_BYTES as usize / RECORD_BYTES) as u32;
 
 /// The programs with one interface that is LAN and sync link at once, VHID 3 and the corpus' peer.
 pub struct Rig {
-    programs: Programs,
+    pub programs: Programs,
     counters: Counters,
+    /// Where the sync loop tells of the peers' sessions.
+    pub sessions: SessionTable,
 }
 
 /// What a program made of a frame.
@@ -53,7 +55,7 @@ impl Rig {
                 sync_address,
                 vec![(NodeId(corpus::PEER_NODE), peer)],
             ),
-            key_epoch: corpus::KEY_EPOCH,
+            keys: vec![corpus::KEY],
             heartbeat: Some(corpus::heartbeat_plan()),
             vips: corpus::VIPS.to_vec(),
             choice: XdpChoice::Auto,
@@ -62,7 +64,8 @@ impl Rig {
         let mut programs = Programs::load(&plan, None).context("XDP test runs need root and a BPF object")?;
         programs.set_interface(LOOPBACK, corpus::NODE_MAC, &plan.interfaces[0])?;
         let counters = Counters::new(&plan, Some(programs.counter_maps()));
-        Ok(Self { programs, counters })
+        let sessions = programs.take_sessions().context("no map of sessions")?;
+        Ok(Self { programs, counters, sessions })
     }
 
     /// Runs a program `repeat` times on a frame of at least 14 bytes.

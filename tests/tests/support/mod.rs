@@ -4,6 +4,7 @@
 
 use ha_common::election::{InterfaceId, Transport};
 use ha_common::role::NodeId;
+use ha_common::secret::ClusterKey;
 use ha_user::config::heartbeat::Heartbeat;
 use ha_user::config::timing::Timing;
 use ha_user::config::{Election, Filter, Node, Resolved, Sync, Vip, XdpChoice};
@@ -56,8 +57,7 @@ pub fn resolved(node: u8, interfaces: &[&str], vips: Vec<Vip>) -> Resolved {
         sync: Sync {
             interface: "sync".into(),
             port: 3780,
-            secret: vec![7; 32].into(),
-            key_epoch: 1,
+            keys: vec![ClusterKey { epoch: 1, secret: vec![7; 32].into() }],
             filter: Filter { protocols: [1, 6, 17].into_iter().collect(), ..Filter::default() },
             netlink_buffer: 2 << 20,
             netlink_buffer_max: 8 << 20,

@@ -1,5 +1,6 @@
 //! The page that `twinwall status` prints for people.
 
+mod handshake;
 mod links;
 mod pair;
 
@@ -26,6 +27,7 @@ pub fn render(status: &Status, colour: bool) -> String {
     }
     if status.sync_answered {
         page += &sync(&status.sync, &ink);
+        page += &handshake::lines(&status.sync, &ink);
         page += &links::section(&status.sync, &ink);
     }
     page += &hooks(&status.hooks, &ink);

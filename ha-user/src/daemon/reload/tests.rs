@@ -146,3 +146,66 @@ fn changed_tables_are_named() {
     new.track.conntrack = Some(TrackedConntrack { high: 95, low: 85, weight: 20, interval: Duration::from_secs(1) });
     assert_eq!(changes(&old, &new), ["vip", "sync", "datapath", "track", "hooks"]);
 }
+
+/// Answers what both loops are asked about secrets, and returns it; the sync loop refuses when told so.
+async fn reload_keys(
+    reloader: &mut Reloader,
+    (loops, control, sync): (&Loops, &Mailbox<ControlRequest>, &Mailbox<SyncRequest>),
+    refusal: Option<&str>,
+) -> (ReloadOutcome, Vec<String>) {
+    let mut seen = Vec::new();
+    let serve = async {
+        loop {
+            match (control.next(), sync.next()) {
+                (Some(ControlRequest::Keys { keys, reply }), None) => {
+                    seen.push(format!("programs {:?}", keys.iter().map(|key| key.epoch).collect::<Vec<_>>()));
+                    reply.send(Ok(())).unwrap();
+                }
+                (None, Some(SyncRequest::Keys { keys, reply })) => {
+                    seen.push(format!("engine {:?}", keys.iter().map(|key| key.epoch).collect::<Vec<_>>()));
+                    reply.send(refusal.map_or(Ok(()), |why| Err(why.to_owned()))).unwrap();
+                }
+                (None, None) => tokio::task::yield_now().await,
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    let report = tokio::select! {
+        report = reloader.reload(loops) => report,
+        () = serve => unreachable!(),
+    };
+    (report.outcome, seen)
+}
+
+/// A new secret is known to the programs before the engine speaks of it, and an old one after it has forgotten it. When the
+/// engine refuses, the programs are as before, and the next reload tries again.
+#[tokio::test]
+async fn secrets_change_in_order() {
+    let (file, mut reloader) = File::new();
+    let (loops, control, sync) = loops();
+    let loops = (&loops, &control, &sync);
+    let secret = file.directory.path().join("secret");
+    crate::config::secret::rotate(&secret).unwrap();
+    let wanted = (done(&["cluster.secret_file"], &[], &[]), ["programs [1, 2]", "engine [1, 2]", "programs [1, 2]"]);
+    let (outcome, seen) = reload_keys(&mut reloader, loops, None).await;
+    assert_eq!((outcome, seen.as_slice()), (wanted.0, &wanted.1.map(str::to_owned)[..]));
+    crate::config::secret::retire(&secret).unwrap();
+    let (outcome, seen) = reload_keys(&mut reloader, loops, Some("not yet")).await;
+    assert_eq!(outcome, done(&[], &["cluster.secret_file: not yet"], &[]));
+    assert_eq!(seen, ["programs [1, 2]", "engine [2]", "programs [1, 2]"]);
+    let (outcome, seen) = reload_keys(&mut reloader, loops, None).await;
+    assert_eq!(outcome, done(&["cluster.secret_file"], &[], &[]));
+    assert_eq!(seen, ["programs [1, 2]", "engine [2]", "programs [2]"]);
+}
+
+/// A file that has another secret of the epoch in use is not put in force: nobody could tell the two apart.
+#[tokio::test]
+async fn another_secret_of_the_same_epoch_is_refused() {
+    let (file, mut reloader) = File::new();
+    let (loops, control, sync) = loops();
+    let secret = file.directory.path().join("secret");
+    std::fs::write(&secret, format!("twinwall-secret-v1 1 {}\n", "5a".repeat(32))).unwrap();
+    let (outcome, seen) = reload_keys(&mut reloader, (&loops, &control, &sync), None).await;
+    let ReloadOutcome::Done { failed, .. } = outcome else { panic!("{outcome:?}") };
+    assert!(failed[0].contains("--rotate") && seen.is_empty(), "{failed:?} {seen:?}");
+}
