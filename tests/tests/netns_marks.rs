@@ -74,16 +74,16 @@ impl Session {
         let server = datagrams(&lab.pair.server, (SERVER, port).into())?;
         let (seen, _) = carry(&client, server.local_addr()?, b"first", &server, |heard| heard == b"first")?;
         let session = Self { client, server, seen };
-        session.from_server(b"answer")?;
+        session.answer(b"answer")?;
         Ok(session)
     }
 
-    fn from_server(&self, text: &[u8]) -> Result<()> {
+    fn answer(&self, text: &[u8]) -> Result<()> {
         carry(&self.server, self.seen, text, &self.client, |heard| heard == text).map(drop)
     }
 
     /// The client says something; it must be seen as before.
-    fn from_client(&self, text: &[u8]) -> Result<()> {
+    fn ask(&self, text: &[u8]) -> Result<()> {
         let to = self.server.local_addr()?;
         let (seen, _) = carry(&self.client, to, text, &self.server, |heard| heard == text)?;
         ensure!(seen == self.seen, "the server saw {} and now {seen}", self.seen);
@@ -110,14 +110,14 @@ fn netns_marks_and_labels_are_matched_after_a_failover() -> Result<()> {
     standby.expect(&["listed:", "7201"], "independent/labels/label", "0")?;
     standby.expect(&["listed:", "7202"], "independent/labels/label", "64 127")?;
     standby.expect(&["listed:", "7203"], "independent/mark", "5")?;
-    sessions[2].from_client(b"zero")?;
+    sessions[2].ask(b"zero")?;
     let standby = expect_replica(&lab, &[&CLIENT.to_string()], 3, 0)?;
     standby.expect(&["listed:", "7203"], "independent/mark", "0")?;
 
     lab.fail_over()?;
     for (session, counter) in sessions.iter().zip(["first", "second", "third"]) {
-        session.from_server(b"from outside").with_context(|| counter.to_owned())?;
-        session.from_client(b"from inside")?;
+        session.answer(b"from outside").with_context(|| counter.to_owned())?;
+        session.ask(b"from inside")?;
         ensure!(counted(&lab, counter)? > 0, "the new master does not find the {counter} mark and labels");
     }
     Ok(())
@@ -138,8 +138,8 @@ fn netns_zones_go_on_after_a_failover() -> Result<()> {
     standby.expect(&["told:", "7303"], "reply/zone", "0007")?;
     lab.fail_over()?;
     for session in &sessions {
-        session.from_server(b"from outside").with_context(|| format!("{session:?}", session = session.seen))?;
-        session.from_client(b"from inside")?;
+        session.answer(b"from outside").with_context(|| format!("{session:?}", session = session.seen))?;
+        session.ask(b"from inside")?;
     }
     Ok(())
 }
