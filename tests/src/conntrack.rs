@@ -1,5 +1,10 @@
 //! A firewall's connection table as `conntrack` prints it, comparable between nodes.
 
+mod attributes;
+pub mod dump;
+pub mod replica;
+mod xml;
+
 use crate::netns::Netns;
 use anyhow::Result;
 use std::collections::{BTreeMap, BTreeSet};

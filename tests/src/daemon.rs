@@ -38,6 +38,8 @@ pub struct Settings {
     pub more_vips: u16,
     /// Keys of `[sync]`, beside the interface.
     pub sync: &'static str,
+    /// Keys of `[sync.filter]`.
+    pub filter: &'static str,
     /// `[log] level`.
     pub log: &'static str,
     /// TOML that is appended: further tables.
@@ -56,6 +58,7 @@ impl Default for Settings {
             ipv6: false,
             more_vips: 0,
             sync: "mode = \"ftfw\"",
+            filter: "protocols = [\"tcp\", \"udp\", \"icmp\"]",
             log: "debug",
             extra: String::new(),
         }
@@ -75,6 +78,7 @@ impl Settings {
             ipv6,
             more_vips,
             sync,
+            filter,
             log,
             extra,
         } = self;
@@ -102,7 +106,7 @@ advskew = {skew2}
 interface = "eth2"
 {sync}
 [sync.filter]
-protocols = ["tcp", "udp", "icmp"]
+{filter}
 
 [[vip]]
 vhid = 3

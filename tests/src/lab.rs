@@ -4,10 +4,11 @@ use crate::bpffs::Pins;
 use crate::daemon::{Daemon, Files, Settings, Status};
 use crate::netns::wait_until;
 use crate::topology::{Naming, Node, Pair, Port};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
 /// Where the kept lab has its configuration, sockets and logs.
@@ -139,6 +140,27 @@ impl Lab {
         self.kill(node);
         self.pair.unplug_all(node)?;
         self.pins.forget(node);
+        Ok(())
+    }
+
+    /// Fw1's host dies, and fw2 takes over.
+    ///
+    /// # Errors
+    /// When that takes more than eight seconds.
+    pub fn fail_over(&mut self) -> Result<()> {
+        self.crash_host(Node::Fw1)?;
+        wait_until("fw2 takes over", Duration::from_secs(8), || self.holds(Node::Fw2))
+    }
+
+    /// `twinwall failover --wait` on the master.
+    ///
+    /// # Errors
+    /// When it is refused or not confirmed.
+    pub fn hand_over(&self, master: Node) -> Result<()> {
+        let mut command = self.files(master).command(&["failover", "--wait"])?;
+        let output = command.stdout(Stdio::null()).output().context("cannot start twinwall failover")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "twinwall failover --wait: {}: {}", output.status, said.trim());
         Ok(())
     }
 

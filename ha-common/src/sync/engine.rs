@@ -2,7 +2,7 @@
 
 use super::bulk::RecentVersions;
 use super::digest::digest_key;
-use super::expect::ExpectationDump;
+use super::expect::{EarlyExpectations, ExpectationDump};
 use super::fetch::Fetches;
 use super::keepalive::{Retries, Wheel};
 use super::modes::Mode;
@@ -89,6 +89,7 @@ pub struct Engine {
     pub(super) peers: Vec<Peer>,
     pub(super) dump: Dump,
     pub(super) expectation_dump: ExpectationDump,
+    pub(super) early_expectations: EarlyExpectations,
     pub(super) fetches: Fetches,
     pub(super) wheel: Wheel,
     pub(super) retries: Retries,
@@ -134,6 +135,7 @@ impl Engine {
             peers,
             dump: Dump::new(),
             expectation_dump: ExpectationDump::default(),
+            early_expectations: EarlyExpectations::default(),
             fetches: Fetches::default(),
             wheel: Wheel::new(),
             retries: Retries::default(),

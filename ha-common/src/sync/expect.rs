@@ -9,6 +9,11 @@ use super::flow::{Expectation, FlowKey};
 use super::table::{Owner, Slot};
 use super::{Action, PeerId};
 use crate::time::Instant;
+use core::time::Duration;
+use std::collections::VecDeque;
+
+/// Expectations that wait for their master.
+const EARLY_MAX: usize = 256;
 
 /// Expectations remembered of one dump; the kernel holds at most `nf_conntrack_expect_max`, some thousand.
 const DUMPED_MAX: usize = 65_536;
@@ -46,7 +51,53 @@ impl ExpectationDump {
     }
 }
 
+/// Expectations told before their master. A helper that works on the first packet of a connection (TFTP, SIP over UDP)
+/// announces before the kernel confirms the entry, and so before it tells of it (`nf_ct_expect_related_report`,
+/// `__nf_conntrack_confirm`). The master comes at once, or when the filter lets it, or never.
+#[derive(Default)]
+pub(super) struct EarlyExpectations(VecDeque<(Instant, FlowKey, Expectation)>);
+
+impl EarlyExpectations {
+    /// Keeps one until it is over; returns how many others are dropped, being over, or the oldest of too many.
+    fn keep(&mut self, now: Instant, master: &FlowKey, expectation: &Expectation) -> u64 {
+        self.remove(master, expectation);
+        let before = self.0.len();
+        self.0.retain(|(until, ..)| *until > now);
+        if self.0.len() >= EARLY_MAX {
+            self.0.pop_front();
+        }
+        let dropped = before - self.0.len();
+        let until = now + Duration::from_secs(u64::from(expectation.timeout));
+        self.0.push_back((until, *master, expectation.clone()));
+        dropped as u64
+    }
+
+    /// Whether it was there.
+    fn remove(&mut self, master: &FlowKey, expectation: &Expectation) -> bool {
+        let before = self.0.len();
+        self.0.retain(|(_, key, known)| key != master || !known.is_same_place(expectation));
+        self.0.len() < before
+    }
+
+    /// Those of this master, in the order in which they were told.
+    fn take(&mut self, now: Instant, master: &FlowKey) -> Vec<Expectation> {
+        let (of_master, others): (VecDeque<_>, _) = self.0.drain(..).partition(|(_, key, _)| key == master);
+        self.0 = others;
+        of_master.into_iter().filter(|(until, ..)| *until > now).map(|(_, _, expectation)| expectation).collect()
+    }
+}
+
 impl Engine {
+    /// A flow has become known here: what its helper has announced before is its own.
+    pub(super) fn expect_early(&mut self, now: Instant, master: &FlowKey, out: &mut Vec<Action>) {
+        if !self.early_expectations.0.iter().any(|(_, key, _)| key == master) {
+            return;
+        }
+        for expectation in self.early_expectations.take(now, master) {
+            self.on_expected(now, master, &expectation, out);
+        }
+    }
+
     /// A helper here waits for a connection.
     pub(super) fn on_expected(
         &mut self,
@@ -55,7 +106,10 @@ impl Engine {
         expectation: &Expectation,
         out: &mut Vec<Action>,
     ) {
-        let Some(slot) = self.find_master(master) else { return };
+        let Some(slot) = self.live_master(master) else {
+            self.counters.expectations_foreign += self.early_expectations.keep(now, master, expectation);
+            return;
+        };
         if self.dump.is_running() {
             self.expectation_dump.gone.retain(|(other, gone)| *other != slot || !gone.is_same_place(expectation));
             self.expectation_dump.saw(slot, expectation);
@@ -78,7 +132,10 @@ impl Engine {
 
     /// An expectation here is fulfilled or over. What runs out on a node that holds a copy means nothing.
     pub(super) fn on_expectation_gone(&mut self, now: Instant, master: &FlowKey, expectation: &Expectation) {
-        let Some(slot) = self.find_master(master) else { return };
+        let Some(slot) = self.live_master(master) else {
+            self.counters.expectations_foreign += u64::from(self.early_expectations.remove(master, expectation));
+            return;
+        };
         if self.dump.is_running() {
             self.expectation_dump.lost(slot, expectation);
         }
@@ -95,7 +152,10 @@ impl Engine {
     }
 
     pub(super) fn on_dumped_expectation(&mut self, master: &FlowKey, expectation: &Expectation) {
-        let Some(slot) = self.find_master(master) else { return };
+        let Some(slot) = self.live_master(master) else {
+            self.counters.expectations_foreign += 1;
+            return;
+        };
         let dump = &mut self.expectation_dump;
         let place = |list: &[(Slot, Expectation)]| {
             list.iter().any(|(other, known)| *other == slot && known.is_same_place(expectation))
@@ -150,12 +210,8 @@ impl Engine {
         }
     }
 
-    fn find_master(&mut self, master: &FlowKey) -> Option<Slot> {
-        let slot = self.table.find(master).filter(|&slot| self.table.get(slot).is_some_and(|entry| entry.is_live()));
-        if slot.is_none() {
-            self.counters.expectations_foreign += 1;
-        }
-        slot
+    fn live_master(&self, master: &FlowKey) -> Option<Slot> {
+        self.table.find(master).filter(|&slot| self.table.get(slot).is_some_and(|entry| entry.is_live()))
     }
 
     /// A change made here: the flow is this node's from now on, unless nobody has claimed it yet.

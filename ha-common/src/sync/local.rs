@@ -36,7 +36,8 @@ impl Engine {
         let Some(slot) = self.table.find(&flow.key) else {
             let version = self.tick();
             let slot = self.insert(flow, Owner::Local, version, out);
-            return slot.into_iter().for_each(|slot| self.publish_changed(now, slot, out));
+            slot.into_iter().for_each(|slot| self.publish_changed(now, slot, out));
+            return self.expect_early(now, &flow.key, out);
         };
         let generation = self.dump.generation();
         let Some(entry) = self.table.get_mut(slot) else { return };
@@ -44,7 +45,8 @@ impl Engine {
         entry.flags.clear(Flags::CUT);
         let old = entry.flow();
         let mut flow = flow.clone();
-        if entry.is_tombstone() {
+        let is_revived = entry.is_tombstone();
+        if is_revived {
             self.table.revive(slot);
         } else {
             entry.retries = 0;
@@ -65,6 +67,9 @@ impl Engine {
         }
         self.table.claim(slot, Owner::Local, version);
         self.publish_changed(now, slot, out);
+        if is_revived {
+            self.expect_early(now, &flow.key, out);
+        }
     }
 
     fn publish_changed(&mut self, now: Instant, slot: Slot, out: &mut Vec<Action>) {

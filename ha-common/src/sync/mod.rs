@@ -366,7 +366,7 @@ pub struct Stats {
     pub created_without_master: u64,
     /// Expectations beyond [`EXPECTATIONS_MAX`] of one flow.
     pub expectations_refused: u64,
-    /// Expectations of flows that are not replicated.
+    /// Expectations of flows that are not replicated: they were dropped while they waited for their flow, or listed without it.
     pub expectations_foreign: u64,
     /// Entries read again because their sequence adjustment makes no event.
     pub fetched: u64,

@@ -59,7 +59,7 @@ pub fn create(out: &mut Builder, sequence: u32, flow: &Flow) -> Result<(), Mixed
     put_protocol_state(out, flow);
     put_nat(out, flow);
     if let Some(extra) = &flow.extra {
-        encode_extra::put_at_creation(out, extra);
+        encode_extra::put_at_creation(out, flow, extra);
         encode_extra::put_changeable(out, extra, true);
     }
     out.end(message);

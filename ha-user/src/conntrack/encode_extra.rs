@@ -1,13 +1,25 @@
 //! The attributes that few entries have, as requests carry them.
 
 use super::attribute::Builder;
-use super::encode::put_tuple;
+use super::encode::{is_destination_nat, is_source_nat, put_tuple};
 use super::uapi;
-use ha_common::sync::flow::{Extra, SequenceAdjustment, Synproxy};
+use ha_common::sync::flow::{Extra, Flow, SequenceAdjustment, Synproxy};
+
+/// The PPTP helper drops what it should translate in a connection whose translation ctnetlink has set up: that one lacks a
+/// private part which only a packet's way through NAT gives it (`pptp_inbound_pkt` in nf_nat_pptp.c, Linux 6.18).
+const DROPS_WHAT_NETLINK_TRANSLATES: &str = "pptp";
+
+/// The helper that a new entry is given: of a flow that would be dropped with it, none. It then announces no more calls, and
+/// goes on.
+pub(super) fn helper_at_creation(flow: &Flow) -> Option<&str> {
+    let helper = flow.extra.as_ref()?.helper.as_deref()?;
+    let is_translated = is_source_nat(flow) || is_destination_nat(flow);
+    (helper != DROPS_WHAT_NETLINK_TRANSLATES || !is_translated).then_some(helper)
+}
 
 /// What can be set when an entry is made, and never again: helper and master (`ctnetlink` section 9).
-pub(super) fn put_at_creation(out: &mut Builder, extra: &Extra) {
-    if let Some(helper) = &extra.helper {
+pub(super) fn put_at_creation(out: &mut Builder, flow: &Flow, extra: &Extra) {
+    if let Some(helper) = helper_at_creation(flow) {
         let nest = out.nest(uapi::CTA_HELP);
         out.put_name(uapi::CTA_HELP_NAME, helper);
         out.end(nest);

@@ -1,6 +1,7 @@
 //! Most refusals of a conntrack request have a second try that fits (`ctnetlink` sections 7, 9 and 20).
 
 use super::encode::{self, UpdateParts};
+use super::encode_extra::helper_at_creation;
 use super::write::{Conflict, Outcome, Write};
 use super::writer::{CreateParts, Operation, Slot, Step};
 use ha_common::sync::flow::{Extra, Flow, status};
@@ -112,8 +113,8 @@ fn same_translation(live: &Flow, flow: &Flow) -> bool {
 
 /// The live entry has what only a new one can be given: the helper and the direction of its zone.
 fn same_birth(live: &Flow, flow: &Flow) -> bool {
+    let wanted = helper_at_creation(flow);
     let (live, flow) = (live.extra.as_deref(), flow.extra.as_deref());
     let direction = |extra: Option<&Extra>| extra.map(|extra| extra.zone_direction).unwrap_or_default();
-    let wanted = flow.and_then(|flow| flow.helper.as_ref());
-    direction(live) == direction(flow) && (wanted.is_none() || wanted == live.and_then(|live| live.helper.as_ref()))
+    direction(live) == direction(flow) && (wanted.is_none() || wanted == live.and_then(|live| live.helper.as_deref()))
 }

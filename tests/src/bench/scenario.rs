@@ -3,11 +3,10 @@
 use super::tool::{Tool, ToolName};
 use crate::lab::Lab;
 use crate::topology::{Node, Port};
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::process::Stdio;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -106,18 +105,10 @@ impl Scenario {
                 signal_all(Signal::STOP);
                 Ok(())
             }
-            Self::Handover => hand_over(lab, master),
+            Self::Handover => lab.hand_over(master),
             Self::PreemptBack => tool.start(lab, taker),
         }
     }
-}
-
-fn hand_over(lab: &Lab, master: Node) -> Result<()> {
-    let mut command = lab.files(master).command(&["failover", "--wait"])?;
-    let output = command.stdout(Stdio::null()).output().context("cannot start twinwall failover")?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "twinwall failover --wait: {}: {}", output.status, said.trim());
-    Ok(())
 }
 
 impl fmt::Display for Scenario {

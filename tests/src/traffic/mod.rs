@@ -1,10 +1,12 @@
 //! Real sessions through the pair, and the probe that measures how long they were in the dark.
 
 mod client;
+pub mod dialogue;
 pub mod flood;
 pub mod icmp;
 pub mod probe;
 pub mod record;
+pub mod sctp;
 pub mod server;
 pub mod session;
 

@@ -5,7 +5,7 @@ use super::super::encode::{self, UpdateParts};
 use super::super::{expectation, uapi};
 use super::{any_flow, any_tuple, decoded, kinds, tuple};
 use ha_common::sync::flow::{
-    Expectation, ExpectedNat, Extra, FlowKey, Sctp, SequenceAdjustment, Synproxy, ZoneDirection,
+    Expectation, ExpectedNat, Extra, Flow, FlowKey, Sctp, SequenceAdjustment, Synproxy, Tuple, ZoneDirection,
 };
 use proptest::prelude::*;
 
@@ -117,4 +117,30 @@ proptest! {
         message[at] = value;
         let _ = expectation::decode(&message[16..]);
     }
+}
+
+/// A translated PPTP control connection is made without its helper, which would drop its packets; an untranslated one, and
+/// another helper's, with it.
+#[test]
+fn the_pptp_helper_is_for_untranslated_connections() {
+    let original = tuple("10.0.0.1", "10.0.0.2", 6, (1000, 1723));
+    let named = |helper: &str, reply: Tuple| Flow {
+        key: FlowKey { original, zone: 0 },
+        reply,
+        status: 0,
+        timeout: 600,
+        mark: 0,
+        tcp: None,
+        id: 0,
+        extra: Some(Box::new(Extra { helper: Some(helper.into()), ..Extra::default() })),
+    };
+    let translated = Tuple { destination: "10.0.0.3".parse().unwrap(), ..original.inverse() };
+    let is_helped = |flow: Flow| {
+        let mut out = Builder::default();
+        encode::create(&mut out, 1, &flow).unwrap();
+        kinds(&out).contains(&uapi::CTA_HELP)
+    };
+    assert!(!is_helped(named("pptp", translated)));
+    assert!(is_helped(named("pptp", original.inverse())));
+    assert!(is_helped(named("ftp", translated)));
 }

@@ -2,26 +2,11 @@
 //! when the kernel made each.
 
 use super::generator::flow_number;
+use crate::conntrack::dump::{Family, Table, attributes_of, be32, dump, within};
 use crate::netns::Netns;
-use anyhow::{Context, Result, bail, ensure};
-use netlink_packet_core::{NLA_HEADER_SIZE, NetlinkBuffer, NlasIterator};
-use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, bind, netlink, recv, send, socket};
+use anyhow::{Result, ensure};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::Ipv4Addr;
-use std::os::fd::OwnedFd;
-use std::time::Duration;
-
-const CT_GET: u16 = 0x0101;
-const CT_NEW: u16 = 0x0100;
-const DONE: u16 = 3;
-const ERROR: u16 = 2;
-/// `NLM_F_REQUEST | NLM_F_DUMP`.
-const DUMP_REQUEST: u16 = 0x301;
-const NFGENMSG_BYTES: usize = 4;
-/// The kernel fills what it is offered, up to 32 KiB.
-const READ_BYTES: usize = 32 * 1024;
 
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
@@ -67,17 +52,9 @@ impl FlowTable {
     /// # Errors
     /// When the kernel refuses or stays silent for 10 s.
     pub fn read(node: &Netns, flows: u32) -> Result<Self> {
-        node.enter(|| {
-            let mut table = Self { entries: vec![None; usize::try_from(flows)?] };
-            let socket = request_dump()?;
-            let mut buffer = vec![0; READ_BYTES];
-            loop {
-                let (length, _) = recv(&socket, &mut buffer, RecvFlags::empty()).context("the dump broke off")?;
-                if table.take(buffer.get(..length).unwrap_or_default())? {
-                    return Ok(table);
-                }
-            }
-        })?
+        let mut table = Self { entries: vec![None; usize::try_from(flows)?] };
+        dump(node, Table::Connections, Family::Ipv4, |attributes| table.note(attributes))?;
+        Ok(table)
     }
 
     /// How many flows are there.
@@ -118,25 +95,7 @@ impl FlowTable {
         Ok(lags)
     }
 
-    /// Takes what one read returned; whether it was the end.
-    fn take(&mut self, bytes: &[u8]) -> Result<bool> {
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let message = NetlinkBuffer::new_checked(rest)?;
-            match message.message_type() {
-                CT_NEW => self.note(message.payload()),
-                DONE => return Ok(true),
-                ERROR => bail!("the kernel refuses to dump its connections (is CAP_NET_ADMIN held?)"),
-                _ => {}
-            }
-            let length = usize::try_from(message.length())?.next_multiple_of(4);
-            rest = rest.get(length..).unwrap_or_default();
-        }
-        Ok(false)
-    }
-
-    fn note(&mut self, payload: &[u8]) {
-        let attributes = payload.get(NFGENMSG_BYTES..).unwrap_or_default();
+    fn note(&mut self, attributes: &[u8]) {
         let mut hasher = DefaultHasher::new();
         let (mut number, mut created) = (None, 0);
         for (kind, value) in attributes_of(attributes) {
@@ -165,37 +124,6 @@ fn flow_of(tuple: &[u8]) -> Option<usize> {
     let address: [u8; 4] = within(within(tuple, CTA_TUPLE_IP)?, CTA_IP_V4_DST)?.try_into().ok()?;
     let port: [u8; 2] = within(within(tuple, CTA_TUPLE_PROTO)?, CTA_PROTO_SRC_PORT)?.try_into().ok()?;
     flow_number(Ipv4Addr::from(address), u16::from_be_bytes(port))
-}
-
-fn attributes_of(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    NlasIterator::new(bytes).map_while(Result::ok).filter_map(|attribute| {
-        let (kind, length) = (attribute.kind(), usize::from(attribute.length()));
-        Some((kind, attribute.into_inner().get(NLA_HEADER_SIZE..length)?))
-    })
-}
-
-fn within(bytes: &[u8], kind: u16) -> Option<&[u8]> {
-    attributes_of(bytes).find_map(|(found, value)| (found == kind).then_some(value))
-}
-
-fn be32(value: &[u8]) -> u32 {
-    value.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes))
-}
-
-/// A socket of the calling thread's namespace that has asked for all IPv4 connections.
-fn request_dump() -> Result<OwnedFd> {
-    let socket = socket(AddressFamily::NETLINK, SocketType::RAW, Some(netlink::NETFILTER))?;
-    bind(&socket, &SocketAddrNetlink::new(0, 0))?;
-    set_socket_timeout(&socket, Timeout::Recv, Some(Duration::from_secs(10)))?;
-    let mut request = Vec::new();
-    request.extend(20u32.to_ne_bytes());
-    request.extend(CT_GET.to_ne_bytes());
-    request.extend(DUMP_REQUEST.to_ne_bytes());
-    request.extend([0; 8]);
-    // `struct nfgenmsg`: AF_INET, version 0, resource 0.
-    request.extend([2, 0, 0, 0]);
-    send(&socket, &request, SendFlags::empty()).context("cannot ask for the connections")?;
-    Ok(socket)
 }
 
 #[cfg(test)]
