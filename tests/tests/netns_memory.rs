@@ -11,26 +11,26 @@ use std::time::Duration;
 const RATE: u32 = 3000;
 const LIFETIME_SECONDS: u32 = 10;
 const ROUND_SECONDS: u32 = 15;
-/// The tables, the sockets' buffers and the allocator have their size by then.
-const WARM_UP: usize = 8;
+/// How long a standby lives.
+const ROUNDS_OF_LIFE: usize = 8;
 
 fn rounds() -> usize {
     let seconds = std::env::var("TWINWALL_MEMORY_SECONDS").map_or(1200, |text| {
         text.parse().unwrap_or_else(|_| panic!("TWINWALL_MEMORY_SECONDS={text} is not a number of seconds"))
     });
-    (seconds / ROUND_SECONDS as usize).max(2 * WARM_UP)
+    (seconds / ROUND_SECONDS as usize).max(3 * ROUNDS_OF_LIFE)
 }
 
-/// 3000 flows a second begin and end for twenty minutes; every two minutes the standby's daemon is started again. The
-/// master's memory, and that of a standby of the same age, stays what it was after two minutes, and at the end nothing is
-/// missing.
+/// 3000 flows a second begin and end for twenty minutes; every two minutes the standby's daemon is started again. Memory is
+/// bounded by the worst backlog, and that of a machine with other work can come late: so the last third of the time needs
+/// no more than the rest did, at the master and at standbys of the same age. At the end nothing is missing.
 #[test]
 fn netns_long_churn_leaves_memory_flat() {
     let mut rig = Rig::running(ToolName::Twinwall).unwrap();
     set_lifetime(&rig, LIFETIME_SECONDS);
     let mut held: [Vec<f64>; 2] = [Vec::new(), Vec::new()];
     for round in 0..rounds() {
-        if round > 0 && round % WARM_UP == 0 {
+        if round > 0 && round % ROUNDS_OF_LIFE == 0 {
             rig.lab.kill(Node::Fw2);
             rig.start(Node::Fw2).unwrap();
             rig.lab.wait_settled(Node::Fw1, Duration::from_secs(30)).unwrap();
@@ -40,11 +40,13 @@ fn netns_long_churn_leaves_memory_flat() {
             held[node.index()].push(resident_mib(rig.pid(node).unwrap()).unwrap());
         }
     }
-    let standby: Vec<f64> = held[1].chunks_exact(WARM_UP).map(|life| life[WARM_UP - 1]).collect();
+    let standby: Vec<f64> = held[1].chunks_exact(ROUNDS_OF_LIFE).map(|life| life[ROUNDS_OF_LIFE - 1]).collect();
     println!("MiB after each {ROUND_SECONDS} s, fw1: {:.1?}; fw2 at the end of each life: {standby:.1?}", held[0]);
-    for (name, held) in [("fw1", &held[0][WARM_UP - 1..]), ("fw2", &standby[..])] {
-        let allowed = held[0] * 1.05 + 1.0;
-        assert!(held.iter().all(|mib| *mib <= allowed), "{name}: more than {allowed:.1} MiB: {held:.1?}");
+    for (name, held) in [("fw1", &held[0]), ("fw2", &standby)] {
+        let (early, late) = held.split_at(held.len() * 2 / 3);
+        let most = |held: &[f64]| held.iter().copied().fold(0.0, f64::max);
+        let allowed = most(early) * 1.05 + 1.0;
+        assert!(most(late) <= allowed, "{name}: more than {allowed:.1} MiB: {held:.1?}");
     }
     // Flows that end while the tables are read would count as differences: the last ones live on.
     set_lifetime(&rig, 3600);
