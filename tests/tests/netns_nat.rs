@@ -124,7 +124,9 @@ fn netns_redirected_connections_stay_where_they_end() -> Result<()> {
 /// after a failover in order, on to fw2, and after the crash of that, back on fw1.
 #[test]
 fn netns_masqueraded_sessions_go_on_after_a_failover() -> Result<()> {
-    let mut lab = Lab::new(&Settings::default(), Naming::OfProcess)?;
+    // A pair that has just started takes a few milliseconds of a busy machine for death; this is about sessions.
+    let patient = Settings { extra: "[heartbeat]\nmultiplier = 50\n".to_owned(), ..Settings::default() };
+    let mut lab = Lab::new(&patient, Naming::OfProcess)?;
     for node in Node::BOTH {
         let own = node.wan();
         let host = own.octets()[3];
