@@ -133,6 +133,11 @@ impl Engine {
         let Some(slot) = self.table.find(&flow.key) else { return self.on_dumped_unknown(now, flow, out) };
         let Some(entry) = self.table.get_mut(slot) else { return };
         if entry.dump == generation {
+            // A peer has ended it before this line told that the kernel has it. On a master it may have traffic by now.
+            let is_ended = entry.is_tombstone() && matches!(entry.owner(), Owner::Peer(_));
+            if is_ended && self.role != Role::Master {
+                out.push(Action::Delete { key: flow.key, id: flow.id });
+            }
             return;
         }
         if entry.is_tombstone() {

@@ -2,7 +2,7 @@
 //! is taken for it.
 
 use crate::modes::in_modes;
-use crate::world::{CACHE_TIMEOUT, FAIR, MS, PURGE_TIMEOUT, REFRESH_TIME, SECOND, World, tcp};
+use crate::world::{CACHE_TIMEOUT, FAIR, MS, PURGE_TIMEOUT, REFRESH_TIME, SECOND, Weather, World, tcp};
 use ha_common::role::Role;
 use ha_common::sync::flow::Flow;
 use ha_common::sync::{Event, Input, Mode};
@@ -19,6 +19,7 @@ in_modes! {
     a_removal_does_not_end_what_lives_elsewhere: ftfw, alarm, notrack;
     nothing_is_sent_twice: notrack;
     a_takeover_over_a_full_kernel: ftfw, alarm, notrack;
+    a_removal_overtakes_the_first_dump: ftfw, alarm, notrack;
 }
 
 fn len(world: &World, node: usize) -> usize {
@@ -252,4 +253,23 @@ fn a_takeover_over_a_full_kernel(mode: Mode) {
         world.settle();
         assert_eq!(len(&world, 0), kept);
     }
+}
+
+/// A standby that has started anew still reads its kernel's table, and its peer's transfer is slow, when it hears that flows
+/// have ended which neither has named: they go when the kernel names them.
+fn a_removal_overtakes_the_first_dump(mode: Mode) {
+    let mut world = World::new(mode, 8, Weather { jitter: MS * 3, ..FAIR });
+    (world.window_frames, world.dump_lines) = (2, 1);
+    world.start(0, Role::Master);
+    world.start(1, Role::Backup);
+    (0..2000).for_each(|n| world.traffic(0, &tcp(n, 3)));
+    world.settle();
+    world.kill(1);
+    world.start(1, Role::Backup);
+    for n in 0..1000 {
+        world.end(0, &tcp(2 * n, 3).key);
+        world.run(MS / 4);
+    }
+    world.settle();
+    assert_eq!((len(&world, 0), len(&world, 1)), (1000, 1000));
 }

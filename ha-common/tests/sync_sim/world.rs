@@ -137,6 +137,8 @@ pub struct World {
     expiry_at: Instant,
     pub flows_max: usize,
     pub window_frames: usize,
+    /// Of a dump, every 100 µs.
+    pub dump_lines: usize,
 }
 
 /// The secret of this epoch.
@@ -197,6 +199,7 @@ impl World {
             expiry_at: Instant(0),
             flows_max: 100_000,
             window_frames: 256,
+            dump_lines: 500,
         }
     }
 
@@ -417,7 +420,7 @@ impl World {
     }
 
     fn dump_some(&mut self, node: usize) {
-        for _ in 0..500 {
+        for _ in 0..self.dump_lines {
             match self.nodes[node].dump.pop_front() {
                 Some(Some(flow)) => {
                     // A dump line tells of the flow as it is when the line is made.
