@@ -273,7 +273,8 @@ impl Engine {
         let key = entry.key();
         match (retry.remedy, entry.owner()) {
             (Remedy::Create, Owner::Peer(_) | Owner::Local) => self.create(now, retry.slot, out),
-            (_, Owner::Local | Owner::Found) => {}
+            // Nobody else can be asked for what this node answers for.
+            (Remedy::Create, Owner::Found) | (Remedy::AskOwner, Owner::Local | Owner::Found) => {}
             (Remedy::AskOwner, Owner::Peer(peer)) => {
                 if let Some(peer) = self.peers.get_mut(usize::from(peer.0)).filter(|peer| peer.up) {
                     peer.outbox.want(&key);

@@ -19,6 +19,8 @@ pub mod filter;
 mod fixture;
 pub mod flow;
 mod frame_size;
+mod health;
+mod hearing;
 mod inbox;
 mod keepalive;
 mod keys;

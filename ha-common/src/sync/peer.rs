@@ -165,17 +165,14 @@ impl Peer {
         }
         self.hello_sent = now;
         self.hello_at = now + interval;
-        let stranger = self.stranger.take();
-        // Who answers strangers under another secret must go on to be heard by the peer.
-        let for_stranger_alone = stranger.filter(|stranger| stranger.key_epoch != self.session.key_epoch());
-        if for_stranger_alone.is_some()
-            && let Some(datagram) = self.session.hello(keyring, statement, for_stranger_alone)
-        {
-            self.send(Kind::Hello, datagram, out);
-        }
-        let stranger = if for_stranger_alone.is_some() { None } else { stranger };
-        if let Some(datagram) = self.session.hello(keyring, statement, stranger) {
-            self.send(Kind::Hello, datagram, out);
+        let (stranger, in_use) = (self.stranger.take(), self.session.key_epoch());
+        // The peer that is known must go on to hear of this node, also while a stranger is answered under another secret.
+        let is_elsewhere = stranger.is_some_and(|stranger| stranger.key_epoch != in_use);
+        let hellos = if is_elsewhere { [Some(stranger), Some(None)] } else { [Some(stranger), None] };
+        for to in hellos.into_iter().flatten() {
+            if let Some(datagram) = self.session.hello(keyring, statement, to) {
+                self.send(Kind::Hello, datagram, out);
+            }
         }
     }
 
