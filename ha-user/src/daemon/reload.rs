@@ -135,10 +135,9 @@ async fn change_keys(old: &Resolved, new: &Resolved, loops: &Loops) -> Result<()
     let both: Vec<_> = old.sync.keys.iter().chain(new.sync.keys.iter().filter(is_new)).cloned().collect();
     set_datapath_keys(&new.cluster, &both, loops).await?;
     let keys = new.sync.keys.clone();
-    let changed = match ask("sync", |reply| loops.sync.post(SyncRequest::Keys { keys, reply })).await {
-        Ok(changed) => changed,
-        Err(silent) => Err(silent.to_string()),
-    };
+    // A loop that does not answer may do it yet: the programs keep all of them then.
+    let asked = ask("sync", |reply| loops.sync.post(SyncRequest::Keys { keys, reply }));
+    let changed = asked.await.map_err(|silent| silent.to_string())?;
     let valid = if changed.is_ok() { &new.sync.keys } else { &old.sync.keys };
     set_datapath_keys(&new.cluster, valid, loops).await?;
     changed
