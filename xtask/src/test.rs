@@ -11,6 +11,8 @@ const ROOT_TESTS_AT_ONCE: &str = "2";
 const ALONE: &str = "netns_alone_";
 /// Tests with this prefix take ten minutes or more each.
 const LONG: &str = "netns_long_";
+/// Simulations that take minutes are ignored elsewhere.
+const LONG_SIMULATIONS: &str = "--package ha-common --all-features --tests -- --ignored";
 
 /// Format, lints, unit tests, tests in namespaces, and a short run.
 #[derive(Args, Debug)]
@@ -97,12 +99,10 @@ fn steps(long: bool) -> Result<Vec<Step>> {
 
 /// A pass without the long tests must not look like one with them.
 fn say_what_is_left_out() {
-    const LISTS: [&str; 2] = [
-        "test --quiet --package ha-tests --tests -- --list netns_long_",
-        "test --quiet --package ha-common --all-features --tests -- --list --ignored",
-    ];
+    let in_namespaces = format!("test --quiet --package ha-tests --tests -- --list {LONG}");
+    let simulated = format!("test --quiet {LONG_SIMULATIONS} --list");
     println!("\nleft out (`cargo xtask test --long` runs them as well):");
-    for list in LISTS {
+    for list in [in_namespaces, simulated] {
         let mut command = Command::new(env!("CARGO"));
         let listed = command.args(list.split(' ')).current_dir(crate::shell::root()).output();
         let Ok(output) = listed else { continue };
