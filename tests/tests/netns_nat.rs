@@ -122,11 +122,11 @@ fn netns_redirected_connections_stay_where_they_end() -> Result<()> {
 /// Masquerading takes the address of the interface: here the virtual one, as the nodes' own are of another network. When a
 /// master loses that address, its kernel throws away all that was masqueraded with it; the sessions must go on all the same:
 /// after a failover in order, on to fw2, and after the crash of that, back on fw1.
+/// Alone: the end of another test's namespaces can hold the kernel's lock of addresses (RTNL) for longer than a lease, and
+/// then a hand-over does not last.
 #[test]
-fn netns_masqueraded_sessions_go_on_after_a_failover() -> Result<()> {
-    // A pair that has just started takes a few milliseconds of a busy machine for death; this is about sessions.
-    let patient = Settings { extra: "[heartbeat]\nmultiplier = 50\n".to_owned(), ..Settings::default() };
-    let mut lab = Lab::new(&patient, Naming::OfProcess)?;
+fn netns_alone_masqueraded_sessions_go_on_after_a_failover() -> Result<()> {
+    let mut lab = Lab::new(&Settings::default(), Naming::OfProcess)?;
     for node in Node::BOTH {
         let own = node.wan();
         let host = own.octets()[3];
