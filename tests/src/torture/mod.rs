@@ -27,6 +27,9 @@ const SILENCE_MAX: u64 = 5_000_000_000;
 /// After a partition has been healed the first heartbeats decide; until then two masters are nobody's fault.
 const HEALED: u64 = 250_000_000;
 
+/// What is shown of the answers around a violation, nanoseconds to each side.
+const AROUND: u64 = 60_000_000;
+
 /// What the pair has been through.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
@@ -137,12 +140,14 @@ impl Torture {
         if let Some(first) = violations.first() {
             bail!(
                 "two nodes answered on the {:?} side: {} answers too many; the first to a request {:?} after the \
-                 batch began, by {}, {:?} after the other one had begun",
+                 batch began, by {}, {:?} after the other one had begun; answers around it (request sent, answer \
+                 arrived, ms):\n{}",
                 first.side,
                 violations.len(),
                 since(first.sent),
                 first.node.name(),
-                Duration::from_nanos(first.sent.saturating_sub(first.other_began))
+                Duration::from_nanos(first.sent.saturating_sub(first.other_began)),
+                seen.excerpt(first.side, first.sent, AROUND)
             );
         }
         let apart = seen.apart().into_iter().filter(|found| !excused.contains(&found.begin));
