@@ -9,6 +9,7 @@ pub mod extra_vips;
 pub mod lab;
 pub mod load;
 pub mod netns;
+pub mod network_lock;
 pub mod observer;
 pub mod packet;
 pub mod peers;

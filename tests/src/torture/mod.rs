@@ -27,6 +27,9 @@ const SILENCE_MAX: u64 = 5_000_000_000;
 /// After a partition has been healed the first heartbeats decide; until then two masters are nobody's fault.
 const HEALED: u64 = 250_000_000;
 
+/// In a hand-over the new gate opens before the old one is closed by the new master's first probe, nanoseconds
+/// (docs/safety.md, "Hand-over").
+const OVERLAP_MAX: u64 = 4_000_000;
 /// What is shown of the answers around a violation, nanoseconds to each side.
 const AROUND: u64 = 60_000_000;
 
@@ -39,6 +42,8 @@ pub struct Summary {
     /// Nanoseconds.
     pub longest_silence: u64,
     pub longest_apart: u64,
+    /// Both nodes answered: at most [`OVERLAP_MAX`], in a hand-over.
+    pub longest_double: u64,
 }
 
 /// A pair under torture.
@@ -96,6 +101,7 @@ impl Torture {
             Target::Backup => master.peer(),
         };
         self.note(&format!("{} is master; to {}: {:?}", master.name(), victim.name(), batch.faults));
+        let offered_before = self.takeovers_by_offer();
         let from = self.observer.now();
         let begin = Instant::now();
         let mut parted: Option<Range<u64>> = None;
@@ -114,7 +120,9 @@ impl Torture {
         }
         let now_master = self.settle()?;
         let until = self.observer.now();
-        self.judge(&self.observer.timeline(from)?, from..until, &parted.unwrap_or(0..0))?;
+        let is_offered = self.takeovers_by_offer() > offered_before;
+        let overlap_max = if is_offered { OVERLAP_MAX } else { 0 };
+        self.judge(&self.observer.timeline(from)?, from..until, &parted.unwrap_or(0..0), overlap_max)?;
         self.observer.forget(until);
         self.summary.faults += u32::try_from(batch.faults.len()).unwrap_or(0);
         self.summary.moves += u32::from(now_master != master);
@@ -133,9 +141,17 @@ impl Torture {
         master.context("nobody is master")
     }
 
-    /// What the observer has seen must be the work of one master; `excused` is the time of a partition.
-    fn judge(&mut self, seen: &Timeline, watched: Range<u64>, excused: &Range<u64>) -> Result<()> {
-        let violations: Vec<_> = seen.violations().into_iter().filter(|found| !excused.contains(&found.sent)).collect();
+    fn takeovers_by_offer(&self) -> usize {
+        Node::BOTH.into_iter().map(|node| self.lab.files(node).takeovers_by_offer()).sum()
+    }
+
+    /// What the observer has seen must be the work of one master; `excused` is the time of a partition, `overlap_max`
+    /// how long both may have answered, nanoseconds.
+    fn judge(&mut self, seen: &Timeline, watched: Range<u64>, excused: &Range<u64>, overlap_max: u64) -> Result<()> {
+        let double = seen.longest_double();
+        let violations = seen.violations().into_iter().filter(|found| !excused.contains(&found.sent));
+        let violations: Vec<_> = violations.filter(|_| double > overlap_max).collect();
+        self.summary.longest_double = self.summary.longest_double.max(double);
         let since = |at: u64| Duration::from_nanos(at.saturating_sub(watched.start));
         if let Some(first) = violations.first() {
             bail!(
