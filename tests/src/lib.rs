@@ -8,6 +8,7 @@ pub mod daemon;
 pub mod extra_vips;
 pub mod lab;
 pub mod load;
+pub mod matrix;
 pub mod netns;
 pub mod network_lock;
 pub mod observer;
