@@ -7,6 +7,7 @@ mod lab;
 mod run;
 mod setup;
 mod shell;
+mod spec;
 mod test;
 mod tidy;
 
@@ -25,6 +26,7 @@ enum Verb {
     Lab(lab::LabArgs),
     Test(test::TestArgs),
     Faults(faults::FaultsArgs),
+    Spec(spec::SpecArgs),
     /// Measure: `bench failover` what a client sees, `bench sync` what state costs, `bench limits` what the kernel can do, `bench xdp` the XDP program's cost per packet
     Bench(bench::Args),
     /// Check formatting, imports, purity of the core, unsafe code and file lengths
@@ -48,6 +50,7 @@ fn obey(verb: Verb) -> Result<ExitCode> {
         Verb::Test(args) => test::test(&args),
         Verb::Faults(args) => faults::faults(&args).map(|()| ExitCode::SUCCESS),
         Verb::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
+        Verb::Spec(args) => spec::spec(&args).map(|()| ExitCode::SUCCESS),
         Verb::Tidy(args) => tidy::run(&args).map(|()| ExitCode::SUCCESS),
     }
 }

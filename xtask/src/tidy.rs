@@ -163,6 +163,11 @@ fn has_word(line: &str, word: &str) -> bool {
     })
 }
 
+/// Every Rust file of the project, without comments.
+pub fn texts() -> Result<Vec<String>> {
+    Ok(sources()?.into_iter().map(|source| source.lines.join("\n")).collect())
+}
+
 fn sources() -> Result<Vec<Source>> {
     let root = shell::root();
     let mut paths = Vec::new();
