@@ -17,6 +17,7 @@ pub mod demotion;
 #[cfg(test)]
 mod fixture;
 pub mod forwarded;
+pub mod heap;
 pub mod heartbeat_socket;
 pub mod hooks;
 pub mod ipc;

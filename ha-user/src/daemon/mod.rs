@@ -9,6 +9,7 @@ use crate::clock;
 use crate::config::{Choice, Resolved};
 use crate::control_loop::{ControlError, ControlLoop};
 use crate::datapath::{self, Datapath, Plan};
+use crate::heap;
 use crate::hooks::{HookError, HookPost, HookRunner, Record};
 use crate::ipc::lock::{InstanceLock, LockError};
 use crate::ipc::server::{ControlSocket, SocketError};
@@ -76,6 +77,7 @@ pub enum DaemonError {
 /// When the node cannot start, or a loop ends by itself; what was set up is released in either case.
 pub fn run(choice: Choice, resolved: Resolved) -> Result<(), DaemonError> {
     let started = clock::now();
+    heap::share_one_arena();
     process::abort_on_panic();
     process::check_privileges()?;
     // Held to the end: the next start must not begin before this process is gone.
