@@ -3,6 +3,7 @@
 mod bench;
 mod build;
 mod faults;
+mod kernel;
 mod lab;
 mod run;
 mod setup;

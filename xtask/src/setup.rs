@@ -35,6 +35,8 @@ pub enum Scope {
     Test,
     /// [`Scope::Peers`] and what twinwall is only compared with.
     Bench,
+    /// [`Scope::Lab`] and what another kernel is booted with.
+    Kernel,
 }
 
 impl Scope {
@@ -46,6 +48,7 @@ impl Scope {
             Self::Peers => matches!(self, Self::Peers | Self::Test | Self::Bench),
             Self::Test => matches!(self, Self::Test),
             Self::Bench => matches!(self, Self::Bench),
+            Self::Kernel => matches!(self, Self::Kernel),
         }
     }
 }
@@ -62,7 +65,7 @@ const fn package(scope: Scope, name: &'static str, program: &'static str, purpos
     Package { name, program, scope, purpose }
 }
 
-const PACKAGES: [Package; 11] = [
+const PACKAGES: [Package; 15] = [
     package(Scope::Lab, "iproute2", "ip", "network namespaces of the lab"),
     package(Scope::Lab, "nftables", "nft", "the lab's firewall rules"),
     package(Scope::Lab, "conntrack", "conntrack", "shows the connection tables"),
@@ -73,6 +76,10 @@ const PACKAGES: [Package; 11] = [
     package(Scope::Bench, "keepalived", "keepalived", "another tool of the failover bench"),
     package(Scope::Test, "prometheus", "promtool", "checks the metrics' form"),
     package(Scope::Test, "tcpdump", "tcpdump", "captures beside the XDP program"),
+    package(Scope::Kernel, "qemu-system-x86", "qemu-system-x86_64", "the emulator that boots other kernels"),
+    package(Scope::Kernel, "busybox-static", "busybox", "the first process in the emulator"),
+    package(Scope::Kernel, "cpio", "cpio", "packs the emulator's memory disk"),
+    package(Scope::Kernel, "kmod", "depmod", "lists the other kernel's modules"),
     package(Scope::Test, "ethtool", "ethtool", "switches offloads of the lab's interfaces"),
 ];
 

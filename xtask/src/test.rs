@@ -24,6 +24,9 @@ pub struct TestArgs {
     /// The long tests as well (about two hours): ten minutes of load, 500 faults, twenty minutes of churn, twelve simulated hours.
     #[arg(long)]
     long: bool,
+    /// Instead of all that: the XDP tests and a failover on Debian's packaged kernel, in an emulator (some minutes).
+    #[arg(long, conflicts_with_all = ["long", "fail_fast"])]
+    kernel: bool,
 }
 
 struct Step {
@@ -37,6 +40,9 @@ struct Step {
 /// Without root: the tests in namespaces would not run, and a pass without them would say too much.
 pub fn test(args: &TestArgs) -> Result<ExitCode> {
     ha_tests::netns::require_root()?;
+    if args.kernel {
+        return crate::kernel::test().map(|()| ExitCode::SUCCESS);
+    }
     crate::build::daemon(crate::setup::Scope::Test)?;
     let mut results = Vec::new();
     for mut step in steps(args.long)? {

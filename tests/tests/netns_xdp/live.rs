@@ -17,7 +17,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 const LAN: InterfaceId = InterfaceId(0);
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Set in the process that the kill test starts: attach and wait to be killed.
 const HOLD_VARIABLE: &str = "TWINWALL_TEST_HOLD_XDP";
 
