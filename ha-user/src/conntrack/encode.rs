@@ -203,7 +203,8 @@ fn put_zone(out: &mut Builder, zone: u16) {
     }
 }
 
-pub(super) fn put_tuple(out: &mut Builder, kind: u16, tuple: &Tuple) {
+/// Appends a tuple as the attribute of this kind.
+pub fn put_tuple(out: &mut Builder, kind: u16, tuple: &Tuple) {
     put_tuple_in_zone(out, kind, tuple, None);
 }
 

@@ -4,7 +4,7 @@
 //! number of their own ([`ROUTE_PROTOCOL`]), so that an administrator's route through the same gateway stays.
 
 pub mod announce;
-mod message;
+pub mod message;
 
 use crate::config::Resolved;
 use crate::route_netlink::{BATCH_MESSAGES_MAX, RouteSocket};
