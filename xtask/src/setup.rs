@@ -194,7 +194,11 @@ fn install_linker() -> Result<()> {
     shell::run(&mut cargo)
 }
 
-fn install_packages(packages: &[&str]) -> Result<()> {
+/// Installs Debian packages.
+///
+/// # Errors
+/// Without root, on another system, or when apt fails.
+pub fn install_packages(packages: &[&str]) -> Result<()> {
     let line = format!("apt-get install --no-install-recommends {}", packages.join(" "));
     if !shell::has_program("apt-get") {
         bail!("this is no Debian system: install what the packages {} contain", packages.join(" "));
