@@ -1,5 +1,6 @@
 //! The project's own commands: `cargo xtask VERB`. Every verb is a file.
 
+mod audit;
 mod bench;
 mod build;
 mod fuzz;
@@ -25,6 +26,7 @@ enum Verb {
     Lab(lab::LabArgs),
     Test(test::TestArgs),
     Fuzz(fuzz::FuzzArgs),
+    Audit(audit::AuditArgs),
     /// Measure: `bench failover` what a client sees, `bench sync` what state costs, `bench limits` what the kernel can do, `bench xdp` the XDP program's cost per packet
     Bench(bench::Args),
     /// Check formatting, imports, purity of the core, unsafe code and file lengths
@@ -47,6 +49,7 @@ fn obey(verb: Verb) -> Result<ExitCode> {
         Verb::Lab(args) => lab::lab(&args).map(|()| ExitCode::SUCCESS),
         Verb::Test(args) => test::test(&args),
         Verb::Fuzz(args) => fuzz::fuzz(&args),
+        Verb::Audit(args) => audit::audit(&args),
         Verb::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
         Verb::Tidy(args) => tidy::run(&args).map(|()| ExitCode::SUCCESS),
     }

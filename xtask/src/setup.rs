@@ -183,7 +183,8 @@ fn can_build_for_bpf(sysroot: &Path) -> bool {
     has_core || rustlib.join("src/rust/library/Cargo.lock").exists()
 }
 
-fn tools_dir() -> PathBuf {
+/// Where programs are put that are installed for this project alone.
+pub fn tools_dir() -> PathBuf {
     shell::root().join("target/tools")
 }
 

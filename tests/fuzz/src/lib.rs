@@ -41,6 +41,7 @@ const fn target(name: &'static str, about: &'static str, run: fn(&[u8]), max: us
     Target { name, about, run, allocated_max: max, allocated_each: each }
 }
 
+const MEASUREMENTS: usize = 4;
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
@@ -73,10 +74,16 @@ impl Target {
     /// # Panics
     /// When something does not hold.
     pub fn run(&self, input: &[u8]) {
+        let bound = self.allocated_max + self.allocated_each * input.len();
+        // Other threads of a test allocate as well, and are counted: the least of some measurements is the target's own.
+        let measured =
+            std::iter::repeat_with(|| self.allocated(input)).take(MEASUREMENTS).find(|bytes| *bytes <= bound);
+        assert!(measured.is_some(), "more than {bound} bytes were allocated for an input of {}", input.len());
+    }
+
+    fn allocated(&self, input: &[u8]) -> usize {
         let region = Region::new(&INSTRUMENTED_SYSTEM);
         (self.run)(input);
-        let allocated = region.change().bytes_allocated;
-        let bound = self.allocated_max + self.allocated_each * input.len();
-        assert!(allocated <= bound, "{allocated} bytes were allocated for an input of {}", input.len());
+        region.change().bytes_allocated
     }
 }
