@@ -267,6 +267,9 @@ pub struct SyncStatus {
     pub flows: u64,
     pub flows_local: u64,
     pub flows_peer: u64,
+    /// Of all flows, those that this node's kernel lacks at present: it refuses them.
+    #[serde(default)]
+    pub flows_absent: u64,
     pub flows_refused_full: u64,
     /// Flows that nobody named any more, whose timeouts were cut to the purge timeout.
     #[serde(default)]

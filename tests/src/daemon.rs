@@ -243,6 +243,9 @@ pub struct Files {
     pub log: PathBuf,
 }
 
+/// Causes of a takeover from a master that is still there.
+const OFFERED: [&str; 5] = ["hand_over", "maintenance", "preempt", "demoted", "stop"];
+
 impl Files {
     /// The node's files in the lab's directory.
     pub fn of(node: Node, dir: &Path) -> Self {
@@ -294,6 +297,15 @@ impl Files {
         // An interrupt at the terminal is for the one who made the lab; the daemon is ended in order.
         command.process_group(0);
         Ok(command)
+    }
+
+    /// How many takeovers the log tells of that the old master had offered: both gates are open for a moment then.
+    pub fn takeovers_by_offer(&self) -> usize {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let offered = |line: &str| OFFERED.iter().any(|cause| line.contains(&format!("cause=\"{cause}\"")));
+        log.lines()
+            .filter(|line| line.contains("role changes") && line.contains("to=\"master\"") && offered(line))
+            .count()
     }
 
     /// The end of the log, for messages, without what loading the programs says about each call in them.

@@ -1,13 +1,13 @@
 //! Somebody on the sync link sends what he can forge, record, cut and repeat, at a high rate, to both nodes of a running pair.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use ha_common::wire::ethernet;
 use ha_common::wire::frame::{DEFAULT_PORT, HEADER_LEN, Header, Kind, TAG_LEN};
 use ha_common::wire::{ipv4, udp};
-use ha_tests::conntrack;
 use ha_tests::daemon::{Daemon, Settings, Status};
 use ha_tests::lab::Lab;
-use ha_tests::netns::{Netns, wait_until};
+use ha_tests::matrix::expect_equal_and_proven;
+use ha_tests::netns::Netns;
 use ha_tests::packet;
 use ha_tests::topology::{Node, Pair, Port, SERVER};
 use ha_tests::torture::plan::Random;
@@ -196,30 +196,6 @@ fn fingerprint(lab: &Lab, node: Node) -> Result<(u64, usize, usize, u64, u64)> {
     Ok((status.transitions(), times("peer is up"), times("peer is down"), counts[0], counts[1]))
 }
 
-/// Both kernels hold the same flows of client and server, and each node has proven it by a digest that is younger than this wait.
-fn expect_equal_and_proven(lab: &Lab) -> Result<()> {
-    let begin = Instant::now();
-    let mut tables = Default::default();
-    wait_until("the tables are equal", PATIENCE, || {
-        let table = |node: Node| conntrack::table(&lab.pair[node], "src=192.168.103.10").unwrap_or_default();
-        tables = (table(Node::Fw1), table(Node::Fw2));
-        tables.0 == tables.1 && !tables.0.is_empty()
-    })
-    .with_context(|| conntrack::differences(&tables.0, &tables.1, 5))?;
-    for node in Node::BOTH {
-        let mut last = serde_json::Value::Null;
-        wait_until("it is proven", PATIENCE, || {
-            let Ok(status) = lab.status(node) else { return false };
-            last = status.0.pointer("/sync/peers/0").cloned().unwrap_or_default();
-            let age = last.get("proven_ms").and_then(serde_json::Value::as_f64);
-            status.number("/sync/peers/0/differing_buckets") == 0
-                && age.is_some_and(|ms| Duration::from_secs_f64(ms / 1e3) < begin.elapsed())
-        })
-        .with_context(|| format!("{}: {last}", node.name()))?;
-    }
-    Ok(())
-}
-
 /// Does something while both nodes are attacked and flows change.
 fn under_attack(pair: &Pair, work: impl FnOnce() -> Result<()>) -> Result<()> {
     let stop = AtomicBool::new(false);
@@ -253,14 +229,14 @@ fn survive(xdp: &'static str, reasons: &[&str]) -> Result<()> {
     let load = Load { tcp: 20, udp: 20, icmp: 5, ..Load::default() };
     let traffic = Traffic::start(&lab.pair.client, &lab.pair.server, SERVER.into(), &load)?;
     traffic.expect_survival(0, SESSIONS)?;
-    expect_equal_and_proven(&lab)?;
+    expect_equal_and_proven(&lab, PATIENCE)?;
     let before = [fingerprint(&lab, Node::Fw1)?, fingerprint(&lab, Node::Fw2)?];
     let counted = [lab.status(Node::Fw1)?, lab.status(Node::Fw2)?];
     under_attack(&lab.pair, || {
         sleep(LISTENS_FIRST + ATTACK);
         Ok(())
     })?;
-    expect_equal_and_proven(&lab)?;
+    expect_equal_and_proven(&lab, PATIENCE)?;
     traffic.expect_survival(traffic.now(), SESSIONS)?;
     lab.wait_settled(Node::Fw1, PATIENCE)?;
     for node in Node::BOTH {
@@ -310,5 +286,5 @@ fn netns_a_node_returns_amid_attacks() -> Result<()> {
         }
         Ok(())
     })?;
-    expect_equal_and_proven(&lab)
+    expect_equal_and_proven(&lab, PATIENCE)
 }

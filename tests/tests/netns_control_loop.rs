@@ -151,7 +151,7 @@ fn has_vips(firewall: &Netns) -> Result<bool> {
     Ok(route)
 }
 
-/// A lone node takes the addresses: announcements in the bytes of `carp-wire` section 9 precede its first advert, and
+/// A lone node takes the addresses: it announces them in the bytes of `carp-wire` section 9 and sends adverts, and
 /// the sync loop learns the roles. A clean stop says goodbye (255/255) and leaves nothing behind.
 #[test]
 fn netns_lone_node_takes_and_releases() -> Result<()> {
@@ -166,16 +166,20 @@ fn netns_lone_node_takes_and_releases() -> Result<()> {
     assert!(status.vip_errors.values().all(|count| *count == 0), "{:?}", status.vip_errors);
 
     let mut frames = Vec::new();
-    wait_until("an advert is heard", LIMIT, || {
+    let announced = [
+        ("ARP request", arp::gratuitous(arp::Form::Request, FW1_MAC, LAN_VIP).to_vec()),
+        ("ARP reply", arp::gratuitous(arp::Form::Reply, FW1_MAC, LAN_VIP).to_vec()),
+        ("neighbour advertisement", ndisc::unsolicited(FW1_MAC, LAN_VIP6).to_vec()),
+    ];
+    let heard = |frames: &[Vec<u8>], frame: &[u8]| frames.iter().any(|heard| heard == frame);
+    wait_until("adverts and announcements are heard", LIMIT, || {
         frames.extend(drain(&mut lan));
-        !adverts(&frames).is_empty()
+        !adverts(&frames).is_empty() && announced.iter().all(|(_, frame)| heard(&frames, frame))
+    })
+    .with_context(|| {
+        let missing = announced.iter().filter(|(_, frame)| !heard(&frames, frame)).map(|(name, _)| *name);
+        format!("missing: {:?}; {} adverts", missing.collect::<Vec<_>>(), adverts(&frames).len())
     })?;
-    let position = |wanted: &[u8]| frames.iter().position(|frame| frame == wanted);
-    let request = position(&arp::gratuitous(arp::Form::Request, FW1_MAC, LAN_VIP)).context("no ARP request")?;
-    let reply = position(&arp::gratuitous(arp::Form::Reply, FW1_MAC, LAN_VIP)).context("no ARP reply")?;
-    let neighbour = position(&ndisc::unsolicited(FW1_MAC, LAN_VIP6)).context("no neighbour advertisement")?;
-    let first = frames.iter().position(|frame| matches!(parse_frame(frame.as_slice()), Verdict::Advert(_)));
-    assert!(first.is_some_and(|first| request < first && reply < first && neighbour < first));
 
     node.stop()?;
     ensure!(!has_vips(&fw1)?, "addresses stay behind");

@@ -6,13 +6,12 @@ use anyhow::Result;
 use ha_common::election::{InterfaceId, VipState};
 use ha_tests::netns::{Netns, cable};
 use ha_user::link::{Change, Links};
-use ha_user::vip::{Failure, VipError, Vips};
+use ha_user::vip::{Failure, VipError, Vips, keep_secondaries};
 use std::collections::HashSet;
 use std::net::IpAddr;
 use support::{resolved, vip};
 
 const LAN: InterfaceId = InterfaceId(0);
-const WAN: InterfaceId = InterfaceId(1);
 
 /// A firewall with `lan` and `wan` cabled to a neighbour, own addresses and an administrator's default route.
 struct House {
@@ -58,8 +57,8 @@ fn netns_vips_appear_and_disappear() -> Result<()> {
     let (present, between, absent) = house.firewall.enter(|| -> Result<_> {
         let (mut vips, links) = (vips(), links());
         let ifindex = |id| links.interface(id).ifindex;
-        for interface in [LAN, WAN] {
-            vips.keep_secondaries(interface)?;
+        for interface in ["lan", "wan"] {
+            keep_secondaries(interface)?;
         }
         let present = vips.apply(VipState::Present, ifindex);
         let between = show()?;
@@ -93,7 +92,7 @@ fn netns_foreign_addresses_and_routes_survive() -> Result<()> {
     house.firewall.enter(|| -> Result<()> {
         let (mut vips, links) = (vips(), links());
         let ifindex = |id| links.interface(id).ifindex;
-        vips.keep_secondaries(LAN)?;
+        keep_secondaries("lan")?;
         assert_eq!(vips.apply(VipState::Present, ifindex).errors.len(), 0);
         let routes = house.firewall.run("ip", &["route", "show", "default"])?;
         assert!(routes.starts_with("default via 10.77.2.129 dev wan proto 112"), "ours goes first: {routes}");
@@ -129,7 +128,7 @@ fn netns_leftovers_of_a_crash_are_removed() -> Result<()> {
     Ok(())
 }
 
-/// Every failing operand is named with its remedy and counted, and does not keep the others of the batch back.
+/// Every failing operand is named with its remedy, and does not keep the others of the batch back.
 #[test]
 fn netns_errors_are_attributed() -> Result<()> {
     let house = house()?;
@@ -141,10 +140,7 @@ fn netns_errors_are_attributed() -> Result<()> {
         );
         let mut vips = Vips::open(&config).expect("a route socket");
         let links = links();
-        let outcome = vips.apply(VipState::Present, |id| links.interface(id).ifindex.filter(|_| id == LAN));
-        let counted: Vec<_> = vips.errors().collect();
-        assert_eq!(counted, [(Failure::RouteAdd, 1), (Failure::InterfaceMissing, 1)]);
-        outcome
+        vips.apply(VipState::Present, |id| links.interface(id).ifindex.filter(|_| id == LAN))
     })?;
     assert_eq!(outcome.changed, 1);
     let failures: Vec<_> = outcome.errors.iter().filter_map(VipError::failure).collect();

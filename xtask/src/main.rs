@@ -3,11 +3,13 @@
 mod audit;
 mod bench;
 mod build;
+mod faults;
 mod fuzz;
 mod lab;
 mod run;
 mod setup;
 mod shell;
+mod spec;
 mod test;
 mod tidy;
 
@@ -27,6 +29,8 @@ enum Verb {
     Test(test::TestArgs),
     Fuzz(fuzz::FuzzArgs),
     Audit(audit::AuditArgs),
+    Faults(faults::FaultsArgs),
+    Spec(spec::SpecArgs),
     /// Measure: `bench failover` what a client sees, `bench sync` what state costs, `bench limits` what the kernel can do, `bench xdp` the XDP program's cost per packet
     Bench(bench::Args),
     /// Check formatting, imports, purity of the core, unsafe code and file lengths
@@ -50,7 +54,9 @@ fn obey(verb: Verb) -> Result<ExitCode> {
         Verb::Test(args) => test::test(&args),
         Verb::Fuzz(args) => fuzz::fuzz(&args),
         Verb::Audit(args) => audit::audit(&args),
+        Verb::Faults(args) => faults::faults(&args).map(|()| ExitCode::SUCCESS),
         Verb::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
+        Verb::Spec(args) => spec::spec(&args).map(|()| ExitCode::SUCCESS),
         Verb::Tidy(args) => tidy::run(&args).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -223,6 +223,7 @@ impl Engine {
             flows_local: counts.local,
             flows_found: counts.found,
             flows_peer: counts.peer,
+            flows_absent: counts.absent,
             tombstones: counts.tombstones,
             flows_refused_full: self.counters.refused_full,
             stale_ignored: self.counters.stale_ignored,

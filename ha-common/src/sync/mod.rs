@@ -344,6 +344,8 @@ pub struct Stats {
     /// Found in the kernel at the start and claimed by nobody yet.
     pub flows_found: u64,
     pub flows_peer: u64,
+    /// Of all flows, those that this node's kernel lacks at present: it refused them, or their master is awaited.
+    pub flows_absent: u64,
     /// Removals remembered until every peer knows of them.
     pub tombstones: u64,
     pub flows_refused_full: u64,

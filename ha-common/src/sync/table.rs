@@ -28,6 +28,8 @@ pub(super) struct Counts {
     pub found: u64,
     pub peer: u64,
     pub tombstones: u64,
+    /// Of the live ones, those that this node's kernel lacks.
+    pub absent: u64,
 }
 
 pub(super) struct Table {
@@ -201,6 +203,9 @@ impl Table {
             entry.flags.clear(Flags::ABSENT);
         }
         let (owner, version, life, key) = (entry.owner(), entry.version(), entry.life, entry.key());
+        if life == Life::Live {
+            self.counts.absent = self.counts.absent.saturating_add_signed(if absent { 1 } else { -1 });
+        }
         let counted = |absent| is_counted(owner, life, absent).then_some(version);
         self.sum(owner, &key, counted(before), counted(absent));
     }
@@ -255,6 +260,10 @@ impl Table {
         entry.dirty = 0;
         self.count(owner, before, -1);
         self.count(owner, life, 1);
+        if absent {
+            let by = i64::from(life == Life::Live) - i64::from(before == Life::Live);
+            self.counts.absent = self.counts.absent.saturating_add_signed(by);
+        }
         let counted = |life| is_counted(owner, life, absent).then_some(version);
         self.sum(owner, &key, counted(before), counted(life));
     }
@@ -387,6 +396,9 @@ pub(super) mod tests {
                 (Some(slot), _) => walked.claim(slot, owner, version),
             }
         }
+        let absent = |entry: &&Entry| entry.is_live() && entry.flags.has(Flags::ABSENT);
+        let absent = (0..walked.slots()).filter_map(|slot| walked.get(slot)).filter(absent).count();
+        assert_eq!(walked.counts().absent, absent as u64);
         let mut straight = table(300);
         for slot in 0..walked.slots() {
             if let Some(entry) = walked.get(slot).filter(|entry| entry.is_live()) {

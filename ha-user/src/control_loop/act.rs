@@ -4,14 +4,11 @@ use super::breakdown::Stage;
 use super::{ControlLoop, Failure};
 use crate::clock;
 use crate::vip::announce;
-use ha_common::election::{Action, InterfaceId, MemberId, Transition, VipState};
+use ha_common::election::{Action, MemberId, Transition};
 use ha_common::role::Role;
 use ha_common::time::Instant;
 use ha_common::wire::carp::Advert;
 use std::net::IpAddr;
-
-/// Failed operands named in the log per batch; all are counted.
-const ERRORS_LOGGED_MAX: usize = 8;
 
 impl ControlLoop {
     /// `decided`: when the election decided it.
@@ -28,49 +25,6 @@ impl ControlLoop {
                 self.explain_stamp(Stage::Lease);
             }
             Action::HandOverEnded(end) => self.hand_over_ended(end),
-        }
-    }
-
-    /// Brings addresses and routes into `state`, and says what failed; returns how many were not in it before.
-    pub(super) fn apply_vips(&mut self, state: VipState) -> usize {
-        let links = &self.links;
-        let outcome = self.vips.apply(state, |id| links.interface(id).ifindex);
-        for error in outcome.errors.iter().take(ERRORS_LOGGED_MAX) {
-            tracing::error!(%error, "a virtual address or route is not as it should be");
-        }
-        if let Some(more) = outcome.errors.len().checked_sub(ERRORS_LOGGED_MAX).filter(|more| *more > 0) {
-            tracing::error!(more, "further virtual addresses or routes failed in the same batch");
-        }
-        outcome.changed
-    }
-
-    /// An interface came back under another index while its addresses are ours: they are gone with the old one.
-    pub(super) fn interface_replaced(&mut self, id: InterfaceId) {
-        let restored = self.apply_vips(VipState::Present);
-        if restored == 0 {
-            return;
-        }
-        tracing::warn!(interface = self.name(id), restored, "an interface was re-created: its addresses are restored");
-        for member in self.members_on(id) {
-            self.announce(member);
-        }
-    }
-
-    pub(super) fn move_vips(&mut self, state: VipState) {
-        self.wanted = state;
-        let changed = self.apply_vips(state);
-        self.explain_stamp(Stage::Vips);
-        match (state, self.taking_over.take()) {
-            (VipState::Present, Some(transition)) => {
-                let since = transition.last_heard.unwrap_or(transition.at);
-                let duration = clock::now().since(since);
-                self.takeover = Some((transition, duration));
-                let takeover_ms = duration.as_secs_f64() * 1e3;
-                tracing::info!(changed, takeover_ms, "virtual addresses taken");
-            }
-            (VipState::Present, None) => tracing::info!(changed, "virtual addresses taken"),
-            (VipState::Absent, _) if changed > 0 => tracing::info!(changed, "virtual addresses released"),
-            (VipState::Absent, _) => {}
         }
     }
 
@@ -111,7 +65,10 @@ impl ControlLoop {
         }
     }
 
-    fn announce(&mut self, member: MemberId) {
+    pub(super) fn announce(&mut self, member: MemberId) {
+        if !self.addresses.may_announce(member) {
+            return;
+        }
         self.explain_round();
         let Some(vip) = self.config.vips.get(usize::from(member.0)) else { return };
         if !self.pulse.may_speak(clock::now()) {
@@ -132,10 +89,5 @@ impl ControlLoop {
                 "neighbours cannot be told of the virtual addresses (is the link up?)"
             );
         }
-    }
-
-    fn members_on(&self, id: InterfaceId) -> Vec<MemberId> {
-        let members = (0..=u8::MAX).map(MemberId).zip(&self.config.vips);
-        members.filter(|(_, vip)| vip.interface == id).map(|(member, _)| member).collect()
     }
 }

@@ -5,7 +5,7 @@ use super::{ControlLoop, Failure};
 use crate::clock;
 use crate::demotion::total_weight;
 use crate::hooks::{Event, priority};
-use ha_common::election::{Input, Transition, VipState};
+use ha_common::election::{Input, Transition};
 use ha_common::role::Role;
 use ha_common::time::{Instant, earliest};
 
@@ -34,8 +34,12 @@ impl ControlLoop {
     /// Posts the change whose actions have all been done: state, lease, addresses, announcements, then hooks. After a
     /// hand-over the addresses linger, and the hooks wait until they are gone.
     pub(super) fn tell_hooks(&mut self) {
-        let are_gone = self.wanted == VipState::Absent;
-        let Some(event) = self.untold.take_if(|event| event.to == Role::Master || are_gone) else { return };
+        let are_gone = !self.addresses.are_wanted();
+        let is_done = |event: &mut Event| event.to == Role::Master || are_gone;
+        if !self.addresses.are_settled() {
+            return;
+        }
+        let Some(event) = self.untold.take_if(is_done) else { return };
         if let Some(hooks) = &mut self.hooks
             && hooks.post(event, clock::now()).is_err()
         {

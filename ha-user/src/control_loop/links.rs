@@ -5,7 +5,7 @@ use crate::clock;
 use crate::damper::Carrier;
 use crate::datapath;
 use crate::link::Change;
-use ha_common::election::{Input, InterfaceId, LinkState, VipState};
+use ha_common::election::{Input, InterfaceId, LinkState};
 use ha_common::time::{Instant, earliest};
 
 impl ControlLoop {
@@ -45,7 +45,7 @@ impl ControlLoop {
             self.link_observed(id, clock::now());
             return Ok(());
         }
-        if is_new && let Err(error) = self.vips.keep_secondaries(id) {
+        if is_new && let Err(error) = self.keep_secondaries(id) {
             tracing::warn!(%error, "virtual addresses may take others along");
         }
         let listen = !self.datapath.attachment(id).is_some_and(datapath::Attachment::is_xdp);
@@ -57,7 +57,7 @@ impl ControlLoop {
             self.poller.watch(listener, LISTENERS + u64::from(id.0)).map_err(ControlError::Poll)?;
         }
         self.link_observed(id, clock::now());
-        if is_new && self.wanted == VipState::Present {
+        if is_new {
             self.interface_replaced(id);
         }
         Ok(())

@@ -4,6 +4,7 @@
 //! come in; what [`Election::handle`] wants done is done strictly in its order.
 
 mod act;
+mod addresses;
 pub mod breakdown;
 mod demotions;
 mod explain;
@@ -29,6 +30,7 @@ use crate::mailbox::{Mailbox, Postman};
 use crate::poller::Poller;
 use crate::request::{ControlRequest, SyncRequest};
 use crate::vip::{VipError, Vips};
+use addresses::Addresses;
 use breakdown::Explainer;
 use failure::{Failure, Failures};
 use ha_common::election::{
@@ -42,7 +44,6 @@ use pulse::Pulse;
 use realtime::Realtime;
 use roles::RolePost;
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,6 +64,7 @@ const MAILBOX: u64 = 0;
 const LINKS: u64 = 1;
 const RING: u64 = 2;
 const LOG: u64 = 3;
+const ADDRESSES: u64 = 4;
 /// Listeners of interfaces without XDP follow, by [`InterfaceId`].
 const LISTENERS: u64 = 16;
 
@@ -79,6 +81,8 @@ pub enum ControlError {
     Poll(#[source] io::Error),
     #[error("the sync loop does not take the map of sessions: {0}")]
     Sessions(String),
+    #[error("cannot start the thread that moves the addresses: {0} (are threads or file descriptors exhausted?)")]
+    Mover(#[source] io::Error),
     #[error("the kernel gives no random seed: {0}")]
     Seed(getrandom::Error),
 }
@@ -91,7 +95,7 @@ pub struct ControlLoop {
     /// What the socket path counts, in the rows that XDP counts in as well.
     counters: SocketCounters,
     links: Links,
-    vips: Vips,
+    addresses: Addresses,
     adverts: AdvertSockets,
     poller: Poller,
     roles: RolePost,
@@ -114,8 +118,6 @@ pub struct ControlLoop {
     realtime: Realtime,
     /// Carrying virtual addresses, sync link included; position is the [`InterfaceId`].
     interfaces: Vec<Watched>,
-    /// What the election last wanted of the virtual addresses.
-    wanted: VipState,
     /// What demotes this node, as the tracker said last, and what it weighs together.
     explainer: Explainer,
     /// `None` when `/proc` does not show it.
@@ -164,10 +166,11 @@ impl ControlLoop {
         let session = getrandom::u64().map_err(ControlError::Seed)?;
         let heritage = Heritage { datapath: datapath.inherited(), maintenance, now: clock::now() };
         let election_config = plan::election_config(&config, &heritage);
+        let vips = Vips::open(&config)?;
         Ok(Self {
             counters: datapath.counters().socket(),
             links: Links::open(&names, virtual_addresses.collect())?,
-            vips: Vips::open(&config)?,
+            addresses: Addresses::new(vips, config.vips.len()).map_err(ControlError::Mover)?,
             adverts: AdvertSockets::open(&config)?,
             poller: Poller::new().map_err(ControlError::Poll)?,
             hooks: None,
@@ -183,7 +186,6 @@ impl ControlLoop {
             failures: Failures::default(),
             realtime: Realtime::Wanted,
             interfaces: names.into_iter().map(watched).collect(),
-            wanted: VipState::Absent,
             explainer: Explainer::default(),
             forwarded: Forwarded::open().ok(),
             demotions: Vec::new(),
@@ -220,7 +222,7 @@ impl ControlLoop {
     /// When the kernel refuses to report events any more.
     pub fn run(mut self, mailbox: Mailbox<ControlRequest>) -> Result<(), ControlError> {
         self.realtime.enter();
-        let result = self.serve(&mailbox);
+        let result = self.start_addresses().and_then(|()| self.serve(&mailbox));
         if let Err(error) = &result {
             tracing::error!(%error, "the control loop fails and gives the mastership away");
             self.let_go();
@@ -246,11 +248,12 @@ impl ControlLoop {
     /// Whether a stop has come to its end. One that takes too long ends here, with the same result: no address stays.
     fn is_stopped(&mut self) -> bool {
         let Some(stop_by) = self.stop_by else { return false };
-        if self.election.is_stopped() {
+        if self.election.is_stopped() && self.addresses.are_settled() {
             return true;
         }
+        // What the kernel has not worked off then is waited for when the loop is dropped.
         let overdue = stop_by <= clock::now();
-        if overdue {
+        if overdue && !self.election.is_stopped() {
             tracing::error!("the stop takes too long: the addresses are released without a goodbye");
             self.obey_lease(clock::now(), LeaseOrder::Closed);
             self.move_vips(VipState::Absent);
@@ -261,6 +264,7 @@ impl ControlLoop {
     fn serve(&mut self, mailbox: &Mailbox<ControlRequest>) -> Result<(), ControlError> {
         self.poller.watch(mailbox.fd(), MAILBOX).map_err(ControlError::Poll)?;
         self.poller.watch(&self.links, LINKS).map_err(ControlError::Poll)?;
+        self.poller.watch(self.addresses.fd(), ADDRESSES).map_err(ControlError::Poll)?;
         for (descriptor, token) in [(self.datapath.ring_fd(), RING), (self.datapath.log_fd(), LOG)] {
             if let Some(descriptor) = descriptor {
                 self.poller.watch(descriptor, token).map_err(ControlError::Poll)?;
@@ -314,10 +318,11 @@ impl ControlLoop {
         Ok(flow)
     }
 
-    /// What is done at every wake-up: heartbeats, the election's deadline, and the news for the kernel. `now` was read
+    /// What is done at every wake-up: what the addresses' thread has done, heartbeats, the election's deadline, and the news for the kernel. `now` was read
     /// at the beginning of the wake-up.
     fn tick(&mut self, now: Instant) {
         self.check_lease(now);
+        self.addresses_moved();
         self.beat();
         if self.election.poll_at().is_some_and(|at| at <= clock::now()) {
             self.feed(Input::Timer);
@@ -410,20 +415,6 @@ impl ControlLoop {
             }
         }
         Flow::Continue
-    }
-
-    /// A virtual address (or, without one, a route) went away without our doing: put everything back that is missing.
-    fn repair(&mut self, interface: InterfaceId, address: Option<IpAddr>) {
-        if self.wanted == VipState::Absent {
-            return;
-        }
-        // Our own removals are reported too, late; then everything is there and nothing changes.
-        let restored = self.apply_vips(VipState::Present);
-        if restored > 0 {
-            let interface = self.name(interface);
-            let what = address.map_or_else(|| "default route".to_owned(), |address| address.to_string());
-            tracing::warn!(what, interface, restored, "removed by hand while master: restored");
-        }
     }
 
     fn ids(&self) -> impl Iterator<Item = InterfaceId> + use<> {

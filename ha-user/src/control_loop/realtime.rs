@@ -8,6 +8,8 @@ use std::io;
 /// The middle of the range, where the kernel runs its own threaded interrupts: above all ordinary work, not above
 /// what delivers the packets.
 const PRIORITY: i32 = 50;
+/// Of what works for the loop beside it.
+const PRIORITY_BESIDE: i32 = PRIORITY - 1;
 
 /// Whether the control thread asks for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,7 +27,7 @@ impl Realtime {
         match self {
             Self::Skip => {}
             Self::Wanted => {
-                if let Err(error) = schedule_first() {
+                if let Err(error) = schedule_first(PRIORITY) {
                     tracing::warn!(
                         %error,
                         "no real-time scheduling: load may delay the election (grant CAP_SYS_NICE or LimitRTPRIO=)"
@@ -41,11 +43,20 @@ impl Realtime {
             }
         }
     }
+
+    /// The scheduling alone, for a thread that serves the loop, which has said what is not permitted: it may wait for a
+    /// lock of the kernel by spinning, and must let the loop run meanwhile.
+    pub fn enter_beside(self) {
+        match self {
+            Self::Skip => {}
+            Self::Wanted => drop(schedule_first(PRIORITY_BESIDE)),
+        }
+    }
 }
 
 #[expect(unsafe_code, reason = "no crate in use wraps sched_setscheduler")]
-fn schedule_first() -> io::Result<()> {
-    let parameter = libc::sched_param { sched_priority: PRIORITY };
+fn schedule_first(sched_priority: i32) -> io::Result<()> {
+    let parameter = libc::sched_param { sched_priority };
     // Children (hooks) start with ordinary scheduling again.
     let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
     // SAFETY: thread 0 is the calling one, and the parameter is a live, initialised sched_param.

@@ -19,6 +19,12 @@ pub fn write(page: &mut Page, status: &SyncStatus) {
     let mut flows = page.family(Kind::Gauge, "twinwall_sync_flows", "Flows known, by the node whose packets they are.");
     flows.sample(&[("owner", "local")], status.flows_local);
     flows.sample(&[("owner", "peer")], status.flows_peer);
+    page.single(
+        Kind::Gauge,
+        "twinwall_sync_flows_absent",
+        "Flows that this node's kernel lacks: it refuses them.",
+        status.flows_absent,
+    );
     let counters = [
         (
             "twinwall_sync_flows_refused_total",

@@ -37,6 +37,7 @@ impl SyncLoop {
             flows: stats.flows,
             flows_local: stats.flows_local,
             flows_peer: stats.flows_peer,
+            flows_absent: stats.flows_absent,
             flows_refused_full: stats.flows_refused_full,
             flows_cut: stats.cut,
             stale_ignored: stats.stale_ignored,

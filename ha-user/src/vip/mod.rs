@@ -5,12 +5,12 @@
 
 pub mod announce;
 pub mod message;
+pub mod mover;
 
 use crate::config::Resolved;
 use crate::route_netlink::{BATCH_MESSAGES_MAX, RouteSocket};
 use ha_common::election::{InterfaceId, VipState};
 use rustix::io::Errno;
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::{fmt, fs, io};
 
@@ -88,7 +88,6 @@ pub struct Vips {
     operands: Vec<Operand>,
     held: Vec<bool>,
     sequence: u32,
-    errors: BTreeMap<Failure, u64>,
 }
 
 impl Vips {
@@ -104,14 +103,13 @@ impl Vips {
             held: vec![false; operands.len()],
             operands,
             sequence: 0,
-            errors: BTreeMap::new(),
         })
     }
 
     /// Brings all addresses and routes into `state`. `ifindex` tells the present index of an interface.
     ///
     /// One datagram carries everything (one in [`BATCH_MESSAGES_MAX`] operands), and the kernel has worked it off when
-    /// this returns. Each operand succeeds or fails for itself; the errors are counted as well as returned.
+    /// this returns, however long it lets us wait for its lock. Each operand succeeds or fails for itself.
     pub fn apply(&mut self, state: VipState, ifindex: impl Fn(InterfaceId) -> Option<u32>) -> Outcome {
         let order: Vec<usize> = match state {
             VipState::Present => (0..self.operands.len()).collect(),
@@ -121,9 +119,6 @@ impl Vips {
         for batch in order.chunks(BATCH_MESSAGES_MAX) {
             self.apply_batch(state, batch, &ifindex, &mut outcome);
         }
-        for failure in outcome.errors.iter().filter_map(VipError::failure) {
-            *self.errors.entry(failure).or_default() += 1;
-        }
         outcome
     }
 
@@ -131,29 +126,6 @@ impl Vips {
     pub fn holds(&self, address: IpAddr) -> bool {
         let mut pairs = self.operands.iter().zip(&self.held);
         pairs.any(|(operand, held)| *held && matches!(operand, Operand::Address { address: a, .. } if *a == address))
-    }
-
-    /// Failures so far, by what failed.
-    pub fn errors(&self) -> impl Iterator<Item = (Failure, u64)> {
-        self.errors.iter().map(|(failure, count)| (*failure, *count))
-    }
-
-    /// Makes the removal of an address leave the others of its network in place; to be called for each interface as
-    /// it appears.
-    ///
-    /// # Errors
-    /// When the sysctl cannot be written (counted too).
-    pub fn keep_secondaries(&mut self, interface: InterfaceId) -> Result<(), VipError> {
-        let name = self.name(interface);
-        let path = format!("/proc/sys/net/ipv4/conf/{name}/promote_secondaries");
-        // A hardened service may be unable to write what is right already.
-        if fs::read(&path).is_ok_and(|value| value.trim_ascii() == b"1") {
-            return Ok(());
-        }
-        fs::write(&path, "1").map_err(|cause| {
-            *self.errors.entry(Failure::PromoteSecondaries).or_default() += 1;
-            VipError::PromoteSecondaries { interface: name, cause }
-        })
     }
 
     fn apply_batch(
@@ -235,10 +207,21 @@ impl Vips {
             }
         }
     }
+}
 
-    fn name(&self, interface: InterfaceId) -> String {
-        self.interfaces.get(usize::from(interface.0)).cloned().unwrap_or_default()
+/// Makes the removal of an address leave the others of its network in place; to be called for each interface as it
+/// appears.
+///
+/// # Errors
+/// When the sysctl cannot be written.
+pub fn keep_secondaries(interface: &str) -> Result<(), VipError> {
+    let path = format!("/proc/sys/net/ipv4/conf/{interface}/promote_secondaries");
+    // A hardened service may be unable to write what is right already.
+    if fs::read(&path).is_ok_and(|value| value.trim_ascii() == b"1") {
+        return Ok(());
     }
+    let failed = |cause| VipError::PromoteSecondaries { interface: interface.to_owned(), cause };
+    fs::write(&path, "1").map_err(failed)
 }
 
 impl Operand {

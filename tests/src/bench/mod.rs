@@ -3,7 +3,7 @@
 
 mod others;
 pub mod plot;
-mod preload;
+pub(crate) mod preload;
 mod probe;
 pub mod report;
 pub mod scenario;

@@ -6,6 +6,10 @@ use crate::topology::Node;
 /// another master's.
 pub const LEASE: u64 = 40_000_000;
 
+/// Requests that a master lets pass unanswered, while the other one answers them, before it may be master again within
+/// a lease: nobody hands over and takes back between two requests.
+const PASSED_MIN: u32 = 3;
+
 /// One answer to one request; times are nanoseconds since the observer began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
@@ -37,7 +41,7 @@ impl Side {
 }
 
 /// Two nodes have answered for one address at once: this node answered a request that was sent after the other one had
-/// begun to answer, less than a lease after one that it had answered before.
+/// begun to answer, less than a lease after one that it had answered before, and not on a way there and back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Violation {
     pub side: Side,
@@ -140,6 +144,15 @@ impl Timeline {
         self.answers.iter().flatten().any(|answer| answer.node == node && answer.sent >= since)
     }
 
+    /// The answers on a side to requests sent within `around` of `at`, one a line in the order of arrival: node, when the
+    /// request was sent and when the answer came, milliseconds from `at`.
+    pub fn excerpt(&self, side: Side, at: u64, around: u64) -> String {
+        let near = self.of(side).iter().filter(|answer| answer.sent.abs_diff(at) <= around);
+        let ms = |time: u64| (time as f64 - at as f64) / 1e6;
+        near.map(|answer| format!("{} {:+.2} {:+.2}\n", answer.node.name(), ms(answer.sent), ms(answer.arrived)))
+            .collect()
+    }
+
     fn of(&self, side: Side) -> &[Answer] {
         let [lan, wan] = &self.answers;
         match side {
@@ -152,11 +165,16 @@ impl Timeline {
 /// Reads one side's answers in the order of arrival.
 ///
 /// A change of the answering node is lawful if the one that begins has not answered for a lease: the first stays silent
-/// from then on. Whoever goes on after the other one has begun is seen twice, once for each time it interrupts.
+/// from then on. Sooner it is lawful once, as a way there and back: it let [`PASSED_MIN`] requests pass that the other one
+/// answered, and no such return was seen for a lease. Two masters at once both answer every request, so whoever goes on
+/// after the other one has begun is seen, once for each time it interrupts.
 fn judge(side: Side, answers: &[Answer]) -> (Vec<Reign>, Vec<Violation>) {
     let mut reigns: Vec<Reign> = Vec::new();
     let mut violations = Vec::new();
     let mut last_answered: [Option<u64>; 2] = [None; 2];
+    // Requests that the present node has answered since the other one's last answer, and when a node last came back.
+    let mut passed = 0;
+    let mut returned: Option<u64> = None;
     for answer in answers {
         let [fw1, fw2] = &mut last_answered;
         let own = match answer.node {
@@ -165,16 +183,23 @@ fn judge(side: Side, answers: &[Answer]) -> (Vec<Reign>, Vec<Violation>) {
         };
         let before = own.replace(answer.sent);
         match reigns.last_mut() {
-            Some(reign) if reign.node == answer.node => reign.ended = answer.arrived,
+            Some(reign) if reign.node == answer.node => {
+                reign.ended = answer.arrived;
+                passed += 1;
+            }
             // A straggler: the request was on its way before the other one began.
-            Some(reign) if answer.sent <= reign.began => {}
+            Some(reign) if answer.sent <= reign.began => passed = 0,
             current => {
                 let other_began = current.map(|reign| reign.began);
-                let went_on = before.is_some_and(|before| answer.sent.saturating_sub(before) < LEASE);
-                if let Some(other_began) = other_began.filter(|_| went_on) {
-                    violations.push(Violation { side, node: answer.node, other_began, sent: answer.sent });
+                let within = |since: Option<u64>| since.is_some_and(|since| answer.sent.saturating_sub(since) < LEASE);
+                if let Some(other_began) = other_began.filter(|_| within(before)) {
+                    if passed < PASSED_MIN || within(returned) {
+                        violations.push(Violation { side, node: answer.node, other_began, sent: answer.sent });
+                    }
+                    returned = Some(answer.sent);
                 }
                 reigns.push(Reign { node: answer.node, began: answer.arrived, ended: answer.arrived });
+                passed = 1;
             }
         }
     }
@@ -213,6 +238,21 @@ mod tests {
         assert_eq!(seen.longest_double(), 0);
         let nodes: Vec<_> = seen.reigns(Side::Lan).iter().map(|reign| reign.node).collect();
         assert_eq!(nodes, [Node::Fw1, Node::Fw2, Node::Fw1]);
+    }
+
+    /// A hand-over whose receiver loses its link at once comes back within a lease, lawfully; there and back twice within a
+    /// lease is not the work of one master at a time, nor is a return between two requests.
+    #[test]
+    fn there_and_back_within_a_lease_is_lawful_once() {
+        let (fw1, fw2) = (Node::Fw1, Node::Fw2);
+        let once = vec![answers(fw2, 0, 101), answers(fw1, 100, 128), answers(fw2, 130, 300)];
+        assert_eq!(timeline(once.clone(), vec![]).violations(), []);
+        let twice = vec![answers(fw1, 140, 150), answers(fw2, 155, 300)];
+        let lan = [vec![answers(fw2, 0, 101), answers(fw1, 100, 128), answers(fw2, 130, 138)], twice].concat();
+        let sent: Vec<u64> = timeline(lan, vec![]).violations().iter().map(|found| found.sent / MS).collect();
+        assert_eq!(sent, [140, 155]);
+        let short = vec![answers(fw2, 0, 100), answers(fw1, 100, 102), answers(fw2, 103, 300)];
+        assert_eq!(timeline(short, vec![]).violations().len(), 1);
     }
 
     /// An old master that answers one request too many is seen, on the WAN as well.

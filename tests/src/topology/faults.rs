@@ -147,6 +147,18 @@ impl Pair {
         count.context("no counter")?.parse().context("no number")
     }
 
+    /// Frames of more than `bytes` (from the IP header on) vanish on this path, both ways, and nobody is told.
+    ///
+    /// # Errors
+    /// When `nft` fails.
+    pub fn swallow_large(&self, path: Port, bytes: u32) -> Result<()> {
+        let rule = |from: Node| {
+            let (from, to) = (path.at_switch(from), path.at_switch(from.peer()));
+            format!("add rule bridge switch paths iifname \"{from}\" oifname \"{to}\" meta length > {bytes} drop\n")
+        };
+        self.nft(&Node::BOTH.map(rule).concat())
+    }
+
     /// Lines for the switch's packet filter, as one transaction.
     fn nft(&self, lines: &str) -> Result<()> {
         self.switch.run_with_input("nft", &["-f", "-"], lines).map(drop)

@@ -27,6 +27,12 @@ const SILENCE_MAX: u64 = 5_000_000_000;
 /// After a partition has been healed the first heartbeats decide; until then two masters are nobody's fault.
 const HEALED: u64 = 250_000_000;
 
+/// In a hand-over the new gate opens before the old one is closed by the new master's first probe, nanoseconds
+/// (docs/safety.md, "Hand-over").
+const OVERLAP_MAX: u64 = 4_000_000;
+/// What is shown of the answers around a violation, nanoseconds to each side.
+const AROUND: u64 = 60_000_000;
+
 /// What the pair has been through.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
@@ -36,6 +42,8 @@ pub struct Summary {
     /// Nanoseconds.
     pub longest_silence: u64,
     pub longest_apart: u64,
+    /// Both nodes answered: at most [`OVERLAP_MAX`], in a hand-over.
+    pub longest_double: u64,
 }
 
 /// A pair under torture.
@@ -93,6 +101,7 @@ impl Torture {
             Target::Backup => master.peer(),
         };
         self.note(&format!("{} is master; to {}: {:?}", master.name(), victim.name(), batch.faults));
+        let offered_before = self.takeovers_by_offer();
         let from = self.observer.now();
         let begin = Instant::now();
         let mut parted: Option<Range<u64>> = None;
@@ -111,7 +120,9 @@ impl Torture {
         }
         let now_master = self.settle()?;
         let until = self.observer.now();
-        self.judge(&self.observer.timeline(from)?, from..until, &parted.unwrap_or(0..0))?;
+        let is_offered = self.takeovers_by_offer() > offered_before;
+        let overlap_max = if is_offered { OVERLAP_MAX } else { 0 };
+        self.judge(&self.observer.timeline(from)?, from..until, &parted.unwrap_or(0..0), overlap_max)?;
         self.observer.forget(until);
         self.summary.faults += u32::try_from(batch.faults.len()).unwrap_or(0);
         self.summary.moves += u32::from(now_master != master);
@@ -130,19 +141,32 @@ impl Torture {
         master.context("nobody is master")
     }
 
-    /// What the observer has seen must be the work of one master; `excused` is the time of a partition.
-    fn judge(&mut self, seen: &Timeline, watched: Range<u64>, excused: &Range<u64>) -> Result<()> {
-        let violations: Vec<_> = seen.violations().into_iter().filter(|found| !excused.contains(&found.sent)).collect();
+    fn takeovers_by_offer(&self) -> usize {
+        Node::BOTH.into_iter().map(|node| self.lab.files(node).takeovers_by_offer()).sum()
+    }
+
+    /// What the observer has seen must be the work of one master; `excused` is the time of a partition, `overlap_max`
+    /// how long both may have answered, nanoseconds.
+    fn judge(&mut self, seen: &Timeline, watched: Range<u64>, excused: &Range<u64>, overlap_max: u64) -> Result<()> {
+        // In a partition both serve, and nothing can be said of how long.
+        let double = if excused.is_empty() { seen.longest_double() } else { u64::MAX };
+        let violations = seen.violations().into_iter().filter(|found| !excused.contains(&found.sent));
+        let violations: Vec<_> = violations.filter(|_| double > overlap_max).collect();
+        if excused.is_empty() {
+            self.summary.longest_double = self.summary.longest_double.max(double);
+        }
         let since = |at: u64| Duration::from_nanos(at.saturating_sub(watched.start));
         if let Some(first) = violations.first() {
             bail!(
                 "two nodes answered on the {:?} side: {} answers too many; the first to a request {:?} after the \
-                 batch began, by {}, {:?} after the other one had begun",
+                 batch began, by {}, {:?} after the other one had begun; answers around it (request sent, answer \
+                 arrived, ms):\n{}",
                 first.side,
                 violations.len(),
                 since(first.sent),
                 first.node.name(),
-                Duration::from_nanos(first.sent.saturating_sub(first.other_began))
+                Duration::from_nanos(first.sent.saturating_sub(first.other_began)),
+                seen.excerpt(first.side, first.sent, AROUND)
             );
         }
         let apart = seen.apart().into_iter().filter(|found| !excused.contains(&found.begin));

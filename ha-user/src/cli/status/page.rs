@@ -142,11 +142,20 @@ fn sync(sync: &SyncStatus, ink: &Ink) -> String {
         ink.paint(RED, "no peer is there")
     } else if !sync.in_sync || sync.peers.iter().any(|peer| peer.alive && !peer.bulk_sent) {
         ink.paint(YELLOW, &format!("not in sync: {:.0} % at the peer, {behind}", percent(sync)))
+    } else if sync.flows_absent > 0 {
+        let (held, flows) = (sync.flows.saturating_sub(sync.flows_absent), sync.flows.max(1));
+        let share = (held as f64 / flows as f64 * 100.0).floor();
+        ink.paint(YELLOW, &format!("not in sync: {share:.0} % of the flows are in this kernel, {behind}"))
     } else {
         proof(sync, &behind, ink)
     };
     let mut text = ink.title("State") + &format!("  {verdict}\n");
     text += &format!("  {} flows: {} of this node, {} of peers\n", sync.flows, sync.flows_local, sync.flows_peer);
+    if sync.flows_absent > 0 {
+        let absent = sync.flows_absent;
+        let told = format!("  {absent} flows are refused by this kernel and tried again (dmesg, nf_conntrack_max)\n");
+        text += &ink.paint(YELLOW, &told);
+    }
     if sync.flows_refused_full > 0 {
         let refused = format!("  {} flows were not replicated: raise [sync] flows_max\n", sync.flows_refused_full);
         text += &ink.paint(YELLOW, &refused);
@@ -398,5 +407,10 @@ pub(super) mod tests {
         partial.sync.peers[0].backlog_flows = 100;
         assert!(render(&partial, false).contains("not in sync: 75 % at the peer"));
         assert!(render(&partial, true).contains("\x1b[1;32mMASTER\x1b[0m"));
+        let mut refusing = status();
+        refusing.sync.flows_absent = refusing.sync.flows / 4;
+        let page = render(&refusing, false);
+        assert!(page.contains("not in sync: 75 % of the flows are in this kernel"), "{page}");
+        assert!(page.contains("flows are refused by this kernel"), "{page}");
     }
 }

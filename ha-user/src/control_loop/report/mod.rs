@@ -63,7 +63,7 @@ impl ControlLoop {
                 vhid: vip.vhid,
                 interface: self.name(vip.interface).to_owned(),
                 addresses: vip.addresses.iter().map(|(address, len)| format!("{address}/{len}")).collect(),
-                held: vip.addresses.iter().all(|(address, _)| self.vips.holds(*address)),
+                held: vip.addresses.iter().all(|(address, _)| self.addresses.holds(*address)),
                 master_heard: heard.map(|(source, _)| source.to_string()),
                 master_heard_seconds_ago: heard.map(|(_, at)| now.since(at).as_secs_f64()),
                 refused: refusals(received.clone().map(|row| &row.refused).chain(election)),
@@ -103,7 +103,7 @@ impl ControlLoop {
 
     fn errors(&self) -> BTreeMap<String, u64> {
         let edges = self.failures.iter().map(|(failure, count)| (failure.name().to_owned(), count));
-        let vips = self.vips.errors().map(|(failure, count)| (failure.name().to_owned(), count));
+        let vips = self.addresses.errors().map(|(failure, count)| (failure.name().to_owned(), count));
         let overruns = ("link_events_lost".to_owned(), self.links.overruns);
         edges.chain(vips).chain([overruns]).collect()
     }
