@@ -34,7 +34,7 @@ pub mod poller;
 pub mod process;
 pub mod recv_batch;
 pub mod request;
-mod route_netlink;
+pub mod route_netlink;
 pub mod status;
 pub mod sync_loop;
 pub mod track;

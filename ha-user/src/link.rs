@@ -4,7 +4,7 @@
 //! addresses are never taken for the node's own.
 
 mod filter;
-mod table;
+pub mod table;
 
 use crate::route_netlink::RouteSocket;
 use ha_common::election::{InterfaceId, LinkState};

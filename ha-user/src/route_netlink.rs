@@ -80,7 +80,7 @@ impl RouteSocket {
     pub fn receive(&mut self) -> io::Result<Option<Messages<'_>>> {
         loop {
             match rustix::net::recv(&self.socket, self.buffer.as_mut_slice(), RecvFlags::DONTWAIT) {
-                Ok((length, _)) => return Ok(Some(Messages { rest: self.buffer.get(..length).unwrap_or_default() })),
+                Ok((length, _)) => return Ok(Some(Messages::new(self.buffer.get(..length).unwrap_or_default()))),
                 Err(Errno::AGAIN) => return Ok(None),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
@@ -99,6 +99,13 @@ impl AsFd for RouteSocket {
 #[derive(Clone, Debug)]
 pub struct Messages<'a> {
     rest: &'a [u8],
+}
+
+impl<'a> Messages<'a> {
+    /// Those of one datagram.
+    pub fn new(datagram: &'a [u8]) -> Self {
+        Self { rest: datagram }
+    }
 }
 
 impl<'a> Iterator for Messages<'a> {
@@ -134,16 +141,12 @@ fn value_of(attribute: NlaBuffer<&[u8]>) -> (u16, &[u8]) {
 mod tests {
     use super::*;
 
-    fn messages(datagram: &[u8]) -> Messages<'_> {
-        Messages { rest: datagram }
-    }
-
     /// Two messages in one datagram come out with their payloads; the padding between them is skipped.
     #[test]
     fn messages_are_split() {
         let mut datagram = vec![17, 0, 0, 0, 16, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0xaa, 0, 0, 0];
         datagram.extend([18, 0, 0, 0, 20, 0, 2, 0, 8, 0, 0, 0, 0, 0, 0, 0, 1, 2]);
-        let messages: Vec<_> = messages(&datagram).map(|m| (m.kind, m.flags, m.sequence, m.payload)).collect();
+        let messages: Vec<_> = Messages::new(&datagram).map(|m| (m.kind, m.flags, m.sequence, m.payload)).collect();
         assert_eq!(messages, [(16, 0, 7, &[0xaa][..]), (20, 2, 8, &[1, 2][..])]);
     }
 
@@ -152,9 +155,9 @@ mod tests {
     fn truncation_ends_the_walk() {
         let whole = [20, 0, 0, 0, 16, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4];
         for length in 0..whole.len() {
-            assert_eq!(messages(&whole[..length]).count(), 0, "{length} bytes");
+            assert_eq!(Messages::new(&whole[..length]).count(), 0, "{length} bytes");
         }
-        assert_eq!(messages(&whole).count(), 1);
+        assert_eq!(Messages::new(&whole).count(), 1);
     }
 
     /// An attribute's value excludes its padding, and a lying length ends the walk.

@@ -3,7 +3,7 @@
 mod attributes;
 pub mod dump;
 pub mod replica;
-mod xml;
+pub mod xml;
 
 use crate::netns::Netns;
 use anyhow::Result;

@@ -1,8 +1,10 @@
 //! The project's own commands: `cargo xtask VERB`. Every verb is a file.
 
+mod audit;
 mod bench;
 mod build;
 mod faults;
+mod fuzz;
 mod kernel;
 mod lab;
 mod run;
@@ -26,6 +28,8 @@ enum Verb {
     Run(run::RunArgs),
     Lab(lab::LabArgs),
     Test(test::TestArgs),
+    Fuzz(fuzz::FuzzArgs),
+    Audit(audit::AuditArgs),
     Faults(faults::FaultsArgs),
     Spec(spec::SpecArgs),
     /// Measure: `bench failover` what a client sees, `bench sync` what state costs, `bench limits` what the kernel can do, `bench xdp` the XDP program's cost per packet
@@ -49,6 +53,8 @@ fn obey(verb: Verb) -> Result<ExitCode> {
         Verb::Run(args) => run::run(&args),
         Verb::Lab(args) => lab::lab(&args).map(|()| ExitCode::SUCCESS),
         Verb::Test(args) => test::test(&args),
+        Verb::Fuzz(args) => fuzz::fuzz(&args),
+        Verb::Audit(args) => audit::audit(&args),
         Verb::Faults(args) => faults::faults(&args).map(|()| ExitCode::SUCCESS),
         Verb::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
         Verb::Spec(args) => spec::spec(&args).map(|()| ExitCode::SUCCESS),

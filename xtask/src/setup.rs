@@ -190,7 +190,8 @@ fn can_build_for_bpf(sysroot: &Path) -> bool {
     has_core || rustlib.join("src/rust/library/Cargo.lock").exists()
 }
 
-fn tools_dir() -> PathBuf {
+/// Where programs are put that are installed for this project alone.
+pub fn tools_dir() -> PathBuf {
     shell::root().join("target/tools")
 }
 
@@ -201,7 +202,11 @@ fn install_linker() -> Result<()> {
     shell::run(&mut cargo)
 }
 
-fn install_packages(packages: &[&str]) -> Result<()> {
+/// Installs Debian packages.
+///
+/// # Errors
+/// Without root, on another system, or when apt fails.
+pub fn install_packages(packages: &[&str]) -> Result<()> {
     let line = format!("apt-get install --no-install-recommends {}", packages.join(" "));
     if !shell::has_program("apt-get") {
         bail!("this is no Debian system: install what the packages {} contain", packages.join(" "));

@@ -21,7 +21,7 @@ pub struct TestArgs {
     /// Stop at the first step that fails.
     #[arg(long)]
     fail_fast: bool,
-    /// The long tests as well (about two hours): ten minutes of load, 500 faults, twenty minutes of churn, twelve simulated hours.
+    /// The long tests as well (about two hours): ten minutes of load, 500 faults, twenty minutes of churn, twelve simulated hours, a million frames, a minute of fuzzing each way in.
     #[arg(long)]
     long: bool,
     /// Instead of all that: the XDP tests and a failover on Debian's packaged kernel, in an emulator (some minutes).
@@ -99,6 +99,9 @@ fn steps(long: bool) -> Result<Vec<Step>> {
             "test --release --package ha-common --all-features -- --ignored --nocapture",
         ));
         steps.push(alone("long tests", LONG));
+        let mut fuzz = Command::new(std::env::current_exe()?);
+        fuzz.args(["fuzz", "--minutes", "1", "--jobs", "2"]);
+        steps.push(Step { name: "fuzzing, a minute each", command: fuzz });
     }
     Ok(steps)
 }

@@ -79,8 +79,11 @@ impl Window {
     pub fn ack(&self) -> proto::Ack {
         let words = (self.highest - self.base).div_ceil(64);
         let word = |nth: u64| {
-            let first = self.base + 1 + nth * 64;
-            (0..64).filter(|bit| first + bit <= self.highest && self.bit(first + bit)).fold(0, |w, bit| w | 1 << bit)
+            let received = |&bit: &u64| {
+                let sequence = self.base.checked_add(1 + nth * 64 + bit);
+                sequence.is_some_and(|sequence| sequence <= self.highest && self.bit(sequence))
+            };
+            (0..64).filter(received).fold(0, |w, bit| w | 1 << bit)
         };
         proto::Ack { base: self.base, later: (0..words).map(word).collect() }
     }
@@ -239,7 +242,7 @@ impl Inbox {
 
     /// Could a frame sent before `sequence` still be accepted?
     pub fn is_older_possible(&self, sequence: u64) -> bool {
-        self.data.base() + 1 < sequence
+        self.data.base().saturating_add(1) < sequence
     }
 
     /// Keeps the tombstone in `slot` until frames older than `sequence` cannot come any more.
@@ -264,7 +267,7 @@ impl Inbox {
 
     /// Lets removals go that no older frame can undo; after the newest frame was applied.
     pub fn release(&mut self, table: &mut Table) {
-        while self.held.front().is_some_and(|held| held.sequence <= self.data.base() + 1) {
+        while self.held.front().is_some_and(|held| held.sequence <= self.data.base().saturating_add(1)) {
             let Some(held) = self.held.pop_front() else { return };
             self.let_go(&held, table);
         }
@@ -322,6 +325,21 @@ mod tests {
         assert_eq!(window.check(4999), Ok(()));
         window.raise_floor(u64::MAX);
         assert_eq!(window.check(u64::MAX), Ok(()));
+    }
+
+    /// The last sequences there are, which only a broken peer uses, are numbers like others.
+    #[test]
+    fn sequences_end() {
+        let mut window = Window::default();
+        for sequence in [u64::MAX - 70, u64::MAX - 3, u64::MAX] {
+            window.accept(sequence);
+        }
+        window.raise_floor(u64::MAX - 69);
+        assert_eq!(window.ack(), proto::Ack { base: u64::MAX - 70, later: vec![0, 1 << 2 | 1 << 5] });
+        let mut inbox = Inbox::new(PeerId(0), &super::super::fixture::config(super::super::Mode::Ftfw));
+        inbox.on_data(Instant(1), u64::MAX, &proto::Data { floor: u64::MAX, ..proto::Data::default() });
+        assert!(inbox.is_latest(u64::MAX) && !inbox.is_older_possible(u64::MAX));
+        assert_eq!(inbox.data.check(u64::MAX), Err(DropReason::FrameReplay));
     }
 
     /// Acks wait for more frames, but neither for more than eight nor when a gap shows.

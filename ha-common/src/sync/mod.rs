@@ -32,6 +32,8 @@ mod outbox;
 mod pace;
 mod peer;
 mod prove;
+#[cfg(any(test, feature = "puppet"))]
+pub mod puppet;
 mod purge;
 #[cfg(test)]
 mod rare_tests;

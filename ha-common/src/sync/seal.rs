@@ -46,7 +46,7 @@ struct Held {
     key: ClusterKey,
     /// As long as a block of SHA-256: HMAC takes it as it is.
     hello: Zeroizing<[u8; 64]>,
-    stamp: Key,
+    stamp: Zeroizing<Key>,
     mark: u64,
 }
 
@@ -57,7 +57,8 @@ pub(super) struct SessionKeys {
 
 struct Pair {
     epoch: u8,
-    stamp: Key,
+    stamp: Zeroizing<Key>,
+    /// Both wipe their keys when they are dropped (feature `zeroize`).
     send: ChaCha20Poly1305,
     receive: ChaCha20Poly1305,
 }
@@ -103,7 +104,7 @@ impl Keyring {
     pub fn session(&self, mine: &Identity, peer: &Identity) -> SessionKeys {
         let of = |held: &Held| Pair {
             epoch: held.key.epoch,
-            stamp: held.stamp,
+            stamp: held.stamp.clone(),
             send: self.one_way(&held.key, mine, peer),
             receive: self.one_way(&held.key, peer, mine),
         };
@@ -161,7 +162,7 @@ impl Keyring {
     pub fn close_hello(&self, epoch: u8, datagram: &mut Vec<u8>) -> bool {
         let Some(held) = self.held(epoch) else { return false };
         if let Some(header) = datagram.first_chunk_mut() {
-            frame::put_stamp(header, held.stamp);
+            frame::put_stamp(header, *held.stamp);
         }
         let Some(tag) = self.tag(epoch, &[datagram]) else { return false };
         datagram.extend_from_slice(&tag);
@@ -178,7 +179,7 @@ fn hold(keys: &[ClusterKey], cluster: u64) -> Vec<Held> {
     let held = |key: &ClusterKey| Held {
         key: key.clone(),
         hello: derive(&key.secret, &[b"twinwall hello v1", &[key.epoch]]),
-        stamp: stamp_key_of(key, cluster),
+        stamp: Zeroizing::new(stamp_key_of(key, cluster)),
         mark: mark(key),
     };
     last.iter().map(held).collect()
@@ -204,7 +205,7 @@ impl SessionKeys {
     pub fn seal(&self, header: &Header, datagram: &mut Vec<u8>) -> bool {
         let Some(pair) = self.pair(header.key_epoch) else { return false };
         let Some((head, body)) = datagram.split_first_chunk_mut::<HEADER_LEN>() else { return false };
-        frame::put_stamp(head, pair.stamp);
+        frame::put_stamp(head, *pair.stamp);
         let Ok(tag) = pair.send.encrypt_inout_detached(&nonce(header), &*head, body.into()) else { return false };
         datagram.extend_from_slice(&tag);
         true

@@ -257,13 +257,32 @@ impl Session {
 
     /// Seals a message for the peer; `None` without a session.
     pub fn seal(&self, kind: Kind, sequence: u64, message: &impl Message) -> Option<Vec<u8>> {
+        self.seal_body(kind, sequence, message.encoded_len(), |datagram| message.encode_raw(datagram))
+    }
+
+    /// As [`Self::seal`]: `put` appends the body, `length` bytes.
+    pub fn seal_body(
+        &self,
+        kind: Kind,
+        sequence: u64,
+        length: usize,
+        put: impl FnOnce(&mut Vec<u8>),
+    ) -> Option<Vec<u8>> {
         let current = self.current.as_ref()?;
-        let length = message.encoded_len();
         let header = self.header(self.keys.in_use, kind, sequence, length);
         let mut datagram = Vec::with_capacity(crate::wire::frame::HEADER_LEN + length + TAG_LEN);
         datagram.extend_from_slice(&header.emit());
-        message.encode_raw(&mut datagram);
+        put(&mut datagram);
         current.keys.seal(&header, &mut datagram).then_some(datagram)
+    }
+
+    /// An authentic hello with this number and body, whatever they say.
+    #[cfg(any(test, feature = "puppet"))]
+    pub fn hello_of(&self, keyring: &Keyring, sequence: u64, body: &[u8]) -> Option<Vec<u8>> {
+        let key_epoch = self.keys.in_use;
+        let mut datagram = self.header(key_epoch, Kind::Hello, sequence, body.len()).emit().to_vec();
+        datagram.extend_from_slice(body);
+        keyring.close_hello(key_epoch, &mut datagram).then_some(datagram)
     }
 
     /// The sequence of the next acknowledgement.

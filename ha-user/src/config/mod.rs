@@ -191,8 +191,15 @@ pub fn load(choice: &Choice) -> Result<(Resolved, Report), ConfigError> {
 /// # Errors
 /// As [`load`].
 pub fn check(choice: &Choice) -> Result<(Resolved, Report), ConfigError> {
-    let text = read_file(&choice.file)?;
-    resolve_text(&text, choice, &identity::Machine::this(), Severity::Warning)
+    check_text(&read_file(&choice.file)?, choice)
+}
+
+/// As [`check`], for the text of a file; `choice.file` is its name in messages.
+///
+/// # Errors
+/// As [`load`].
+pub fn check_text(text: &str, choice: &Choice) -> Result<(Resolved, Report), ConfigError> {
+    resolve_text(text, choice, &identity::Machine::this(), Severity::Warning)
 }
 
 fn resolve_text(

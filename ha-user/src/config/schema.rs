@@ -2,13 +2,16 @@
 
 use super::error::{At, Found, FoundList, Problems};
 use super::reader::{Refusal, Section};
-use super::values::{address, address_with_prefix, boolean, choice, duration, integer, interface, path, string, text};
+use super::values::{
+    address, address_with_prefix, boolean, choice, duration, integer, interface, password, path, string, text,
+};
 use super::{LogFormat, XdpChoice, heartbeat, hooks, links, sync_filter, sync_mode, timing, track};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+use zeroize::Zeroizing;
 
 /// The whole file. A required value is `None` only when its problem is already reported.
 pub struct File {
@@ -62,7 +65,7 @@ pub struct Vip {
     pub interface: Option<Found<String>>,
     pub addresses: Option<FoundList<(IpAddr, u8)>>,
     pub gateway: Option<Found<IpAddr>>,
-    pub password: Option<Found<String>>,
+    pub password: Option<Found<Zeroizing<String>>>,
     pub password_file: Option<Found<PathBuf>>,
     pub label: Option<Found<String>>,
     pub peers: Option<FoundList<IpAddr>>,
@@ -212,7 +215,7 @@ fn read_vip(mut section: Section<'_>, problems: &mut Problems<'_>) -> Vip {
         interface: section.required(problems, "interface", "\"eth0\"", interface),
         addresses: section.list(problems, "addresses", address_with_prefix),
         gateway: section.optional(problems, "gateway", address),
-        password: section.optional(problems, "password", |value| string(value).map(str::to_owned)),
+        password: section.optional(problems, "password", password),
         password_file: section.optional(problems, "password_file", path),
         label: section.optional(problems, "label", |value| string(value).map(str::to_owned)),
         peers: section.list(problems, "peers", address),

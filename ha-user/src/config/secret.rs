@@ -148,7 +148,8 @@ fn write(path: &Path, force: bool, keys: &[ClusterKey]) -> Result<(), SecretErro
     }
 }
 
-fn emit(keys: &[ClusterKey]) -> Zeroizing<String> {
+/// The text of a secret file, as [`parse`] reads it.
+pub fn emit(keys: &[ClusterKey]) -> Zeroizing<String> {
     let mut text = Zeroizing::new(String::with_capacity(keys.len() * (FORMAT.len() + 2 * SECRET_LEN + 8)));
     for key in keys {
         text.push_str(&format!("{FORMAT} {} ", key.epoch));
@@ -162,7 +163,11 @@ fn emit(keys: &[ClusterKey]) -> Zeroizing<String> {
     text
 }
 
-fn parse(text: &[u8]) -> Result<Vec<ClusterKey>, &'static str> {
+/// Reads the text of a secret file: one secret, or two with the newer last.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse(text: &[u8]) -> Result<Vec<ClusterKey>, &'static str> {
     let text = std::str::from_utf8(text).map_err(|_| "it is not text")?;
     let mut keys: Vec<ClusterKey> = Vec::with_capacity(KEYS_MAX);
     for line in text.lines().filter(|line| !line.trim_ascii().is_empty()) {

@@ -408,6 +408,19 @@ fn sync_modes() {
     assert!(wrong.contains("sync.cache_timeout: 30s is less than two refresh times (20s)"), "{wrong}");
 }
 
+/// Whatever stands in the place of a password, no report repeats it.
+#[test]
+fn no_report_tells_a_password() {
+    let files = Files::new();
+    for wrong in
+        ["424242", "4242.5", "[\"hunter2\"]", "{ a = \"hunter2\" }", "\"hunter2", "\"hunter2-hunter2-hunter2\""]
+    {
+        let report = files.report(&PACKAGED.replace("password = \"toto\"", &format!("password = {wrong}")));
+        assert!(report.contains("error"), "{report}");
+        assert!(!report.contains("4242") && !report.contains("hunter2"), "{report}");
+    }
+}
+
 /// Unicast peers, a password file with a line end, an own label and "off" values arrive in the resolved form.
 #[test]
 fn optional_keys() {

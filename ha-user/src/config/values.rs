@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 use toml::de::DeValue;
+use zeroize::Zeroizing;
 
 /// A text of 1 to `bytes_max` bytes without control characters.
 pub fn text(bytes_max: usize) -> impl Fn(&DeValue<'_>) -> Result<String, Refusal> {
@@ -163,6 +164,12 @@ pub fn choice<T: Copy>(names: &'static [(&'static str, T)]) -> impl Fn(&DeValue<
 /// Any string.
 pub fn string<'v>(value: &'v DeValue<'_>) -> Result<&'v str, Refusal> {
     value.as_str().ok_or_else(|| Refusal::new(found_instead(value, "a string"), "put it in double quotes"))
+}
+
+/// A password. What stands in its place is never repeated: a refusal is for the log as well.
+pub fn password(value: &DeValue<'_>) -> Result<Zeroizing<String>, Refusal> {
+    let text = value.as_str().ok_or_else(|| Refusal::new("is not a string", "put it in double quotes"))?;
+    Ok(Zeroizing::new(text.to_owned()))
 }
 
 /// An address whose family is what it looks like: an IPv4-mapped IPv6 address never stands on an interface.

@@ -148,7 +148,7 @@ fn in_subnet(address: IpAddr, (subnet, prefix): (IpAddr, u8)) -> bool {
 fn resolve_password(vip: &schema::Vip, problems: &mut Problems<'_>) -> Option<Zeroizing<Vec<u8>>> {
     match (&vip.password, &vip.password_file) {
         (Some(password), None) => {
-            check_password(Zeroizing::new(password.value.clone().into_bytes()), &password.at, problems)
+            check_password(Zeroizing::new(password.value.as_bytes().to_vec()), &password.at, problems)
         }
         (None, Some(file)) => match secret::read_private(&file.value, PASSWORD_FILE_BYTES_MAX) {
             Ok(mut password) => {

@@ -341,6 +341,27 @@ fn offloaded_flows_are_completed() {
     assert_ne!(flow.status & status::ASSURED, 0);
 }
 
+/// Port attributes of a protocol that has none, which no kernel sends, are no part of the identity.
+#[test]
+fn ports_belong_to_protocols_that_have_them() {
+    let tcp = tuple("10.0.0.1", "10.0.0.2", 6, (1, 2));
+    let mut out = Builder::default();
+    let message = out.begin(uapi::CT_NEW, 0, 0, uapi::FAMILY_V4);
+    encode::put_tuple(&mut out, uapi::CTA_TUPLE_ORIG, &tcp);
+    encode::put_tuple(&mut out, uapi::CTA_TUPLE_REPLY, &tcp.inverse());
+    out.end(message);
+    let number = [5, 0, 1, 0, 6];
+    let mut bytes = out.bytes().to_vec();
+    for at in 0..bytes.len() - number.len() {
+        if bytes[at..].starts_with(&number) {
+            bytes[at + 4] = 253;
+        }
+    }
+    let flow = decoded(&bytes).unwrap();
+    assert_eq!(flow.key.original, tuple("10.0.0.1", "10.0.0.2", 253, (0, 0)));
+    assert_eq!(flow.reply, flow.key.original.inverse());
+}
+
 /// What lacks an identity, contradicts itself or lies in two zones is refused under its own name.
 #[test]
 fn refusals_have_names() {

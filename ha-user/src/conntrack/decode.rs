@@ -1,6 +1,7 @@
 //! Conntrack entries out of events, dumps and answers; only rare attributes (`decode_extra`) cost an allocation.
 
 use super::attribute::{Attributes, Malformed, be16, be32, byte, fixed};
+use super::encode::has_ports;
 use super::{decode_extra, uapi};
 use ha_common::sync::flow::{Extra, Flow, FlowKey, Sctp, Tcp, Tuple, ZoneDirection, status};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -188,8 +189,11 @@ fn protocol(value: &[u8]) -> Result<(u8, u16, u16), Malformed> {
         }
     }
     let number = number.ok_or(Malformed::TupleIncomplete)?;
-    if matches!(number, uapi::IPPROTO_ICMP | uapi::IPPROTO_ICMPV6) {
-        ports[1] = u16::from_be_bytes(icmp);
+    match number {
+        uapi::IPPROTO_ICMP | uapi::IPPROTO_ICMPV6 => ports[1] = u16::from_be_bytes(icmp),
+        number if has_ports(number) => {}
+        // What has none must not be told apart by them: the entry could not be found again.
+        _ => ports = [0, 0],
     }
     Ok((number, ports[0], ports[1]))
 }

@@ -203,7 +203,8 @@ fn put_zone(out: &mut Builder, zone: u16) {
     }
 }
 
-pub(super) fn put_tuple(out: &mut Builder, kind: u16, tuple: &Tuple) {
+/// Appends a tuple as the attribute of this kind.
+pub fn put_tuple(out: &mut Builder, kind: u16, tuple: &Tuple) {
     put_tuple_in_zone(out, kind, tuple, None);
 }
 
@@ -249,7 +250,7 @@ pub(super) fn put_tuple_in_zone(out: &mut Builder, kind: u16, tuple: &Tuple, zon
 }
 
 /// Protocols whose tracker keeps ports (GRE: keys) in the tuple.
-fn has_ports(protocol: u8) -> bool {
+pub(super) fn has_ports(protocol: u8) -> bool {
     matches!(
         protocol,
         uapi::IPPROTO_TCP

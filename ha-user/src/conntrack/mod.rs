@@ -4,6 +4,7 @@
 //! [`events`] for what the kernel tells, [`dump`] and [`expectation_dump`] for everything that is there,
 //! [`writer`] for requests.
 
+pub mod answers;
 pub mod attribute;
 pub mod decode;
 mod decode_extra;
@@ -14,7 +15,7 @@ pub mod errno;
 pub mod events;
 pub mod expectation;
 pub mod expectation_dump;
-mod filter_program;
+pub mod filter_program;
 pub mod own_addresses;
 mod pace;
 mod second_try;

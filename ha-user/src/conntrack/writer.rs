@@ -4,12 +4,13 @@
 //! them when `send` returns. An error's sequence number leads to its write, and most errors have a second
 //! try that fits (`ctnetlink` sections 7, 9 and 20).
 
-use super::attribute::{Builder, Messages};
+use super::answers::{self, Answer};
+use super::attribute::Builder;
 use super::encode::{self, MixedFamilies, UpdateParts};
 use super::pace::Pace;
 use super::second_try::{Next, after_error, first_step, resolve};
 pub use super::write::{Conflict, Outcome, Write};
-use super::{ConntrackError, decode, errno, expectation, socket, uapi};
+use super::{ConntrackError, errno, expectation, socket};
 use crate::clock;
 use ha_common::sync::flow::{Flow, FlowKey};
 use netlink_sys::Socket;
@@ -312,23 +313,14 @@ impl Writer {
                     continue;
                 }
             };
-            for message in Messages::new(self.answer.get(..length).unwrap_or_default()) {
-                let Ok((header, payload)) = message else {
-                    complete = false;
-                    break;
-                };
-                let index = usize::try_from(header.sequence.wrapping_sub(base)).unwrap_or(usize::MAX);
-                let Some(slot) = self.slots.get_mut(index) else { continue };
-                match header.kind {
-                    uapi::NLMSG_ERROR => {
-                        // Negative errno; the magnitude of i32::MIN does not exist.
-                        slot.errno =
-                            payload.first_chunk().map_or(0, |errno| i32::from_ne_bytes(*errno).saturating_neg());
-                    }
-                    uapi::CT_NEW => slot.found = decode::flow(payload).ok(),
-                    _ => {}
+            let datagram = self.answer.get(..length).unwrap_or_default();
+            complete &= answers::read(datagram, base, self.slots.len(), |index, answer| {
+                let Some(slot) = self.slots.get_mut(index) else { return };
+                match answer {
+                    Answer::Errno(errno) => slot.errno = errno,
+                    Answer::Entry(flow) => slot.found = flow,
                 }
-            }
+            });
         }
         complete
     }

@@ -145,9 +145,9 @@ impl Heart {
     }
 
     /// What probes are keyed with: the secret that the peer accepts, and the oldest while that is not known.
-    fn key(&self) -> Option<DatapathKey> {
+    fn key(&self) -> Option<&DatapathKey> {
         let accepted = self.keys.iter().find(|key| Some(key.epoch) == self.key_epoch);
-        accepted.or(self.keys.first()).copied()
+        accepted.or(self.keys.first())
     }
 
     fn path_of(&self, id: InterfaceId) -> Option<PathId> {

@@ -11,6 +11,7 @@ use ha_common::wire::siphash::Key;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use zeroize::Zeroize;
 
 /// Interfaces, members and peers as the programs see them.
 #[derive(Clone, Debug)]
@@ -79,8 +80,8 @@ pub struct HeartbeatPlan {
     pub peer: NodeId,
 }
 
-/// What the programs need of a secret.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// What the programs need of a secret; wiped when dropped.
+#[derive(Clone, PartialEq, Eq)]
 pub struct DatapathKey {
     pub epoch: u8,
     /// Of [`ha_common::sync::heartbeat_key`].
@@ -96,6 +97,13 @@ impl DatapathKey {
             heartbeat: ha_common::sync::heartbeat_key(&key.secret, cluster, key.epoch),
             stamp: ha_common::sync::stamp_key(key, cluster),
         }
+    }
+}
+
+impl Drop for DatapathKey {
+    fn drop(&mut self) {
+        self.heartbeat.zeroize();
+        self.stamp.zeroize();
     }
 }
 

@@ -58,6 +58,17 @@ pub enum Request {
 }
 
 impl Request {
+    /// Reads a line from the control socket.
+    ///
+    /// # Errors
+    /// When it is longer than a request, or none: in words for whoever wrote it.
+    pub fn parse(line: &[u8]) -> Result<Self, String> {
+        if line.len() > REQUEST_BYTES_MAX {
+            return Err(format!("the request is longer than {REQUEST_BYTES_MAX} bytes"));
+        }
+        serde_json::from_slice(line).map_err(|error| format!("the request is not understood: {error}"))
+    }
+
     /// Does it change something?
     fn changes(&self) -> bool {
         match self {

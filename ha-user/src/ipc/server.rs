@@ -87,7 +87,7 @@ impl Drop for ControlSocket {
 async fn converse(mut stream: UnixStream, loops: &Loops) -> std::io::Result<()> {
     let uid = stream.peer_cred()?.uid();
     let line = tokio::time::timeout(TRANSFER_WITHIN, read_line(&mut stream)).await??;
-    let request = parse(&line);
+    let request = Request::parse(&line);
     let reply = match &request {
         Ok(request) => answer(request, uid, loops).await,
         Err(error) => Reply::Error(error.clone()),
@@ -107,13 +107,6 @@ async fn read_line(stream: &mut UnixStream) -> std::io::Result<Vec<u8>> {
     let limit = u64::try_from(REQUEST_BYTES_MAX).unwrap_or(u64::MAX) + 1;
     BufReader::new(stream.take(limit)).read_until(b'\n', &mut line).await?;
     Ok(line)
-}
-
-fn parse(line: &[u8]) -> Result<Request, String> {
-    if line.len() > REQUEST_BYTES_MAX {
-        return Err(format!("the request is longer than {REQUEST_BYTES_MAX} bytes"));
-    }
-    serde_json::from_slice(line).map_err(|error| format!("the request is not understood: {error}"))
 }
 
 async fn answer(request: &Request, uid: u32, loops: &Loops) -> Reply {

@@ -15,6 +15,8 @@ use std::net::IpAddr;
 pub const ROUTE_METRIC_V6: u32 = 112;
 
 const NLMSG_ERROR: u16 = 2;
+/// `MAX_ERRNO` (include/linux/err.h).
+const ERRNO_MAX: i32 = 4095;
 
 /// Appends the acknowledged request that brings `operand` into `state` to `datagram`.
 pub fn append(operand: &Operand, state: VipState, ifindex: u32, sequence: u32, datagram: &mut Vec<u8>) {
@@ -53,7 +55,10 @@ pub fn acknowledgement(message: &Message<'_>) -> Option<(u32, Result<(), Errno>)
         return None;
     }
     let code = i32::from_ne_bytes(*message.payload.first_chunk()?);
-    let result = if code == 0 { Ok(()) } else { Err(Errno::from_raw_os_error(code.saturating_neg())) };
+    // A number that is no errno would be a breach of the library's contract; the kernel sends none.
+    let errno =
+        |number: i32| if (1..=ERRNO_MAX).contains(&number) { Errno::from_raw_os_error(number) } else { Errno::IO };
+    let result = if code == 0 { Ok(()) } else { Err(errno(code.saturating_neg())) };
     Some((message.sequence, result))
 }
 
@@ -200,12 +205,16 @@ mod tests {
         }
     }
 
-    /// An acknowledgement's code is a negative errno or zero; other messages and short ones are none.
+    /// An acknowledgement's code is a negative errno or zero; other messages and short ones are none. A code that no errno
+    /// has is an error as well.
     #[test]
     fn acknowledgements_are_read() {
         let with = |kind, payload: &[u8]| acknowledgement(&Message { kind, flags: 0, sequence: SEQUENCE, payload });
         assert_eq!(with(NLMSG_ERROR, &0i32.to_ne_bytes()), Some((SEQUENCE, Ok(()))));
         assert_eq!(with(NLMSG_ERROR, &(-17i32).to_ne_bytes()), Some((SEQUENCE, Err(Errno::EXIST))));
+        for code in [i32::MIN, -4096, 1] {
+            assert_eq!(with(NLMSG_ERROR, &code.to_ne_bytes()), Some((SEQUENCE, Err(Errno::IO))));
+        }
         assert_eq!(with(NLMSG_ERROR, &[1, 2, 3]), None);
         assert_eq!(with(20, &0i32.to_ne_bytes()), None);
     }

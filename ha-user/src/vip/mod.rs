@@ -4,7 +4,7 @@
 //! number of their own ([`ROUTE_PROTOCOL`]), so that an administrator's route through the same gateway stays.
 
 pub mod announce;
-mod message;
+pub mod message;
 pub mod mover;
 
 use crate::config::Resolved;

@@ -1,8 +1,10 @@
 //! The entries of `conntrack -L -o xml,id,labels`, as named fields.
 
-use super::replica::Entries;
+use super::replica::{Entries, Fields};
 use crate::netns::Netns;
 use anyhow::{Context, Result};
+use std::collections::BTreeMap;
+use std::io::Write;
 
 /// conntrack knows labels by the names in this file only, and prints none without it.
 const LABEL_NAMES: &str = "/etc/xtables/connlabel.conf";
@@ -34,15 +36,63 @@ pub(super) fn entries(node: &Netns, about: &[String]) -> Result<Entries> {
     Ok(entries)
 }
 
-/// Runs conntrack with a file of label names of its own: `label 5` is `5`.
+/// Every entry of both families with all of its fields, also those that are the node's own. conntrack tells ICMP's fields
+/// only as text: they are `original/icmp` and `reply/icmp`, type, code and id.
+///
+/// # Errors
+/// As [`entries`].
+pub fn flows(node: &Netns) -> Result<Vec<Fields>> {
+    let mut flows = Vec::new();
+    for (family, protocol) in [("ipv4", "icmp"), ("ipv6", "icmpv6")] {
+        let icmp = icmp(&node.run("conntrack", &["-L", "-f", family, "-p", protocol, "-o", "id"])?)?;
+        for flow in list(node, family)?.split("<flow>").skip(1) {
+            let (flow, _) = flow.split_once("</flow>").context("a flow without an end")?;
+            let mut fields: Fields = fields(flow).into_iter().collect();
+            if let Some([original, reply]) = fields.get("independent/id").and_then(|id| icmp.get(id)) {
+                fields.insert("original/icmp".to_owned(), original.clone());
+                fields.insert("reply/icmp".to_owned(), reply.clone());
+            }
+            flows.push(fields);
+        }
+    }
+    Ok(flows)
+}
+
+/// Type, code and id of both directions, by the id of the entry.
+fn icmp(listed: &str) -> Result<BTreeMap<String, [String; 2]>> {
+    let of_line = |line: &str| {
+        let values = |name: &str| {
+            let words = line.split_whitespace().filter_map(|word| word.split_once('='));
+            words.filter(|(known, _)| *known == name).map(|(_, value)| value.to_owned()).collect::<Vec<_>>()
+        };
+        let (types, codes, ids) = (values("type"), values("code"), values("id"));
+        let direction = |at: usize| Some(format!("{}/{}/{}", types.get(at)?, codes.get(at)?, ids.get(at)?));
+        Some((ids.get(2)?.clone(), [direction(0)?, direction(1)?]))
+    };
+    listed.lines().map(|line| of_line(line).with_context(|| format!("no ICMP: {line}"))).collect()
+}
+
+/// Makes entries: each line has the arguments of one `conntrack`.
+///
+/// # Errors
+/// When `conntrack` refuses one.
+pub fn load(node: &Netns, lines: &str) -> Result<()> {
+    let mut file = tempfile::NamedTempFile::new()?;
+    file.write_all(lines.as_bytes())?;
+    let script = format!("{} && exec conntrack -R {}", with_label_names(), file.path().display());
+    node.run("unshare", &["--mount", "sh", "-c", &script]).map(drop)
+}
+
 fn list(node: &Netns, family: &str) -> Result<String> {
-    let names: String = (0..128).map(|label| format!("{label} {label}\\n")).collect();
-    // In a mount namespace of its own, so that the machine's file, if there is one, stays as it is.
-    let script = format!(
-        "mount -t tmpfs none /etc && mkdir /etc/xtables && printf '{names}' > {LABEL_NAMES} && \
-         exec conntrack -L -f {family} -o xml,id,labels"
-    );
+    let script = format!("{} && exec conntrack -L -f {family} -o xml,id,labels", with_label_names());
     node.run("unshare", &["--mount", "sh", "-c", &script])
+}
+
+/// A command that gives conntrack a file of label names of its own: `label 5` is `5`. To be run in a mount namespace of its
+/// own, so that the machine's file, if there is one, stays as it is.
+fn with_label_names() -> String {
+    let names: String = (0..128).map(|label| format!("{label} {label}\\n")).collect();
+    format!("mount -t tmpfs none /etc && mkdir /etc/xtables && printf '{names}' > {LABEL_NAMES}")
 }
 
 fn is_shared(name: &str) -> bool {
@@ -97,8 +147,17 @@ fn merged(found: Vec<(String, String)>) -> Vec<(String, String)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::replica::Fields;
     use super::*;
+
+    /// ICMP's fields are found by the entry's id, for each direction.
+    #[test]
+    fn icmp_lines_are_read() {
+        let line = "icmp     1 99 src=10.0.0.1 dst=10.0.0.2 type=8 code=0 id=5 [UNREPLIED] src=10.0.0.2 dst=10.0.0.1 \
+                    type=0 code=0 id=6 mark=0 use=1 id=1271716137\n";
+        let found = icmp(line).unwrap();
+        assert_eq!(found, [("1271716137".to_owned(), ["8/0/5".to_owned(), "0/0/6".to_owned()])].into());
+        assert!(icmp("icmp 1 99 type=8").is_err());
+    }
 
     /// Directions, attributes, content, empty elements and repeated ones become fields; what is a node's own does not count.
     #[test]

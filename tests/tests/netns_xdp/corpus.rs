@@ -22,20 +22,20 @@ const LOCAL_V4: Ipv4Addr = Ipv4Addr::new(10, 77, 9, 2);
 /// The sending peer's.
 const PEER_V4: Ipv4Addr = Ipv4Addr::new(10, 77, 9, 1);
 /// The same for a sync link over IPv6.
-const LOCAL_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 9, 0, 0, 0, 2);
-const PEER_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 9, 0, 0, 0, 1);
+pub const LOCAL_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 9, 0, 0, 0, 2);
+pub const PEER_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 9, 0, 0, 0, 1);
 /// The sending peer's node number.
 pub const PEER_NODE: u8 = 1;
 /// The epoch of the only secret.
 pub const KEY_EPOCH: u8 = 7;
 
-const MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 1];
-const ADVERT: Advert =
+pub const MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 1];
+pub const ADVERT: Advert =
     Advert { vhid: VHID, advskew: 100, advbase: 1, demotion: 0, counter: 0x0102_0304_0506_0708, digest: [0x5a; 20] };
 /// Where the IP header of an untagged frame is.
-const IP: usize = ethernet::HEADER_LEN;
+pub const IP: usize = ethernet::HEADER_LEN;
 /// Where CARP, or UDP, is in an untagged IPv4 frame without options.
-const TRANSPORT: usize = IP + ipv4::HEADER_LEN;
+pub const TRANSPORT: usize = IP + ipv4::HEADER_LEN;
 
 /// The node under test and the key of its pair's heartbeats.
 pub const NODE: u8 = 0;
@@ -293,7 +293,7 @@ pub fn sync_frame_v6(sequence: u64, body_len: u16) -> Vec<u8> {
 }
 
 /// The frame with these tags (by EtherType) before its own type.
-fn tagged(frame: &[u8], tags: &[u16]) -> Vec<u8> {
+pub fn tagged(frame: &[u8], tags: &[u16]) -> Vec<u8> {
     let mut out = frame[..12].to_vec();
     for tag in tags {
         out.extend(tag.to_be_bytes());
@@ -313,7 +313,7 @@ pub fn sync_header(sequence: u64, body_len: u16) -> Header {
     Header { kind: Kind::Data, sender: PEER_NODE, key_epoch: KEY_EPOCH, body_len, target: 0, session: 0x1234, sequence }
 }
 
-fn sync_payload(header: &Header, stamp: Option<Key>) -> Vec<u8> {
+pub fn sync_payload(header: &Header, stamp: Option<Key>) -> Vec<u8> {
     let mut head = header.emit();
     stamp.into_iter().for_each(|key| frame::put_stamp(&mut head, key));
     let mut payload = head.to_vec();
@@ -321,12 +321,12 @@ fn sync_payload(header: &Header, stamp: Option<Key>) -> Vec<u8> {
     payload
 }
 
-fn datagram(port: u16, payload: &[u8]) -> Vec<u8> {
+pub fn datagram(port: u16, payload: &[u8]) -> Vec<u8> {
     let len = (udp::HEADER_LEN + payload.len()) as u16;
     [&port.to_be_bytes(), &port.to_be_bytes(), &len.to_be_bytes(), &[0, 0][..], payload].concat()
 }
 
-fn ipv4_frame(protocol: u8, ttl: u8, payload: &[u8]) -> Vec<u8> {
+pub fn ipv4_frame(protocol: u8, ttl: u8, payload: &[u8]) -> Vec<u8> {
     let header = ipv4::Repr {
         source: PEER_V4,
         destination: LOCAL_V4,
@@ -339,7 +339,7 @@ fn ipv4_frame(protocol: u8, ttl: u8, payload: &[u8]) -> Vec<u8> {
     [&ethernet::emit(MAC, MAC, ethernet::TYPE_IPV4)[..], &header.emit(), payload].concat()
 }
 
-fn ipv6_frame(source: Ipv6Addr, destination: Ipv6Addr, next_header: u8, payload: &[u8]) -> Vec<u8> {
+pub fn ipv6_frame(source: Ipv6Addr, destination: Ipv6Addr, next_header: u8, payload: &[u8]) -> Vec<u8> {
     let header = ipv6::Repr { source, destination, hop_limit: 64, next_header, payload_len: payload.len() as u16 };
     [&ethernet::emit(MAC, MAC, ethernet::TYPE_IPV6)[..], &header.emit(), payload].concat()
 }
@@ -350,7 +350,7 @@ fn edited(frame: &[u8], change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     frame
 }
 
-fn fixed_ip_checksum(mut frame: Vec<u8>) -> Vec<u8> {
+pub fn fixed_ip_checksum(mut frame: Vec<u8>) -> Vec<u8> {
     let end = IP + usize::from(frame[IP] & 15) * 4;
     frame[IP + 10..IP + 12].fill(0);
     let checksum = checksum::compute(&frame[IP..end]);
@@ -358,7 +358,7 @@ fn fixed_ip_checksum(mut frame: Vec<u8>) -> Vec<u8> {
     frame
 }
 
-fn fixed_carp_checksum(mut frame: Vec<u8>) -> Vec<u8> {
+pub fn fixed_carp_checksum(mut frame: Vec<u8>) -> Vec<u8> {
     frame[TRANSPORT + 6..TRANSPORT + 8].fill(0);
     let checksum = checksum::compute(&frame[TRANSPORT..TRANSPORT + ADVERT_LEN]);
     frame[TRANSPORT + 6..TRANSPORT + 8].copy_from_slice(&checksum.to_be_bytes());

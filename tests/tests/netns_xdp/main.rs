@@ -5,6 +5,7 @@ mod beats_differential;
 mod corpus;
 mod differential;
 mod echo;
+mod generated;
 mod live;
 mod pair;
 mod pins;

@@ -108,7 +108,7 @@ fn netns_secrets_come_and_go() {
     let second = ha_user::datapath::DatapathKey { epoch: 8, ..corpus::KEY };
     let verdicts = |rig: &mut Rig| [corpus::KEY_EPOCH, 8].map(|epoch| rig.run(EDGE, &under(epoch), 1).unwrap().action);
     assert_eq!(verdicts(&mut rig), [PASS, DROP]);
-    rig.programs.set_keys(&[corpus::KEY, second]).unwrap();
+    rig.programs.set_keys(&[corpus::KEY, second.clone()]).unwrap();
     assert_eq!(verdicts(&mut rig), [PASS, PASS]);
     rig.programs.set_keys(&[second]).unwrap();
     assert_eq!(verdicts(&mut rig), [DROP, PASS]);

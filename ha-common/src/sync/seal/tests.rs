@@ -130,3 +130,13 @@ fn the_newest_common_secret_is_chosen() {
     assert_eq!([1, 2, 3].map(|epoch| three.holds(epoch)), [false, true, true]);
     assert!(!Keyring::new(&[], "edge").close_hello(0, &mut Vec::new()));
 }
+
+/// What holds the keys of a session wipes them when it is dropped: the library does so with a feature alone, and without it
+/// this does not compile.
+#[test]
+fn ciphers_wipe_their_keys() {
+    fn wiped<T: zeroize::ZeroizeOnDrop>() -> usize {
+        size_of::<T>()
+    }
+    assert!(wiped::<ChaCha20Poly1305>() >= 32);
+}

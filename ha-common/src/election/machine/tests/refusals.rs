@@ -105,6 +105,37 @@ fn repeats() {
     assert_eq!(rig.stats().adverts_accepted, 3);
 }
 
+/// What a recorded advert can do to a pair whose nodes hear each other, with a priority of the attacker's choice, which the
+/// digest does not cover: no goodbye and no worse priority makes a backup take over, and no goodbye moves a master. A better
+/// priority makes a master retire, as everywhere with CARP: it is that of a foreign master, which is obeyed.
+#[test]
+fn recorded_adverts_between_nodes_that_hear_each_other() {
+    let recorded = |rig: &mut Rig, advbase: u8, advskew: u8| {
+        let mut advert = rig.advert(LAN, PEER[0], 1, 100);
+        (advert.advert.advbase, advert.advert.advskew) = (advbase, advskew);
+        rig.input(Input::Advert(&advert));
+    };
+    for (advbase, advskew) in [(255, 255), (254, 254), (1, 200)] {
+        let mut backup = Rig::behind(Config { preempt: true, ..config(0) });
+        let serving = backup.report(ROLE_MASTER, 0, Gate::Open, PEER_TERM);
+        recorded(&mut backup, advbase, advskew);
+        backup.see_for(SECOND * 5, serving);
+        assert_eq!(backup.role(), Role::Backup, "{advbase}/{advskew}");
+
+        let mut master = Rig::ahead(config(0));
+        let ready = master.ready();
+        recorded(&mut master, advbase, advskew);
+        master.see_for(ms(50), ready);
+        assert_eq!(master.role(), Role::Master, "{advbase}/{advskew}");
+    }
+    let mut master = Rig::ahead(config(100));
+    let ready = master.ready();
+    recorded(&mut master, 0, 0);
+    assert_eq!(master.role(), Role::Master, "the peer's own words are waited for");
+    master.see_for(ms(50), ready);
+    assert_eq!((master.role(), master.cause()), (Role::Backup, Cause::BetterMaster));
+}
+
 /// A refused advert does not touch the counter: the node goes on in its random phase, and a valid one ends it.
 #[test]
 fn the_counter_is_adopted_from_valid_adverts_only() {
