@@ -68,12 +68,12 @@ const PACKAGES: [Package; 11] = [
     package(Scope::Lab, "conntrack", "conntrack", "shows the connection tables"),
     package(Scope::Lab, "iputils-ping", "ping", "pings through the pair"),
     package(Scope::Lab, "procps", "sysctl", "kernel parameters of the lab"),
+    package(Scope::Lab, "ethtool", "ethtool", "switches offloads of the lab's interfaces"),
     package(Scope::Peers, "ucarp", "ucarp", "the CARP peer of the interoperability tests"),
     package(Scope::Peers, "conntrackd", "conntrackd", "the peer of the comparisons"),
     package(Scope::Bench, "keepalived", "keepalived", "another tool of the failover bench"),
     package(Scope::Test, "prometheus", "promtool", "checks the metrics' form"),
     package(Scope::Test, "tcpdump", "tcpdump", "captures beside the XDP program"),
-    package(Scope::Test, "ethtool", "ethtool", "switches offloads of the lab's interfaces"),
 ];
 
 /// Debian's compiler with a prebuilt `core` for BPF.

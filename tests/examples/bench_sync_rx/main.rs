@@ -1,5 +1,5 @@
 //! `cargo xtask bench sync-rx` runs this: sync frames over a veth pair, checked by the XDP program and taken to userspace in
-//! three ways, in turns. The argument is the options as JSON; a JSON object a line on standard output.
+//! one way and another, in turns. The argument is the options as JSON; a JSON object a line on standard output.
 
 mod af_xdp;
 mod frames;

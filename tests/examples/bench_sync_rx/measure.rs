@@ -1,7 +1,7 @@
 //! Every figure of every way, round after round.
 
 use crate::frames::Sealer;
-use crate::load::{Load, thread_ns};
+use crate::load::{FRAMES_MAX, Load, thread_ns};
 use crate::rig::Link;
 use crate::trial::{Bench, Outcome, Setup};
 use anyhow::{Result, ensure};
@@ -15,6 +15,8 @@ use std::time::Duration;
 
 /// Where the search of the highest loss-free rate begins, and where it ends, frames a second.
 const SEARCH: [u32; 3] = [1_000, 50_000, 3_200_000];
+/// More than any way can take, frames a second.
+const OVERLOAD: u32 = 500_000;
 /// The search ends when the lowest rate with loss is so near to the highest without.
 const NEAR: f64 = 1.08;
 /// A rate holds when one of so many tries lost nothing: other work on the machine makes frames wait as well.
@@ -22,7 +24,7 @@ const TRIES: usize = 3;
 /// A sender that reaches less of a rate has not tried it.
 const REACHED: f64 = 0.95;
 /// Before anything is measured.
-const WARM_UP: Load = Load { rate: Some(2_000), duration: Duration::from_millis(50), size: 200 };
+const WARM_UP: Load = Load { rate: 2_000, frames: 100, size: 200 };
 /// Different frames that are opened again and again, and how often all of them are.
 const OPENED: u64 = 64;
 const OPENINGS: u64 = 200;
@@ -99,17 +101,22 @@ fn one(link: &Link, way: Way, options: &Options) -> Result<Vec<Note>> {
         notes.push((figures::OPENING, size, 0, opening(size)?));
         for rate in options.rates.iter().copied() {
             let duration = Duration::from_millis(options.steady_ms.into());
-            let outcome = bench.run(Load { rate: Some(rate), duration, size })?;
+            let outcome = bench.run(at_rate(rate, duration, size))?;
             notes.extend(steady(size, rate, &outcome));
         }
-        let duration = Duration::from_millis(options.full_ms.into());
-        let outcome = bench.run(Load { rate: None, duration, size })?;
-        notes.extend(full(size, &outcome));
+        let outcome = bench.run(Load { rate: OVERLOAD, frames: FRAMES_MAX, size })?;
+        notes.extend(overload(size, &outcome));
         let step = Duration::from_millis(options.step_ms.into());
-        let rate = loss_free(|rate| bench.run(Load { rate: Some(rate), duration: step, size }))?;
+        let rate = loss_free(|rate| bench.run(at_rate(rate, step, size)))?;
         notes.push((figures::LOSS_FREE, size, 0, rate));
     }
     Ok(notes)
+}
+
+/// Frames at a rate for about so long.
+fn at_rate(rate: u32, duration: Duration, size: u16) -> Load {
+    let frames = (duration.as_secs_f64() * f64::from(rate)) as usize;
+    Load { rate, frames: frames.min(FRAMES_MAX), size }
 }
 
 fn steady(size: u16, rate: u32, outcome: &Outcome) -> Vec<Note> {
@@ -132,18 +139,18 @@ fn steady(size: u16, rate: u32, outcome: &Outcome) -> Vec<Note> {
     notes
 }
 
-fn full(size: u16, outcome: &Outcome) -> Vec<Note> {
+fn overload(size: u16, outcome: &Outcome) -> Vec<Note> {
     let percent = |frames: u64| frames as f64 * 100.0 / outcome.sent.frames.max(1) as f64;
     let cpu_us = (outcome.thread_ns + outcome.softirq_ns) as f64 / 1e3;
     let opened = outcome.opened.max(1) as f64;
     [
-        (figures::FULL_OPENED, opened / outcome.span.as_secs_f64().max(1e-9)),
-        (figures::FULL_SENT, outcome.sent_rate()),
-        (figures::FULL_LOST_CABLE, percent(outcome.lost_on_cable())),
-        (figures::FULL_LOST_BEHIND, percent(outcome.lost_behind())),
-        (figures::FULL_CPU, cpu_us / opened),
+        (figures::OVER_OPENED, opened / outcome.span.as_secs_f64().max(1e-9)),
+        (figures::OVER_SENT, outcome.sent_rate()),
+        (figures::OVER_LOST_CABLE, percent(outcome.lost_on_cable())),
+        (figures::OVER_LOST_BEHIND, percent(outcome.lost_behind())),
+        (figures::OVER_CPU, cpu_us / opened),
     ]
-    .map(|(figure, value)| (figure, size, 0, value))
+    .map(|(figure, value)| (figure, size, u64::from(OVERLOAD), value))
     .into()
 }
 

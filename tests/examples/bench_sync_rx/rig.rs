@@ -1,7 +1,7 @@
 //! Two network namespaces, a veth pair between them as the sync link, and the programs at its receiving end.
 //!
 //! The receiving end's driver work (NAPI) runs in a kernel thread of its own: on a veth pair it would otherwise run in the
-//! sender's context, and nobody could tell whose processor time it is. As a softirq would, that thread goes before the reader.
+//! sender's context, and nobody could tell whose processor time it is.
 
 use crate::frames;
 use anyhow::{Context, Result, ensure};
@@ -33,6 +33,10 @@ pub const SENDER_INTERFACE: &str = "sync0";
 /// Where the sender runs, and where everything of the receiving side does.
 pub const SENDER_CPU: usize = 0;
 pub const RECEIVER_CPU: usize = 1;
+/// Real-time priorities, so that other work on the machine is not measured: the driver goes before sender and reader, as a
+/// softirq does.
+const DRIVER_PRIORITY: &str = "2";
+pub const ORDINARY_PRIORITY: i32 = 1;
 
 /// The two ends of the link.
 pub struct Link {
@@ -97,7 +101,7 @@ pub struct Receiver {
 
 impl Receiver {
     /// Attaches the program of a way. To be called by a thread that is in the receiving namespace. With `is_pinned` the
-    /// kernel's thread is kept on its processor and goes before everything ordinary there.
+    /// kernel's thread is kept on the receiving side's processor.
     ///
     /// # Errors
     /// When this build has no programs, or the kernel refuses one or has no threads for the driver (Linux 5.12).
@@ -112,7 +116,7 @@ impl Receiver {
         let entry = SessionEntry { session: frames::SESSION, data_from: 1, stamps: 1, ..SessionEntry::default() };
         sessions.set(NodeId(frames::SENDER), entry)?;
         let (name, is_loaded) = match way {
-            Way::Socket => (ha_user::datapath::load::EDGE, true),
+            Way::Socket | Way::SocketNoGro => (ha_user::datapath::load::EDGE, true),
             Way::AfXdp => ("bench_af_xdp", false),
             Way::RingBuffer => ("bench_ring_buffer", false),
         };
@@ -122,6 +126,11 @@ impl Receiver {
         }
         program.attach_to_if_index(ifindex, XdpMode::Driver).context("the driver takes no XDP program")?;
         let counters = Counters::new(&plan, Some(programs.counter_maps()));
+        let gro = match way {
+            Way::Socket | Way::AfXdp | Way::RingBuffer => "on",
+            Way::SocketNoGro => "off",
+        };
+        link.receiver.run("ethtool", &["--features", &link.interface, "gro", gro])?;
         let napi = driver_threads(link, is_pinned)?;
         Ok(Self { programs, counters, napi, ifindex })
     }
@@ -185,7 +194,7 @@ fn driver_threads(link: &Link, is_pinned: bool) -> Result<Vec<Pid>> {
     ensure!(!threads.is_empty(), "no kernel thread {prefix}* although {switch} is on");
     for pid in threads.iter().filter(|_| is_pinned) {
         pin(Some(*pid), RECEIVER_CPU)?;
-        checked(Command::new("chrt").args(["--fifo", "--pid", "1", &pid.as_raw_nonzero().to_string()]))?;
+        checked(Command::new("chrt").args(["--fifo", "--pid", DRIVER_PRIORITY, &pid.as_raw_nonzero().to_string()]))?;
     }
     Ok(threads)
 }

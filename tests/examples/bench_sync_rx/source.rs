@@ -40,7 +40,7 @@ pub trait Source {
 /// When the kernel refuses it.
 pub fn open(way: Way, link: &Link, receiver: &mut Receiver) -> Result<Box<dyn Source>> {
     Ok(match way {
-        Way::Socket => {
+        Way::Socket | Way::SocketNoGro => {
             let sockets = sockets(&link.interface, RECEIVER_ADDRESS, SENDER_ADDRESS)?;
             Box::new(UdpSocket(sockets))
         }

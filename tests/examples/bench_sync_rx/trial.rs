@@ -1,27 +1,24 @@
 //! One load through one way: what was sent, what the program admitted, what was opened, and what that took.
 
 use crate::frames::{Sealer, is_whole};
-use crate::load::{self, Load, Sent, Stamps, now_ns, thread_ns};
-use crate::rig::{Link, RECEIVER_CPU, Receiver, pin};
+use crate::load::{self, Load, Pool, Sent, Stamps, now_ns, thread_ns};
+use crate::rig::{Link, ORDINARY_PRIORITY, RECEIVER_CPU, Receiver, pin};
 use crate::source::{self, Source};
 use anyhow::{Context, Result, ensure};
 use ha_tests::bench::sync_rx::Way;
+use ha_tests::realtime;
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Nothing more comes when nothing has for so long after the sender's end.
 const QUIET: Duration = Duration::from_millis(40);
-/// Latencies of one trial, at the most.
-const LATENCIES_MAX: usize = 1 << 20;
-/// Sequences of one trial, at the most.
-const SEQUENCES_MAX: u64 = 1 << 24;
 
 /// How the trials of a way are made.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup {
     pub way: Way,
-    /// Sender and receiving side have a processor each.
+    /// Sender and receiving side have a processor each, and go before other work of the machine.
     pub is_pinned: bool,
     /// Every body is compared with the one that was sealed, byte by byte.
     pub is_compared: bool,
@@ -38,7 +35,7 @@ pub struct Bench<'a> {
     pub receiver: Receiver,
     pub source: Box<dyn Source>,
     stamps: Stamps,
-    next_sequence: u64,
+    pool: Pool,
 }
 
 /// What became of a load.
@@ -76,7 +73,7 @@ impl Outcome {
 
     /// Frames that the sender's kernel did not take, or that were lost anywhere.
     pub fn lost(&self) -> u64 {
-        self.sent.sequences.saturating_sub(self.opened)
+        self.sent.offered.saturating_sub(self.opened)
     }
 
     /// Frames that were sent, a second.
@@ -93,10 +90,11 @@ impl<'a> Bench<'a> {
     pub fn new(link: &'a Link, setup: Setup) -> Result<Self> {
         if setup.is_pinned {
             pin(None, RECEIVER_CPU)?;
+            realtime::enter_at(ORDINARY_PRIORITY);
         }
         let mut receiver = Receiver::new(link, setup.way, setup.is_pinned)?;
         let source = source::open(setup.way, link, &mut receiver)?;
-        Ok(Self { link, setup, receiver, source, stamps: Stamps::new(), next_sequence: 1 })
+        Ok(Self { link, setup, receiver, source, stamps: Stamps::new(), pool: Pool::new() })
     }
 
     /// Sends a load and takes what comes.
@@ -104,23 +102,22 @@ impl<'a> Bench<'a> {
     /// # Errors
     /// When frames arrive that were never sent, or twice, or anything else breaks; loss is none.
     pub fn run(&mut self, load: Load) -> Result<Outcome> {
-        let Self { link, setup, receiver, source, stamps, next_sequence } = self;
-        let (link, is_pinned, first) = (*link, setup.is_pinned, *next_sequence);
+        let Self { link, setup, receiver, source, stamps, pool } = self;
+        let (link, is_pinned, frames) = (*link, setup.is_pinned, pool.of(load)?);
         let (judged_before, softirq_before) = (receiver.judged(), receiver.softirq_ns()?);
         let is_over = AtomicBool::new(false);
         let (sent, reading) = std::thread::scope(|scope| {
             let sender = scope.spawn(|| {
-                let sent = load::send(link, load, first, stamps, is_pinned);
+                let sent = load::send(link, load, frames, stamps, is_pinned);
                 is_over.store(true, Ordering::Release);
                 sent
             });
-            let mut reader = Reader::new(*setup, load.size, first, stamps);
+            let mut reader = Reader::new(*setup, load, stamps);
             let reading = reader.run(source.as_mut(), &is_over);
             let sent = sender.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             (sent, reading.map(|()| reader.reading))
         });
         let (sent, reading) = (sent?, reading?);
-        *next_sequence += sent.sequences;
         let (judged, softirq_ns) = (receiver.judged(), receiver.softirq_ns()? - softirq_before);
         let outcome = Outcome {
             sent,
@@ -162,21 +159,20 @@ struct Reading {
 
 struct Reader<'a> {
     setup: Setup,
-    size: u16,
-    first: u64,
+    load: Load,
     stamps: &'a Stamps,
     sealer: Sealer,
     body: Vec<u8>,
-    /// A bit for each sequence that was opened.
-    seen: Vec<u64>,
+    /// Of each frame of the load: whether it was opened.
+    seen: Vec<bool>,
     reading: Reading,
 }
 
 impl<'a> Reader<'a> {
-    fn new(setup: Setup, size: u16, first: u64, stamps: &'a Stamps) -> Self {
-        let latencies_ns = Vec::with_capacity(if setup.is_timed { LATENCIES_MAX } else { 0 });
-        let reading = Reading { latencies_ns, ..Reading::default() };
-        Self { setup, size, first, stamps, sealer: Sealer::new(), body: Vec::new(), seen: Vec::new(), reading }
+    fn new(setup: Setup, load: Load, stamps: &'a Stamps) -> Self {
+        let latencies_ns = Vec::with_capacity(if setup.is_timed { load.frames } else { 0 });
+        let (reading, seen) = (Reading { latencies_ns, ..Reading::default() }, vec![false; load.frames]);
+        Self { setup, load, stamps, sealer: Sealer::new(), body: Vec::new(), seen, reading }
     }
 
     fn run(&mut self, source: &mut dyn Source, is_over: &AtomicBool) -> Result<()> {
@@ -211,7 +207,7 @@ impl<'a> Reader<'a> {
             self.reading.broken += 1;
             return;
         };
-        if self.setup.is_compared && !is_whole(&self.body, sequence, usize::from(self.size)) {
+        if self.setup.is_compared && !is_whole(&self.body, sequence, usize::from(self.load.size)) {
             self.reading.broken += 1;
             return;
         }
@@ -220,24 +216,16 @@ impl<'a> Reader<'a> {
             return;
         }
         self.reading.opened += 1;
-        if self.setup.is_timed && self.reading.latencies_ns.len() < LATENCIES_MAX {
+        if self.setup.is_timed {
             self.reading.latencies_ns.push(now_ns().saturating_sub(self.stamps.of(sequence)));
         }
     }
 
-    /// Marks a sequence; false when it is not of this trial, or was there before.
+    /// Marks a sequence; false when it is not of this load, or was there before.
     fn is_new(&mut self, sequence: u64) -> bool {
-        let Some(number) = sequence.checked_sub(self.first).filter(|number| *number < SEQUENCES_MAX) else {
-            return false;
-        };
-        let (word, bit) = ((number / 64) as usize, 1u64 << (number % 64));
-        if self.seen.len() <= word {
-            self.seen.resize(word + 1024, 0);
-        }
-        let Some(word) = self.seen.get_mut(word) else { return false };
-        let is_new = *word & bit == 0;
-        *word |= bit;
-        is_new
+        // The sequence of the first frame is 1.
+        let number = usize::try_from(sequence).ok().and_then(|sequence| sequence.checked_sub(1));
+        number.and_then(|number| self.seen.get_mut(number)).is_some_and(|seen| !std::mem::replace(seen, true))
     }
 }
 

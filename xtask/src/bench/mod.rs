@@ -27,7 +27,7 @@ enum What {
     /// What it costs to carry the state to the other firewall: twinwall and conntrackd on the same pair, in turns
     #[command(after_help = sync::EXAMPLE)]
     Sync(sync::Args),
-    /// Three ways of a sync frame behind the XDP program: UDP socket, AF_XDP and ring buffer, in turns
+    /// A sync frame behind the XDP program: through a UDP socket, AF_XDP or a ring buffer, in turns
     #[command(after_help = sync_rx::EXAMPLE)]
     SyncRx(sync_rx::Args),
     /// What the kernel's conntrack interface and UDP can do alone, whoever uses them

@@ -20,7 +20,7 @@ const BEGIN: &str = "<!-- begin: cargo xtask bench sync-rx --docs -->";
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Some of: socket, af-xdp, ring-buffer
+    /// Some of: socket, socket-no-gro, af-xdp, ring-buffer
     #[arg(long, value_delimiter = ',', default_values_t = Way::ALL)]
     ways: Vec<Way>,
     /// UDP payloads, bytes
