@@ -24,7 +24,7 @@ use trial::{Bench, Setup};
 /// Few enough for the shortest queue on the way, whatever else the machine does.
 const FEW: Load = Load { rate: 1_000, frames: 200, size: 200 };
 /// More than any buffer holds.
-const MANY: Load = Load { rate: 40_000, frames: 10_000, size: 249 };
+const MANY: Load = Load { rate: 30_000, frames: 24_000, size: 249 };
 
 const SETUP: Setup = Setup { way: Way::Socket, is_pinned: false, is_compared: true, is_stalled: false, is_timed: true };
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -69,7 +69,7 @@ fn netns_every_way_delivers_every_frame_intact() {
     }
 }
 
-/// Nobody reads while ten thousand frames come. As many arrive as the memory of a way holds, which is known for two of them
+/// Nobody reads while twenty-four thousand frames come. As many arrive as the memory of a way holds, which is known for two of them
 /// to the frame, and all others are counted as lost behind the program; afterwards frames arrive as before.
 #[test]
 fn netns_every_way_counts_what_is_lost() {
