@@ -14,7 +14,7 @@ mod source;
 mod trial;
 
 use frames::{PAYLOAD_MAX, PAYLOAD_MIN, Sealer, is_whole};
-use ha_tests::bench::sync_rx::Way;
+use ha_tests::bench::sync_rx::{Mode, Way};
 use load::Load;
 use rig::{Link, PORT, RECEIVER_ADDRESS, SENDER_ADDRESS};
 use std::net::UdpSocket;
@@ -26,8 +26,21 @@ const FEW: Load = Load { rate: 1_000, frames: 200, size: 200 };
 /// More than any buffer holds.
 const MANY: Load = Load { rate: 30_000, frames: 24_000, size: 249 };
 
-const SETUP: Setup = Setup { way: Way::Socket, is_pinned: false, is_compared: true, is_stalled: false, is_timed: true };
+const SETUP: Setup = Setup {
+    mode: Mode::Native,
+    way: Way::Socket,
+    is_pinned: false,
+    is_compared: true,
+    is_stalled: false,
+    is_timed: true,
+};
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Everything that can be measured.
+fn setups() -> impl Iterator<Item = Setup> {
+    let all = [Mode::Native, Mode::Generic].into_iter().flat_map(|mode| Way::ALL.map(|way| (mode, way)));
+    all.filter(|(mode, way)| mode.has(*way)).map(|(mode, way)| Setup { mode, way, ..SETUP })
+}
 
 /// Runs a closure with a way of its own: a link, the program, the reading end.
 fn with_bench(setup: Setup, work: impl FnOnce(&Link, &mut Bench<'_>) + Send) {
@@ -51,8 +64,9 @@ fn take(bench: &mut Bench<'_>, limit: Duration) -> Vec<Vec<u8>> {
 /// Two hundred frames of each size, the least and the largest among them, arrive in every way once and byte by byte.
 #[test]
 fn netns_every_way_delivers_every_frame_intact() {
-    for way in Way::ALL {
-        with_bench(Setup { way, ..SETUP }, |_, bench| {
+    for setup in setups() {
+        let way = setup.mode.tool(setup.way);
+        with_bench(setup, |_, bench| {
             for size in [PAYLOAD_MIN, 200, 248, 249, 1200, PAYLOAD_MAX] {
                 let size = u16::try_from(size).unwrap();
                 let outcome = bench.run(Load { size, ..FEW }).unwrap();
@@ -77,13 +91,14 @@ fn netns_every_way_counts_what_is_lost() {
     const CHUNKS: u64 = (4 << 20) / 2048;
     /// Records of 1472 bytes with the length before and the ring's own header of 8 bytes. One byte of the ring stays free.
     const RECORDS: u64 = ((4 << 20) - 1) / (1472 + 8 + 8);
-    for way in Way::ALL {
-        with_bench(Setup { way, is_stalled: true, ..SETUP }, |_, bench| {
+    for setup in setups() {
+        let way = setup.mode.tool(setup.way);
+        with_bench(Setup { is_stalled: true, ..setup }, |_, bench| {
             let outcome = bench.run(MANY).unwrap();
             let (lost, opened) = (outcome.lost_behind(), outcome.opened);
             assert_eq!(outcome.admitted, opened + lost, "{way}");
             assert!(lost > 0 && opened > 0, "{way}: {outcome:?}");
-            match way {
+            match setup.way {
                 Way::Socket | Way::SocketNoGro => {}
                 Way::AfXdp => assert_eq!(opened, CHUNKS, "{outcome:?}"),
                 Way::RingBuffer => assert_eq!(opened, RECORDS, "{outcome:?}"),
@@ -101,8 +116,9 @@ fn netns_every_way_refuses_forgeries() {
     let genuine = Sealer::new().seal(1, 200).unwrap();
     let mut forged = genuine.clone();
     forged[31] ^= 0x40;
-    for way in Way::ALL {
-        with_bench(Setup { way, ..SETUP }, |link, bench| {
+    for setup in setups() {
+        let way = setup.mode.tool(setup.way);
+        with_bench(setup, |link, bench| {
             let send = |frame: &[u8]| {
                 let sent = link.sender.enter(|| {
                     let socket = UdpSocket::bind((SENDER_ADDRESS, PORT))?;

@@ -30,7 +30,7 @@ const OPENED: u64 = 64;
 const OPENINGS: u64 = 200;
 
 /// The rounds' values by way, measure and rate.
-type Values = BTreeMap<(&'static str, String, u64), (Figure, Vec<f64>)>;
+type Values = BTreeMap<(String, String, u64), (Figure, Vec<f64>)>;
 
 /// Runs every round. Round n of every way comes before round n + 1 of any, and each begins with another way.
 ///
@@ -50,13 +50,13 @@ pub fn all(options: &Options) -> Result<Vec<Line>> {
             match measured? {
                 Ok(notes) => {
                     for (figure, size, at, value) in notes {
-                        let key = (way.name(), measure(figure, size), at);
+                        let key = (options.mode.tool(way), measure(figure, size), at);
                         values.entry(key).or_insert((figure, Vec::new())).1.push(value);
                     }
                 }
                 Err(error) => {
                     eprintln!("          not measured: {error:#}");
-                    failures.push((way, format!("{error:#}")));
+                    failures.push((options.mode.tool(way), format!("{error:#}")));
                 }
             }
         }
@@ -64,10 +64,10 @@ pub fn all(options: &Options) -> Result<Vec<Line>> {
     lines(values, failures, Summary::of(loads).map(|load| load.median))
 }
 
-fn lines(values: Values, failures: Vec<(Way, String)>, load: Option<f64>) -> Result<Vec<Line>> {
+fn lines(values: Values, failures: Vec<(String, String)>, load: Option<f64>) -> Result<Vec<Line>> {
     let with = Conditions::of_machine(0)?;
-    let line = |tool: &str, measure: String, at: u64, unit: &str, values: Vec<f64>, failed: Vec<String>| Line {
-        tool: tool.to_owned(),
+    let line = |tool: String, measure: String, at: u64, unit: &str, values: Vec<f64>, failed: Vec<String>| Line {
+        tool,
         measure,
         at,
         value: Summary::of(values.iter().copied()).map(|summary| summary.median),
@@ -77,12 +77,12 @@ fn lines(values: Values, failures: Vec<(Way, String)>, load: Option<f64>) -> Res
         load,
         with: with.clone(),
     };
-    let measured = values.into_iter().map(|((way, measure, at), (figure, values))| {
+    let measured = values.into_iter().map(|((tool, measure, at), (figure, values))| {
         let values = values.into_iter().map(rounded).collect();
-        line(way, measure, at, figure.unit, values, Vec::new())
+        line(tool, measure, at, figure.unit, values, Vec::new())
     });
     let failed =
-        failures.into_iter().map(|(way, reason)| line(way.name(), "round".to_owned(), 0, "", Vec::new(), vec![reason]));
+        failures.into_iter().map(|(tool, reason)| line(tool, "round".to_owned(), 0, "", Vec::new(), vec![reason]));
     let lines: Vec<Line> = measured.chain(failed).collect();
     ensure!(lines.iter().any(|line| line.value.is_some()), "nothing could be measured");
     Ok(lines)
@@ -93,7 +93,8 @@ type Note = (Figure, u16, u64, f64);
 
 /// Everything of one way, once.
 fn one(link: &Link, way: Way, options: &Options) -> Result<Vec<Note>> {
-    let setup = Setup { way, is_pinned: true, is_compared: false, is_stalled: false, is_timed: true };
+    let setup =
+        Setup { mode: options.mode, way, is_pinned: true, is_compared: false, is_stalled: false, is_timed: true };
     let mut bench = Bench::new(link, setup)?;
     bench.run(WARM_UP)?;
     let mut notes = Vec::new();

@@ -11,7 +11,7 @@ use ha_common::election::InterfaceId;
 use ha_common::role::NodeId;
 use ha_common::wire::frame::DEFAULT_PORT;
 use ha_common::wire::genuine::SessionEntry;
-use ha_tests::bench::sync_rx::Way;
+use ha_tests::bench::sync_rx::{Mode, Way};
 use ha_tests::netns::{Netns, checked};
 use ha_user::config::XdpChoice;
 use ha_user::datapath::{Counters, DatapathKey, InterfacePlan, Plan, Programs, SyncPlan};
@@ -105,7 +105,8 @@ impl Receiver {
     ///
     /// # Errors
     /// When this build has no programs, or the kernel refuses one or has no threads for the driver (Linux 5.12).
-    pub fn new(link: &Link, way: Way, is_pinned: bool) -> Result<Self> {
+    pub fn new(link: &Link, mode: Mode, way: Way, is_pinned: bool) -> Result<Self> {
+        ensure!(mode.has(way), "there is no {way} in {mode} mode: the kernel joins no datagrams there");
         let object = ha_bench_programs::OBJECT.context("built without XDP programs (HA_BPF=off)")?;
         let plan = link.plan();
         let mut programs = Programs::load_object(object, &plan, None)?;
@@ -124,8 +125,19 @@ impl Receiver {
         if !is_loaded {
             program.load().with_context(|| format!("the kernel refuses program {name}"))?;
         }
-        program.attach_to_if_index(ifindex, XdpMode::Driver).context("the driver takes no XDP program")?;
+        let xdp_mode = match mode {
+            Mode::Native => XdpMode::Driver,
+            Mode::Generic => {
+                // Without a native program at the other end veth hands over large packets uncut, and in the sender's context
+                // unless the sender segments TCP by itself (`veth_skb_is_eligible_for_gro`).
+                let off = ["--features", SENDER_INTERFACE, "tx-udp-segmentation", "off", "tso", "off"];
+                link.sender.run("ethtool", &off)?;
+                XdpMode::Skb
+            }
+        };
+        program.attach_to_if_index(ifindex, xdp_mode).context("the interface takes no XDP program")?;
         let counters = Counters::new(&plan, Some(programs.counter_maps()));
+        // In generic mode it does not join, but it gives veth a driver's thread.
         let gro = match way {
             Way::Socket | Way::AfXdp | Way::RingBuffer => "on",
             Way::SocketNoGro => "off",

@@ -5,7 +5,7 @@ use crate::load::{self, Load, Pool, Sent, Stamps, now_ns, thread_ns};
 use crate::rig::{Link, ORDINARY_PRIORITY, RECEIVER_CPU, Receiver, pin};
 use crate::source::{self, Source};
 use anyhow::{Context, Result, ensure};
-use ha_tests::bench::sync_rx::Way;
+use ha_tests::bench::sync_rx::{Mode, Way};
 use ha_tests::realtime;
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +17,7 @@ const QUIET: Duration = Duration::from_millis(40);
 /// How the trials of a way are made.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup {
+    pub mode: Mode,
     pub way: Way,
     /// Sender and receiving side have a processor each, and go before other work of the machine.
     pub is_pinned: bool,
@@ -92,7 +93,7 @@ impl<'a> Bench<'a> {
             pin(None, RECEIVER_CPU)?;
             realtime::enter_at(ORDINARY_PRIORITY);
         }
-        let mut receiver = Receiver::new(link, setup.way, setup.is_pinned)?;
+        let mut receiver = Receiver::new(link, setup.mode, setup.way, setup.is_pinned)?;
         let source = source::open(setup.way, link, &mut receiver)?;
         Ok(Self { link, setup, receiver, source, stamps: Stamps::new(), pool: Pool::new() })
     }

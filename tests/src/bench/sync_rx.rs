@@ -54,9 +54,64 @@ impl FromStr for Way {
     }
 }
 
+/// Where the program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// In the driver.
+    Native,
+    /// Behind it, on packet buffers that the kernel has made: what every interface can do. The kernel joins no datagrams
+    /// (GRO) while a program is attached so.
+    Generic,
+}
+
+impl Mode {
+    /// The name in options.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+        }
+    }
+
+    /// What there is to measure in this mode.
+    pub const fn has(self, way: Way) -> bool {
+        match (self, way) {
+            (Self::Native, _) | (Self::Generic, Way::Socket | Way::AfXdp | Way::RingBuffer) => true,
+            (Self::Generic, Way::SocketNoGro) => false,
+        }
+    }
+
+    /// A way in this mode, as tables and JSON name it.
+    pub fn tool(self, way: Way) -> String {
+        match self {
+            Self::Native => way.to_string(),
+            Self::Generic => format!("{way} (generic)"),
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Mode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Self::Native, Self::Generic]
+            .into_iter()
+            .find(|mode| mode.name() == text)
+            .ok_or_else(|| format!("there is no mode {text}: native, generic"))
+    }
+}
+
 /// What is measured.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Options {
+    pub mode: Mode,
     pub ways: Vec<Way>,
     /// UDP payloads, bytes.
     pub sizes: Vec<u16>,
@@ -72,13 +127,13 @@ pub struct Options {
 
 impl Options {
     /// What the published figures are measured with: less than three minutes.
-    pub fn full(ways: Vec<Way>, sizes: Vec<u16>, rounds: u16) -> Self {
-        Self { ways, sizes, rounds, rates: vec![1_000, 20_000, 100_000], steady_ms: 1_000, step_ms: 250 }
+    pub fn full(mode: Mode, ways: Vec<Way>, sizes: Vec<u16>, rounds: u16) -> Self {
+        Self { mode, ways, sizes, rounds, rates: vec![1_000, 20_000, 100_000], steady_ms: 1_000, step_ms: 250 }
     }
 
     /// Whether it works at all.
-    pub fn quick(ways: Vec<Way>, sizes: Vec<u16>) -> Self {
-        Self { ways, sizes, rounds: 1, rates: vec![1_000], steady_ms: 200, step_ms: 50 }
+    pub fn quick(mode: Mode, ways: Vec<Way>, sizes: Vec<u16>) -> Self {
+        Self { mode, ways, sizes, rounds: 1, rates: vec![1_000], steady_ms: 200, step_ms: 50 }
     }
 }
 
@@ -162,32 +217,36 @@ fn rows(lines: &[Line]) -> Vec<Vec<String>> {
     let mut sizes: Vec<u16> = lines.iter().filter_map(|line| line.measure.rsplit_once('-')?.1.parse().ok()).collect();
     sizes.sort_unstable();
     sizes.dedup();
+    let tools = tools(lines);
     let mut rows: Vec<Vec<String>> = Vec::new();
-    for size in sizes {
-        for figure in FIGURES {
-            let name = measure(figure, size);
-            let mut rates: Vec<u64> = lines.iter().filter(|line| line.measure == name).map(|line| line.at).collect();
-            rates.sort_unstable();
-            rates.dedup();
-            for rate in rates {
-                let at = if rate == 0 { String::new() } else { rate.to_string() };
-                let mut row = vec![figure.title.to_owned(), size.to_string(), at, figure.unit.to_owned()];
-                row.extend(Way::ALL.map(|way| cell(lines, way, &name, rate)));
-                rows.push(row);
-            }
+    for (size, figure) in sizes.into_iter().flat_map(|size| FIGURES.map(|figure| (size, figure))) {
+        let name = measure(figure, size);
+        let mut rates: Vec<u64> = lines.iter().filter(|line| line.measure == name).map(|line| line.at).collect();
+        rates.sort_unstable();
+        rates.dedup();
+        for rate in rates {
+            let at = if rate == 0 { String::new() } else { rate.to_string() };
+            let mut row = vec![figure.title.to_owned(), size.to_string(), at, figure.unit.to_owned()];
+            row.extend(tools.iter().map(|tool| cell(lines, tool, &name, rate)));
+            rows.push(row);
         }
     }
     if !rows.is_empty() {
-        let mut head: Vec<String> = ["figure", "bytes", "frames/s", "unit"].map(str::to_owned).into();
-        head.extend(Way::ALL.map(|way| way.to_string()));
-        rows.insert(0, head);
+        let head = ["figure", "bytes", "frames/s", "unit"].map(str::to_owned).into_iter().chain(tools);
+        rows.insert(0, head.collect());
     }
     rows
 }
 
+/// Those of the lines, in the order of the tables.
+fn tools(lines: &[Line]) -> Vec<String> {
+    let all = [Mode::Native, Mode::Generic].into_iter().flat_map(|mode| Way::ALL.map(|way| mode.tool(way)));
+    all.filter(|tool| lines.iter().any(|line| line.tool == *tool)).collect()
+}
+
 /// The median of the rounds, with the least and the most of them.
-fn cell(lines: &[Line], way: Way, measure: &str, at: u64) -> String {
-    let line = lines.iter().find(|line| line.tool == way.name() && line.measure == measure && line.at == at);
+fn cell(lines: &[Line], tool: &str, measure: &str, at: u64) -> String {
+    let line = lines.iter().find(|line| line.tool == tool && line.measure == measure && line.at == at);
     let Some((line, value)) = line.and_then(|line| Some((line, line.value?))) else { return "-".to_owned() };
     let least = line.values.iter().copied().fold(value, f64::min);
     let most = line.values.iter().copied().fold(value, f64::max);
@@ -229,7 +288,7 @@ mod tests {
 
     fn line(way: Way, figure: Figure, size: u16, at: u64, values: &[f64]) -> Line {
         Line {
-            tool: way.to_string(),
+            tool: Mode::Native.tool(way),
             measure: measure(figure, size),
             at,
             value: Summary::of(values.iter().copied()).map(|summary| summary.median),
@@ -257,6 +316,8 @@ mod tests {
             assert_eq!(serde_json::to_string(&way).unwrap(), format!("\"{way}\""));
         }
         assert!("pigeon".parse::<Way>().unwrap_err().contains("ring-buffer"));
+        assert_eq!("generic".parse(), Ok(Mode::Generic));
+        assert!("offload".parse::<Mode>().unwrap_err().contains("native"));
     }
 
     /// Every figure has a row for each size and rate in the order of the tables, a way without a figure has a dash, rounds
@@ -268,14 +329,18 @@ mod tests {
             line(Way::Socket, CPU, 1200, 20_000, &[4.0]),
             line(Way::Socket, LOSS_FREE, 200, 0, &[100_000.0]),
         ];
+        lines.push(Line { tool: Mode::Generic.tool(Way::Socket), ..line(Way::Socket, CPU, 200, 20_000, &[5.0]) });
         lines.push(Line { failed: vec!["no AF_XDP\nlog".to_owned()], ..line(Way::AfXdp, LOSS_FREE, 200, 0, &[]) });
         let text = markdown(&lines);
-        assert!(text.contains("| receiving CPU | 1200 | 20000 | us/frame | 4 | - | 2 (1–3) | - |"), "{text}");
+        assert!(text.contains("| receiving CPU | 1200 | 20000 | us/frame | 4 | 2 (1–3) | - |"), "{text}");
         let place = |needle: &str| text.find(needle).unwrap();
-        assert!(
-            place("| highest loss-free rate | 200 |  | frames/s | 100000 | - | - | - |") < place("| receiving CPU")
-        );
+        assert!(place("| highest loss-free rate | 200 |  | frames/s | 100000 | - | - |") < place("| receiving CPU"));
         assert!(text.contains("af-xdp loss-free-200 0: not measured: no AF_XDP\n"), "{text}");
+        assert!(text.contains("| receiving CPU | 200 | 20000 | us/frame | - | - | 5 |"), "{text}");
+        assert!(
+            text.starts_with("| figure | bytes | frames/s | unit | socket | af-xdp | socket (generic) |\n"),
+            "{text}"
+        );
         assert!(table(&lines).contains("2 (1–3)"));
         assert!(rows(&[]).is_empty());
     }

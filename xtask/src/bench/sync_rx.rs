@@ -3,26 +3,35 @@
 use super::document;
 use super::example::{self, Profile};
 use crate::setup::{self, Scope};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use ha_tests::bench::sync::report::Line;
-use ha_tests::bench::sync_rx::{self, Options, Way};
+use ha_tests::bench::sync_rx::{self, Mode, Options, Way};
 use std::path::PathBuf;
 
 pub const EXAMPLE: &str = "Examples:
   cargo xtask bench sync-rx --docs                       # what is published: less than three minutes
   cargo xtask bench sync-rx --ways socket,af-xdp --sizes 1400 --rounds 1
+  cargo xtask bench sync-rx --mode generic --sizes 1200 --docs    # the second table
   cargo xtask bench sync-rx --quick                      # whether it works
   cargo xtask bench sync-rx --json > ways.json
   cargo xtask bench sync-rx --from ways.json --docs";
 
-/// Where the measured table stands in the document.
-const BEGIN: &str = "<!-- begin: cargo xtask bench sync-rx --docs -->";
+/// Where the measured table of a mode stands in the document.
+const fn begin(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Native => "<!-- begin: cargo xtask bench sync-rx --docs -->",
+        Mode::Generic => "<!-- begin: cargo xtask bench sync-rx --mode generic --docs -->",
+    }
+}
 
 #[derive(clap::Args)]
 pub struct Args {
     /// Some of: socket, socket-no-gro, af-xdp, ring-buffer
     #[arg(long, value_delimiter = ',', default_values_t = Way::ALL)]
     ways: Vec<Way>,
+    /// Where the XDP program runs: native or generic
+    #[arg(long, default_value_t = Mode::Native)]
+    mode: Mode,
     /// UDP payloads, bytes
     #[arg(long, value_delimiter = ',', default_values_t = [200, 1200], value_parser = clap::value_parser!(u16).range(56..=1472))]
     sizes: Vec<u16>,
@@ -58,7 +67,7 @@ pub fn run(args: &Args) -> Result<()> {
         print!("{}", sync_rx::table(&lines));
     }
     if args.docs {
-        document::put(BEGIN, &sync_rx::markdown(&lines))?;
+        document::put(begin(args.mode), &sync_rx::markdown(&lines))?;
     }
     Ok(())
 }
@@ -67,8 +76,11 @@ pub fn run(args: &Args) -> Result<()> {
 fn measure(args: &Args) -> Result<Vec<Line>> {
     ha_tests::netns::require_root()?;
     setup::ensure(Scope::Lab)?;
-    let (ways, sizes) = (args.ways.clone(), args.sizes.clone());
-    let options = if args.quick { Options::quick(ways, sizes) } else { Options::full(ways, sizes, args.rounds) };
+    let (mode, sizes) = (args.mode, args.sizes.clone());
+    let ways: Vec<Way> = args.ways.iter().copied().filter(|way| mode.has(*way)).collect();
+    ensure!(!ways.is_empty(), "none of these ways is there in {mode} mode");
+    let options =
+        if args.quick { Options::quick(mode, ways, sizes) } else { Options::full(mode, ways, sizes, args.rounds) };
     let options = serde_json::to_string(&options)?;
     Line::read(&example::run("bench_sync_rx", Profile::Release, &options, None)?)
 }
