@@ -56,7 +56,9 @@ pub fn run(request: &Request) {
     for path in SOURCES.iter().chain(&SHARED_SOURCES) {
         println!("cargo::rerun-if-changed={}/{path}", request.root);
     }
-    if env::var("HA_BPF").is_ok_and(|value| value == "off") {
+    // An object that was built elsewhere is the daemon's, without further programs.
+    let is_elsewhere = env::var_os("HA_BPF_OBJECT").is_some() && !request.features.is_empty();
+    if is_elsewhere || env::var("HA_BPF").is_ok_and(|value| value == "off") {
         println!("cargo::rustc-cfg=ha_bpf_stub");
         return;
     }
@@ -68,10 +70,10 @@ pub fn run(request: &Request) {
     }
 }
 
-/// Puts the object into OUT_DIR: a ready one, or one built here. A ready one is the daemon's, without further features.
+/// Puts the object into OUT_DIR: a ready one, or one built here.
 fn place_object(request: &Request, out_dir: &Path) -> Result<(), String> {
     let place = out_dir.join(OBJECT);
-    if let (Some(ready), "") = (env::var_os("HA_BPF_OBJECT"), request.features) {
+    if let Some(ready) = env::var_os("HA_BPF_OBJECT") {
         println!("cargo::rerun-if-changed={}", Path::new(&ready).display());
         return copy(Path::new(&ready), &place).map_err(|error| format!("HA_BPF_OBJECT: {error}"));
     }

@@ -107,7 +107,8 @@ impl Receiver {
     /// When this build has no programs, or the kernel refuses one or has no threads for the driver (Linux 5.12).
     pub fn new(link: &Link, mode: Mode, way: Way, is_pinned: bool) -> Result<Self> {
         ensure!(mode.has(way), "there is no {way} in {mode} mode: the kernel joins no datagrams there");
-        let object = ha_bench_programs::OBJECT.context("built without XDP programs (HA_BPF=off)")?;
+        let object = ha_bench_programs::OBJECT
+            .context("built without the bench's XDP programs: unset HA_BPF and HA_BPF_OBJECT")?;
         let plan = link.plan();
         let mut programs = Programs::load_object(object, &plan, None)?;
         let ifindex = nix::net::if_::if_nametoindex(link.interface.as_str())?;
