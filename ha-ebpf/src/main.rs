@@ -10,6 +10,8 @@
 mod advert;
 mod clock;
 mod cursor;
+#[cfg(feature = "bench")]
+mod deliver;
 mod fence;
 mod gate;
 mod heartbeat;

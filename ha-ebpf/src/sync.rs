@@ -22,18 +22,33 @@ pub fn receive(
     interface: InterfaceEntry,
     row: Row,
 ) -> Verdict {
+    judge(ctx, packet, header, interface, row).err().unwrap_or(Verdict::Pass)
+}
+
+/// The payload of an admitted frame; `None`: the packet is not for the sync socket.
+///
+/// # Errors
+/// What becomes of a frame that is refused, and counted.
+#[inline(always)]
+pub fn judge(
+    ctx: &XdpContext,
+    packet: Cursor,
+    header: ip::Header<Cursor>,
+    interface: InterfaceEntry,
+    row: Row,
+) -> Result<Option<Payload>, Verdict> {
     let link = maps::link(interface.link).filter(|link| link.admits_destination(&header));
     let payload = link.and_then(|_| frame::datagram(packet, &header, maps::SYNC_PORT.load()));
-    let Some(payload) = payload else { return Verdict::Pass };
+    let Some(payload) = payload else { return Ok(None) };
     match admit(packet, &header, interface.link, payload) {
         Ok(()) => {
             row.count(COUNT_FRAMES);
-            Verdict::Pass
+            Ok(Some(payload))
         }
         Err(reason) => {
             row.count_refusal(reason);
             debug!(ctx, "sync frame refused: reason {}", reason as u32);
-            if reason.is_passed_on() { Verdict::Pass } else { Verdict::Drop }
+            Err(if reason.is_passed_on() { Verdict::Pass } else { Verdict::Drop })
         }
     }
 }

@@ -32,7 +32,7 @@ enum Verb {
     Audit(audit::AuditArgs),
     Faults(faults::FaultsArgs),
     Spec(spec::SpecArgs),
-    /// Measure: `bench failover` what a client sees, `bench sync` what state costs, `bench limits` what the kernel can do, `bench xdp` the XDP program's cost per packet
+    /// Measure: `bench failover` what a client sees, `bench sync` what state costs, `bench limits` what the kernel can do, `bench xdp` the XDP program's cost per packet, `bench sync-rx` what is behind it
     Bench(bench::Args),
     /// Check formatting, imports, purity of the core, unsafe code and file lengths
     Tidy(tidy::Args),

@@ -71,6 +71,7 @@ const PACKAGES: [Package; 15] = [
     package(Scope::Lab, "conntrack", "conntrack", "shows the connection tables"),
     package(Scope::Lab, "iputils-ping", "ping", "pings through the pair"),
     package(Scope::Lab, "procps", "sysctl", "kernel parameters of the lab"),
+    package(Scope::Lab, "ethtool", "ethtool", "switches offloads of the lab's interfaces"),
     package(Scope::Peers, "ucarp", "ucarp", "the CARP peer of the interoperability tests"),
     package(Scope::Peers, "conntrackd", "conntrackd", "the peer of the comparisons"),
     package(Scope::Bench, "keepalived", "keepalived", "another tool of the failover bench"),
@@ -80,7 +81,6 @@ const PACKAGES: [Package; 15] = [
     package(Scope::Kernel, "busybox-static", "busybox", "the first process in the emulator"),
     package(Scope::Kernel, "cpio", "cpio", "packs the emulator's memory disk"),
     package(Scope::Kernel, "kmod", "depmod", "lists the other kernel's modules"),
-    package(Scope::Test, "ethtool", "ethtool", "switches offloads of the lab's interfaces"),
 ];
 
 /// Debian's compiler with a prebuilt `core` for BPF.

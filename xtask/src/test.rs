@@ -82,11 +82,15 @@ fn steps(long: bool) -> Result<Vec<Step>> {
     smoke.args(["run", "--scenario", "stop", "--sessions", "40"]);
     let mut tidy = Command::new(std::env::current_exe()?);
     tidy.arg("tidy");
-    let mut bpf_lints = cargo("lints of the XDP programs", "clippy --quiet -- -D warnings");
-    bpf_lints.command.current_dir(crate::shell::root().join("ha-ebpf"));
+    let bpf = |name, line| {
+        let mut step = cargo(name, line);
+        step.command.current_dir(crate::shell::root().join("ha-ebpf"));
+        step
+    };
     let mut steps = vec![
         Step { name: "tidy", command: tidy },
-        bpf_lints,
+        bpf("lints of the XDP programs", "clippy --quiet -- -D warnings"),
+        bpf("lints of the benches' XDP programs", "clippy --quiet --features bench -- -D warnings"),
         cargo("lints", "clippy --workspace --all-targets --quiet -- -D warnings"),
         cargo("unit tests", "test --quiet"),
         netns,

@@ -8,7 +8,7 @@ use super::plan::{DatapathKey, InterfacePlan, Plan};
 use super::pod::Shared;
 use super::ring::AdvertRing;
 use super::sessions::SessionTable;
-use aya::maps::{Array, HashMap, MapError, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapError, PerCpuArray, RingBuf};
 use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use aya_log::EbpfLogger;
@@ -68,8 +68,16 @@ impl Programs {
     /// # Errors
     /// When this build or this process has no BPF.
     pub fn load(plan: &Plan, pins: Option<&Pins>) -> Result<Self, LoadError> {
+        Self::load_object(OBJECT.ok_or(LoadError::Absent)?, plan, pins)
+    }
+
+    /// The same from another object than that of this build: one that has further programs, which are not loaded yet.
+    ///
+    /// # Errors
+    /// As [`Programs::load`].
+    pub fn load_object(object: &[u8], plan: &Plan, pins: Option<&Pins>) -> Result<Self, LoadError> {
         let logs = tracing::enabled!(target: LOG_TARGET, tracing::Level::DEBUG);
-        let mut ebpf = open(plan, pins, logs)?;
+        let mut ebpf = open(object, plan, pins, logs)?;
         // The logger takes its map away, and the program needs the map to be open while it is loaded.
         let logger = if logs { EbpfLogger::init(&mut ebpf).ok() } else { None };
         fill_members(&mut ebpf, plan)?;
@@ -97,12 +105,17 @@ impl Programs {
         Ok(Self { ebpf, ring, counters, heartbeat, keys, sessions, logger })
     }
 
-    /// A loaded program, [`EDGE`] or [`EMPTY`].
+    /// A program: [`EDGE`] and [`EMPTY`] are loaded.
     ///
     /// # Errors
     /// When the object has none of that name.
     pub fn program(&mut self, name: &'static str) -> Result<&mut Xdp, LoadError> {
         program(&mut self.ebpf, name)
+    }
+
+    /// A map that is nowhere else; `None` when there is none, and from the second time on.
+    pub fn take_map(&mut self, name: &str) -> Option<Map> {
+        self.ebpf.take_map(name)
     }
 
     /// Tells the program what the interface with this index and hardware address is for.
@@ -197,8 +210,7 @@ impl Programs {
 }
 
 /// Creates the maps in the sizes of the plan. Without the kernel's BTF: no program uses it, and parsing it costs 40 ms.
-fn open(plan: &Plan, pins: Option<&Pins>, logs: bool) -> Result<Ebpf, LoadError> {
-    let object = OBJECT.ok_or(LoadError::Absent)?;
+fn open(object: &[u8], plan: &Plan, pins: Option<&Pins>, logs: bool) -> Result<Ebpf, LoadError> {
     let members = plan.interfaces.iter().map(|interface| interface.members.len()).sum::<usize>();
     let rows = |count: usize| u32::try_from(count.max(1)).unwrap_or(u32::MAX);
     let slots = rows(plan.interfaces.iter().map(|interface| usize::from(interface.id.0) + 1).max().unwrap_or(1));
@@ -288,7 +300,7 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, Lo
 fn take<T>(
     ebpf: &mut Ebpf,
     name: &'static str,
-    convert: impl FnOnce(aya::maps::Map) -> Result<T, MapError>,
+    convert: impl FnOnce(Map) -> Result<T, MapError>,
 ) -> Result<T, LoadError> {
     let map = ebpf.take_map(name).ok_or(LoadError::Missing(name))?;
     convert(map).map_err(|source| LoadError::Map { name, source })

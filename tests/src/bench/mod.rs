@@ -9,6 +9,7 @@ pub mod report;
 pub mod scenario;
 pub mod stats;
 pub mod sync;
+pub mod sync_rx;
 pub mod tool;
 mod trial;
 

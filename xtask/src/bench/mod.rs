@@ -5,6 +5,7 @@ mod example;
 mod failover;
 mod limits;
 mod sync;
+mod sync_rx;
 mod xdp;
 
 use anyhow::Result;
@@ -26,6 +27,9 @@ enum What {
     /// What it costs to carry the state to the other firewall: twinwall and conntrackd on the same pair, in turns
     #[command(after_help = sync::EXAMPLE)]
     Sync(sync::Args),
+    /// A sync frame behind the XDP program: through a UDP socket, AF_XDP or a ring buffer, in turns
+    #[command(after_help = sync_rx::EXAMPLE)]
+    SyncRx(sync_rx::Args),
     /// What the kernel's conntrack interface and UDP can do alone, whoever uses them
     #[command(after_help = "Example: cargo xtask bench limits --runs 3 --json")]
     Limits(limits::Args),
@@ -36,6 +40,7 @@ pub fn run(args: &Args) -> Result<()> {
         What::Xdp(args) => xdp::run(args),
         What::Failover(args) => failover::run(args),
         What::Sync(args) => sync::run(args),
+        What::SyncRx(args) => sync_rx::run(args),
         What::Limits(args) => limits::run(args),
     }
 }
