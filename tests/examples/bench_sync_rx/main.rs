@@ -12,6 +12,8 @@ mod trial;
 use anyhow::{Context, Result};
 use ha_tests::bench::sync_rx::Options;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// Nobody else's work is measured.
 const NICE: i32 = -10;
@@ -32,7 +34,12 @@ fn run() -> Result<()> {
     let options: Options = serde_json::from_str(&options).context("the options are not what xtask passes")?;
     ha_tests::netns::require_root()?;
     rustix::process::setpriority_process(None, NICE)?;
-    for line in measure::all(&options)? {
+    // An interrupt ends the trial under way in order, so that its namespaces go, and what was measured is printed.
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
+    }
+    for line in measure::all(&options, &interrupted)? {
         println!("{}", line.json()?);
     }
     Ok(())

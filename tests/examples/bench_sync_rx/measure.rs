@@ -11,6 +11,7 @@ use ha_tests::bench::sync::usage::load_average;
 use ha_tests::bench::sync_rx::{self as figures, Figure, Options, Way, measure};
 use std::collections::BTreeMap;
 use std::hint::black_box;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Where the search of the highest loss-free rate begins, and where it ends, frames a second.
@@ -34,11 +35,13 @@ type Values = BTreeMap<(String, String, u64), (Figure, Vec<f64>)>;
 
 /// Runs every round. Round n of every way comes before round n + 1 of any, and each begins with another way.
 ///
+/// When interrupted, the lines hold what was complete by then.
+///
 /// # Errors
 /// When nothing could be measured; a way that fails is part of the lines.
-pub fn all(options: &Options) -> Result<Vec<Line>> {
+pub fn all(options: &Options, interrupted: &AtomicBool) -> Result<Vec<Line>> {
     let (mut values, mut failures, mut loads) = (Values::new(), Vec::new(), Vec::new());
-    for round in 0..usize::from(options.rounds) {
+    'all: for round in 0..usize::from(options.rounds) {
         let mut ways = options.ways.clone();
         let first = round % ways.len().max(1);
         ways.rotate_left(first);
@@ -46,13 +49,17 @@ pub fn all(options: &Options) -> Result<Vec<Line>> {
             loads.push(load_average());
             eprintln!("{:>4}/{} {way}", round + 1, options.rounds);
             let link = Link::new()?;
-            let measured = link.receiver.enter(|| one(&link, way, options));
+            let measured = link.receiver.enter(|| one(&link, way, options, interrupted));
             match measured? {
                 Ok(notes) => {
                     for (figure, size, at, value) in notes {
                         let key = (options.mode.tool(way), measure(figure, size), at);
                         values.entry(key).or_insert((figure, Vec::new())).1.push(value);
                     }
+                }
+                Err(_) if interrupted.load(Ordering::Relaxed) => {
+                    eprintln!("interrupted: the figures are those of the rounds that were complete by now");
+                    break 'all;
                 }
                 Err(error) => {
                     eprintln!("          not measured: {error:#}");
@@ -92,23 +99,27 @@ fn lines(values: Values, failures: Vec<(String, String)>, load: Option<f64>) -> 
 type Note = (Figure, u16, u64, f64);
 
 /// Everything of one way, once.
-fn one(link: &Link, way: Way, options: &Options) -> Result<Vec<Note>> {
+fn one(link: &Link, way: Way, options: &Options, interrupted: &AtomicBool) -> Result<Vec<Note>> {
     let setup =
         Setup { mode: options.mode, way, is_pinned: true, is_compared: false, is_stalled: false, is_timed: true };
     let mut bench = Bench::new(link, setup)?;
-    bench.run(WARM_UP)?;
+    let mut run = |load: Load| {
+        ensure!(!interrupted.load(Ordering::Relaxed), "interrupted");
+        bench.run(load)
+    };
+    run(WARM_UP)?;
     let mut notes = Vec::new();
     for size in options.sizes.iter().copied() {
         notes.push((figures::OPENING, size, 0, opening(size)?));
         for rate in options.rates.iter().copied() {
             let duration = Duration::from_millis(options.steady_ms.into());
-            let outcome = bench.run(at_rate(rate, duration, size))?;
+            let outcome = run(at_rate(rate, duration, size))?;
             notes.extend(steady(size, rate, &outcome));
         }
-        let outcome = bench.run(Load { rate: OVERLOAD, frames: FRAMES_MAX, size })?;
+        let outcome = run(Load { rate: OVERLOAD, frames: FRAMES_MAX, size })?;
         notes.extend(overload(size, &outcome));
         let step = Duration::from_millis(options.step_ms.into());
-        let rate = loss_free(|rate| bench.run(at_rate(rate, step, size)))?;
+        let rate = loss_free(|rate| run(at_rate(rate, step, size)))?;
         notes.push((figures::LOSS_FREE, size, 0, rate));
     }
     Ok(notes)

@@ -263,7 +263,7 @@ fn conditions(lines: &[Line]) -> String {
     let rounds = lines.iter().map(|line| line.values.len()).max().unwrap_or(0);
     let load = loads.map_or_else(|| "unknown".to_owned(), |loads| short(loads.median));
     format!(
-        "\nMeasured until {}: Linux {}, {} processors, {rounds} rounds, load average {load}; the median of the rounds, in \
+        "\nMeasured until {}: Linux {}, {} processors, rounds: {rounds}, load average: {load}; the median of the rounds, in \
          brackets the least and the most.\n",
         with.date, with.kernel, with.cpus
     )
