@@ -90,10 +90,16 @@ pub(super) fn resolve(
     let Some(live) = found else { return Next::Step(Step::Create(CreateParts::ALL)) };
     let same_key = live.key == flow.key;
     let fits = same_key && same_translation(live, flow) && same_birth(live, flow);
+    let has_traffic = conflict == Conflict::KeepLive && live.status & status::SEEN_REPLY != 0;
+    // Packets made it while the creation was under way: what they made is newer.
+    if fits && has_traffic && matches!(write, Write::Create(_)) {
+        sink(Outcome::Kept(live));
+        return Next::Done;
+    }
     if fits && !is_tcp_set_back(live, flow) {
         return Next::Step(Step::Update(UpdateParts::of(flow)));
     }
-    if conflict == Conflict::KeepLive && live.status & status::SEEN_REPLY != 0 {
+    if has_traffic {
         sink(Outcome::Kept(live));
         return Next::Failed(libc::EEXIST);
     }
