@@ -6,6 +6,7 @@ mod lab;
 mod run;
 mod setup;
 mod shell;
+mod sim;
 mod test;
 mod tidy;
 
@@ -23,6 +24,7 @@ enum Verb {
     Run(run::RunArgs),
     Lab(lab::LabArgs),
     Test(test::TestArgs),
+    Sim(sim::SimArgs),
     /// Measure: `bench failover` what a client sees, `bench sync` what state costs, `bench limits` what the kernel can do, `bench xdp` the XDP program's cost per packet
     Bench(bench::Args),
     /// Check formatting, imports, purity of the core, unsafe code and file lengths
@@ -44,6 +46,7 @@ fn obey(verb: Verb) -> Result<ExitCode> {
         Verb::Run(args) => run::run(&args),
         Verb::Lab(args) => lab::lab(&args).map(|()| ExitCode::SUCCESS),
         Verb::Test(args) => test::test(&args),
+        Verb::Sim(args) => sim::run(&args),
         Verb::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
         Verb::Tidy(args) => tidy::run(&args).map(|()| ExitCode::SUCCESS),
     }
