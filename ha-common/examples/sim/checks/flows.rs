@@ -7,7 +7,7 @@
 use crate::conntrack::{Applied, Number, number as number_of};
 use crate::timeline::Note;
 use crate::world::World;
-use ha_common::election::HandOverPhase;
+use ha_common::election::{HandOverPhase, PairTimes};
 use ha_common::sync::Mode;
 use ha_common::sync::flow::Flow;
 use ha_common::time::Instant;
@@ -241,6 +241,12 @@ impl World {
         let (from, to) = (&self.hosts[giver], &self.hosts[node]);
         let flushed = from.health.flushed >= since && from.health.in_sync;
         let lossless = from.conntrack.lost_events == 0 && to.conntrack.refused_writes == 0 && !to.conntrack.is_full();
+        // Before the end of the time for it nothing is offered that is not flushed.
+        let waited = from.local(self.now).since(since);
+        if from.health.flushed < since && waited < PairTimes::default().drain {
+            return self
+                .fail("hand-over", format!("node {giver} offers the group {waited:?} after it began to, unflushed"));
+        }
         if !flushed || !lossless || self.options.mode != Mode::Ftfw || self.may_overflow() {
             return;
         }

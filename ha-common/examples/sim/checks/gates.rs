@@ -20,6 +20,8 @@ const PROMPT_MAX: Duration = Duration::from_millis(5);
 const CONTACT: Duration = Duration::from_secs(4);
 /// The hosts of a segment know the new master after the burst of announcements.
 const ANNOUNCED: Duration = Duration::from_millis(300);
+/// A loop that runs looks at its lease at every wake-up; the longest time between two is that of a long lease's renewal.
+const SHUT: Duration = Duration::from_millis(500);
 /// The gate opens with the transition.
 const TAKEN: Duration = Duration::from_millis(5);
 const CONTACT_OVER: Duration = Duration::from_secs(12);
@@ -32,6 +34,8 @@ pub struct Gates {
     /// Since when each gate is open.
     open_since: Vec<Option<Instant>>,
     role_changed_at: Instant,
+    /// Since when a loop that runs is master behind a closed gate.
+    shut_since: Vec<Option<Instant>>,
     /// When each node last became master.
     mastered_at: Vec<Instant>,
     /// Since when announcements on both segments reach the hosts there.
@@ -51,6 +55,7 @@ impl Gates {
             offered_at: None,
             open_since: vec![None; nodes],
             role_changed_at: Instant(0),
+            shut_since: vec![None; nodes],
             mastered_at: vec![Instant(0); nodes],
             told_since: None,
             terms: BTreeMap::new(),
@@ -95,6 +100,7 @@ impl World {
             let is_open = self.hosts[node].is_open(now);
             open += usize::from(is_open);
             self.note_gate(node, is_open);
+            self.check_lease(node, is_open);
         }
         if open > 1 {
             let since = *self.checks.gates.two_since.get_or_insert(now);
@@ -113,6 +119,28 @@ impl World {
             if is_open && self.options.kind == Kind::Pair {
                 self.check_term(node);
             }
+        }
+    }
+
+    /// A gate is open within its lease and its term alone, and a loop that runs finds out soon that its gate is closed.
+    fn check_lease(&mut self, node: usize, is_open: bool) {
+        let now = self.now;
+        let host = &self.hosts[node];
+        let Some(kernel) = &host.kernel else { return };
+        let local = host.local(now);
+        if is_open && (local.0 >= kernel.entry.lease_until_ns || kernel.entry.term <= kernel.closed_term) {
+            let late = local.since(Instant(kernel.entry.lease_until_ns));
+            return self.fail(
+                "lease",
+                format!("the gate of node {node} is open {late:?} after its lease, or in a closed term"),
+            );
+        }
+        let is_master = host.control.as_ref().is_some_and(|control| control.role() == Role::Master);
+        let is_shut = is_master && !is_open && host.control_runs(now);
+        let since = is_shut.then(|| self.checks.gates.shut_since[node].unwrap_or(now));
+        self.checks.gates.shut_since[node] = since;
+        if since.is_some_and(|since| now.since(since) > SHUT) {
+            self.fail("lease", format!("node {node} is master for {SHUT:?} behind a closed gate"));
         }
     }
 
