@@ -39,9 +39,8 @@ fn mutations_fit_the_code() {
         .iter()
         .filter_map(|mutation| {
             let source = std::fs::read_to_string(sources.join(mutation.file)).unwrap_or_default();
-            place(mutation, &source)
-                .err()
-                .or_else(|| (mutation.text == mutation.replacement).then(|| mutation.name.into()))
+            let is_told = mutation.text != mutation.replacement && !mutation.breaks.is_empty();
+            place(mutation, &source).err().or_else(|| (!is_told).then(|| mutation.name.into()))
         })
         .collect();
     assert!(misfits.is_empty(), "{misfits:#?}");

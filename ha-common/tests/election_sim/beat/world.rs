@@ -366,7 +366,7 @@ impl World {
             match sent {
                 Sent::Advert(segment, packet) => self.send(from, segment, Packets::Advert(segment, packet)),
                 // No host is simulated that would listen.
-                Sent::Announcement(_) => {}
+                Sent::Announcement(segment) => assert!(segment < SEGMENTS, "an announcement of a member"),
                 Sent::Probe(beat) => {
                     let path = usize::from(beat.path);
                     self.send(from, path, Packets::Beat(path, beat));
