@@ -22,6 +22,8 @@ const CONTACT: Duration = Duration::from_secs(4);
 const ANNOUNCED: Duration = Duration::from_millis(300);
 /// A loop that runs looks at its lease at every wake-up; the longest time between two is that of a long lease's renewal.
 const SHUT: Duration = Duration::from_millis(500);
+/// With heartbeats it wakes up all the time.
+const SHUT_PAIR: Duration = Duration::from_millis(30);
 /// The gate opens with the transition.
 const TAKEN: Duration = Duration::from_millis(5);
 const CONTACT_OVER: Duration = Duration::from_secs(12);
@@ -139,8 +141,9 @@ impl World {
         let is_shut = is_master && !is_open && host.control_runs(now);
         let since = is_shut.then(|| self.checks.gates.shut_since[node].unwrap_or(now));
         self.checks.gates.shut_since[node] = since;
-        if since.is_some_and(|since| now.since(since) > SHUT) {
-            self.fail("lease", format!("node {node} is master for {SHUT:?} behind a closed gate"));
+        let patience = if self.options.kind == Kind::Pair { SHUT_PAIR } else { SHUT };
+        if since.is_some_and(|since| now.since(since) > patience) {
+            self.fail("lease", format!("node {node} is master for {patience:?} behind a closed gate"));
         }
     }
 
