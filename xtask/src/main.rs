@@ -10,6 +10,7 @@ mod lab;
 mod run;
 mod setup;
 mod shell;
+mod sim;
 mod spec;
 mod test;
 mod tidy;
@@ -32,6 +33,7 @@ enum Verb {
     Audit(audit::AuditArgs),
     Faults(faults::FaultsArgs),
     Spec(spec::SpecArgs),
+    Sim(sim::SimArgs),
     /// Measure: `bench failover` what a client sees, `bench sync` what state costs, `bench limits` what the kernel can do, `bench xdp` the XDP program's cost per packet, `bench sync-rx` what is behind it
     Bench(bench::Args),
     /// Check formatting, imports, purity of the core, unsafe code and file lengths
@@ -56,6 +58,7 @@ fn obey(verb: Verb) -> Result<ExitCode> {
         Verb::Fuzz(args) => fuzz::fuzz(&args),
         Verb::Audit(args) => audit::audit(&args),
         Verb::Faults(args) => faults::faults(&args).map(|()| ExitCode::SUCCESS),
+        Verb::Sim(args) => sim::run(&args),
         Verb::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
         Verb::Spec(args) => spec::spec(&args).map(|()| ExitCode::SUCCESS),
         Verb::Tidy(args) => tidy::run(&args).map(|()| ExitCode::SUCCESS),

@@ -18,7 +18,7 @@ pub(super) struct Carried {
 pub(super) struct Frame {
     pub sequence: u64,
     pub at: Instant,
-    /// Since when the oldest change in it waits; frames of the bulk walk alone have none.
+    /// Since when the oldest change in it waits; frames that carry no change, but what the bulk walk owes, have none.
     pub since: Option<Stamp>,
     pub bulk_epoch: Option<u32>,
     pub bulk_end: Option<u32>,

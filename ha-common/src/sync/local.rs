@@ -30,6 +30,12 @@ const UNKNOWN_TIMEOUT_SHORT: u32 = 5;
 const UNKNOWN_TIMEOUT_LONG: u32 = 60;
 const SHORT: u32 = 180;
 
+/// A copy of a peer's flow that vanished was to be created again, and packets were faster: what they made may be another
+/// connection with the same tuple, on which the older state must not be written.
+fn forget_creation(key: &FlowKey, out: &mut Vec<Action>) {
+    out.retain(|action| !matches!(action, Action::Create(waiting) if waiting.key == *key));
+}
+
 impl Engine {
     /// Real traffic (or an operator) created or changed a flow here.
     pub(super) fn on_changed(&mut self, now: Instant, flow: &Flow, out: &mut Vec<Action>) {
@@ -41,6 +47,9 @@ impl Engine {
         };
         let generation = self.dump.generation();
         let Some(entry) = self.table.get_mut(slot) else { return };
+        if entry.retries > 0 {
+            forget_creation(&flow.key, out);
+        }
         entry.dump = generation;
         entry.flags.clear(Flags::CUT);
         let old = entry.flow();

@@ -49,8 +49,17 @@ impl Stamp {
     pub fn at(now: Instant) -> Self {
         Self((now.0 >> 16) as u32)
     }
+
     fn age(self, now: Instant) -> Duration {
         Duration::from_nanos(u64::from(Self::at(now).0.wrapping_sub(self.0)) << 16)
+    }
+}
+
+/// The older one of two that are less than half the range apart.
+fn older(a: Option<Stamp>, b: Option<Stamp>) -> Option<Stamp> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(if b.0.wrapping_sub(a.0) < u32::MAX / 2 { a } else { b }),
+        (a, b) => a.or(b),
     }
 }
 
@@ -88,6 +97,8 @@ pub(super) struct Outbox {
     seeking: bool,
     /// Lost states that had a successor by then: what the peer is owed since then waits with a later time.
     superseded: u64,
+    /// Since when the oldest change waits that was lost with a frame of the walk, and that the walk owes.
+    owed_since: Option<Stamp>,
     /// The flows of a transfer that has ended without an acknowledgement.
     transferred: Option<u64>,
     spare: Vec<Vec<Carried>>,
@@ -117,6 +128,7 @@ impl Outbox {
             bulk: Bulk::new(),
             seeking: false,
             superseded: 0,
+            owed_since: None,
             transferred: None,
             spare: Vec::new(),
             counters: Counters::default(),
@@ -172,6 +184,7 @@ impl Outbox {
         self.wants.clear();
         self.notes.clear();
         self.bulk.stop();
+        self.owed_since = None;
         self.seeking = false;
         self.acked_base = self.next_sequence - 1;
         self.rtt = Rtt::default();
@@ -308,7 +321,7 @@ impl Outbox {
     pub fn lag(&self, now: Instant) -> Duration {
         let queued = self.queue.front().map(|item| item.since.age(now));
         let in_flight = self.in_flight.iter().filter(|frame| frame.open).filter_map(|frame| frame.since);
-        in_flight.map(|since| since.age(now)).chain(queued).max().unwrap_or_default()
+        in_flight.chain(self.owed_since).map(|since| since.age(now)).chain(queued).max().unwrap_or_default()
     }
 
     /// True when no change made `age` ago or before waits or is not acknowledged. Reads the whole queue: for a flush.
@@ -316,7 +329,7 @@ impl Outbox {
         let queued = self.queue.iter().map(|item| item.since);
         let in_flight = self.in_flight.iter().filter(|frame| frame.open).filter_map(|frame| frame.since);
         // Times are kept coarsely.
-        queued.chain(in_flight).all(|since| since.age(now) + STAMP_LENGTH < age)
+        queued.chain(in_flight).chain(self.owed_since).all(|since| since.age(now) + STAMP_LENGTH < age)
     }
 
     /// How many lost states had a successor when the loss was found: what such a flow is owed for counts as younger.
@@ -428,10 +441,7 @@ impl Outbox {
                 return;
             }
             entry.dirty &= !self.bit;
-            let older = filling.frame.since.is_none_or(|since| since.0.wrapping_sub(item.since.0) < u32::MAX / 2);
-            if older {
-                filling.frame.since = Some(item.since);
-            }
+            filling.frame.since = older(filling.frame.since, Some(item.since));
         }
     }
 
@@ -441,9 +451,16 @@ impl Outbox {
             if !filling.carry(slot, entry) {
                 return;
             }
+            // A change rides with the walk. Its own place in the queue is not looked for: none there waits longer than the first.
+            let first = self.queue.front().filter(|_| entry.dirty & self.bit != 0);
+            let since = older(self.owed_since, first.map(|item| item.since));
+            filling.frame.since = older(filling.frame.since, since);
             entry.dirty &= !self.bit;
             self.bulk.take();
             filling.frame.bulk_epoch = Some(self.bulk.epoch());
+        }
+        if !self.bulk.is_walking() {
+            self.owed_since = None;
         }
     }
 
@@ -491,9 +508,9 @@ impl Outbox {
             };
             any = true;
             frame.open = false;
-            let frame_bytes = frame.bytes;
-            let carried = core::mem::take(&mut frame.carried);
-            let since = frame.since.unwrap_or(Stamp::at(frame.at));
+            let (frame_at, frame_bytes) = (frame.at, frame.bytes);
+            let mut carried = core::mem::take(&mut frame.carried);
+            let since = frame.since;
             let (bulk_epoch, bulk_end) = (frame.bulk_epoch, frame.bulk_end);
             self.counters.frames_lost += 1;
             self.size.on_lost(now, frame_bytes);
@@ -501,7 +518,16 @@ impl Outbox {
                 self.bulk.on_end_settled(epoch, false);
             });
             let owed = bulk_epoch.is_some_and(|epoch| self.bulk.on_frame_lost(epoch));
-            self.send_again(table, carried, since, owed);
+            if owed {
+                // Also what changed since: the announcement of the end must not overtake it.
+                carried.iter().rev().for_each(|flow| self.bulk.owe(flow.slot));
+                self.owed_since = older(self.owed_since, since);
+            } else {
+                self.send_again(table, &carried, since.unwrap_or(Stamp::at(frame_at)));
+            }
+            self.in_flight_flows = self.in_flight_flows.saturating_sub(carried.len() as u64);
+            carried.clear();
+            self.spare.push(carried);
         }
         while self.in_flight.front().is_some_and(|frame| !frame.open) {
             self.in_flight.pop_front();
@@ -509,19 +535,14 @@ impl Outbox {
         any
     }
 
-    fn send_again(&mut self, table: &mut Table, mut carried: Vec<Carried>, since: Stamp, bulk: bool) {
-        self.in_flight_flows = self.in_flight_flows.saturating_sub(carried.len() as u64);
-        for flow in carried.drain(..).rev() {
-            if bulk {
-                // Also when it changed since: the announcement of the end must not overtake it.
-                self.bulk.owe(flow.slot);
-            } else if !table.get(flow.slot).is_some_and(|entry| is_same(entry, flow.version)) {
+    fn send_again(&mut self, table: &mut Table, carried: &[Carried], since: Stamp) {
+        for flow in carried.iter().rev() {
+            if !table.get(flow.slot).is_some_and(|entry| is_same(entry, flow.version)) {
                 self.superseded += 1;
             } else if self.mark_entry(table, flow.slot) {
                 self.queue.push_front(Item { slot: flow.slot, since });
             }
         }
-        self.spare.push(carried);
     }
 }
 

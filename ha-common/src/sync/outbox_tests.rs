@@ -168,3 +168,30 @@ fn frames_keep_their_size() {
     }
     assert_eq!(flows, 500);
 }
+
+/// A change that rides with the walk of a transfer is not there before its frame is acknowledged: also when that is lost,
+/// however often.
+#[test]
+fn a_change_that_rides_with_the_walk_is_waited_for() {
+    let mut rig = Rig::new(16);
+    rig.table.insert(&flow(1), Owner::Local, 1).unwrap();
+    rig.outbox.bulk.start(1, true, rig.table.slots(), Default::default());
+    // Frames of odd sequences begin with the queue, those of even ones with the walk.
+    rig.outbox.note(Kind::DigestAnswer(proto::DigestAnswer::default()));
+    rig.outbox.next_sequence = 2;
+    rig.change(1, 5);
+    let asked = rig.now;
+    for sequence in 2..6 {
+        let frame =
+            rig.frame().map(|(sequence, _, versions)| (sequence, versions.into_iter().filter(|v| *v > 0).collect()));
+        assert_eq!(frame, Some((sequence, vec![5])));
+        rig.now = rig.now + RTO_MAX;
+        let age = rig.now.since(asked + BATCH_DELAY);
+        assert!(!rig.outbox.is_younger(rig.now, age), "frame {sequence} is under way");
+        rig.outbox.on_timer(rig.now, &mut rig.table);
+        assert!(!rig.outbox.is_younger(rig.now, age), "frame {sequence} was lost");
+    }
+    let (last, _, _) = rig.frame().unwrap();
+    rig.ack(last, &[]);
+    assert!(rig.outbox.is_younger(rig.now, rig.now.since(asked + BATCH_DELAY)));
+}

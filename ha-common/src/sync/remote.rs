@@ -6,6 +6,7 @@ use super::flow::{Extra, Flow, FlowKey, status};
 use super::modes::Mode;
 use super::order::{is_reopened, is_tcp_set_back};
 use super::outbox::Stamp;
+use super::peer::Peer;
 use super::purge::Scope;
 use super::table::{Entry, Flags, Owner, Slot};
 use super::{Action, Event, PeerId, encode};
@@ -109,7 +110,7 @@ impl Engine {
         }
         let Some(entry) = self.table.get(slot) else { return true };
         let (was_live, old, absent) = (entry.is_live(), entry.flow(), entry.flags.has(Flags::ABSENT));
-        let was_found = entry.owner() == Owner::Found;
+        let (was_found, listed) = (entry.owner() == Owner::Found, entry.dump);
         let was_cut = entry.flags.has(Flags::CUT);
         let changed = entry.version() != version;
         if !was_live {
@@ -134,10 +135,16 @@ impl Engine {
             self.update(now, slot, out);
             let before = old.extra.map(|extra| extra.expectations).unwrap_or_default();
             self.expect_as_told(slot, &before, out);
-        } else if was_found {
-            self.keep_alive_within(now, slot, old.timeout / 3);
         } else {
-            self.keep_alive_on(slot);
+            // Nothing is written: only a dump that lists it, and not the peer's word, says that the kernel has it.
+            if let Some(entry) = self.table.get_mut(slot) {
+                entry.dump = listed;
+            }
+            if was_found {
+                self.keep_alive_within(now, slot, old.timeout / 3);
+            } else {
+                self.keep_alive_on(slot);
+            }
         }
         true
     }
@@ -255,13 +262,15 @@ impl Engine {
     }
 
     /// The owner knows less of its flow than this node: what was given away with the flow was lost. Where lost frames are
-    /// sent again, this is on its way.
+    /// sent again, it is on its way, unless this node took the owner for dead meanwhile and forgot what it had for it: then
+    /// no repair could make both equal. Only a master takes what it is given.
     fn tell_the_owner(&mut self, now: Instant, peer: PeerId, slot: Slot, version: u64) {
         let newer = |entry: &Entry| entry.is_owned_by(peer) && entry.version() > version;
-        if self.mode.is_reliable() || !self.table.get(slot).is_some_and(newer) {
+        if !self.table.get(slot).is_some_and(newer) {
             return;
         }
-        if let Some(state) = self.peers.get_mut(usize::from(peer.0)).filter(|state| state.up) {
+        let takes = |state: &&mut Peer| state.up && (!self.mode.is_reliable() || state.role == Role::Master);
+        if let Some(state) = self.peers.get_mut(usize::from(peer.0)).filter(takes) {
             state.outbox.mark(&mut self.table, slot, Stamp::at(now));
         }
     }
@@ -387,6 +396,51 @@ mod tests {
         assert_eq!(say(5, 1), []);
         assert!(matches!(say(6, 2)[..], [Action::Update(Flow { mark: 2, .. })]));
         assert_eq!(engine.stats().stale_ignored, 1);
+    }
+
+    /// A copy that vanished is to be created again, and before that is done packets make another flow under its key: the older
+    /// state is not written over it.
+    #[test]
+    fn what_packets_made_meanwhile_is_not_written_over() {
+        let mut engine = engine();
+        engine.peers[0].up = true;
+        let mut out = Vec::new();
+        engine.on_data(Instant(0), PeerId(0), 1, &upsert(5, 1), &mut out);
+        out.clear();
+        let mut flow = crate::sync::table::tests::flow(1);
+        engine.on_destroyed(Instant(0), &flow.key, 0, &mut out);
+        assert!(matches!(out[..], [Action::Create(Flow { mark: 1, .. })]));
+        flow.mark = 9;
+        engine.on_changed(Instant(0), &flow, &mut out);
+        assert_eq!(out, []);
+    }
+
+    /// What a peer says of a copy that is the same is no proof that the kernel has it: a dump that does not list it shows that
+    /// it has not, and it is created again.
+    #[test]
+    fn a_dump_judges_a_copy_that_was_only_named_again() {
+        let mut engine = engine();
+        engine.peers[0].up = true;
+        let (mut out, now) = (Vec::new(), Instant(1_000_000_000));
+        engine.on_data(now, PeerId(0), 1, &upsert(5, 1), &mut out);
+        engine.on_dump_begin(now);
+        engine.on_data(now, PeerId(0), 2, &upsert(5, 1), &mut out);
+        out.clear();
+        engine.on_dump_end(now, true, &mut out);
+        assert!(out.iter().any(|action| matches!(action, Action::Create(Flow { mark: 1, .. }))), "{out:?}");
+    }
+
+    /// A master that says less of its flow than this node knows is told: what was given away with the flow was lost.
+    #[test]
+    fn a_master_that_knows_less_of_its_flow_is_told() {
+        for (role, told) in [(Role::Master, 1), (Role::Backup, 0)] {
+            let mut engine = engine();
+            (engine.peers[0].up, engine.peers[0].role) = (true, role);
+            for version in [5, 4] {
+                engine.on_data(Instant(0), PeerId(0), 1, &upsert(version, 1), &mut Vec::new());
+            }
+            assert_eq!(engine.peers[0].outbox.backlog_flows(), told, "{role}");
+        }
     }
 
     /// A TCP entry that packets made in this kernel has stale windows once the session goes on at the peer: the first

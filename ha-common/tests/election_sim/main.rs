@@ -10,6 +10,8 @@
 mod beat;
 mod faults;
 mod mixed;
+#[path = "../model/mod.rs"]
+mod model;
 mod node;
 mod pair;
 mod ucarp;

@@ -1,34 +1,13 @@
 //! A twinwall node of the simulation.
 
+pub use crate::model::segments::{GROUP, Packet, SEGMENTS, VHIDS, VIPS, address, members};
 use ha_common::election::{
-    Action, Config, Damping, Election, Input, InterfaceId, LinkState, Member, PairTimes, ReceivedAdvert, Transport,
-    VipState,
+    Action, Config, Damping, Election, Input, InterfaceId, LinkState, PairTimes, ReceivedAdvert, VipState,
 };
 use ha_common::role::{NodeId, Role};
 use ha_common::time::Instant;
-use ha_common::wire::carp::Advert;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::Duration;
-
-/// Number of segments, and of members: vhid 3 on segment 0 (LAN), vhid 4 on segment 1 (WAN).
-pub const SEGMENTS: usize = 2;
-pub const VHIDS: [u8; SEGMENTS] = [3, 4];
-pub const VIPS: [Ipv4Addr; SEGMENTS] = [Ipv4Addr::new(10, 77, 0, 210), Ipv4Addr::new(10, 88, 0, 210)];
-pub const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 18);
-
-/// A node's own address; the order of the WAN addresses is the reverse of that of the LAN addresses, so that a tie by
-/// address is won on one side and lost on the other.
-pub fn address(node: usize, segment: usize) -> Ipv4Addr {
-    let last = if segment == 0 { 1 + node } else { 9 - node };
-    Ipv4Addr::new(10, [77, 88][segment], 0, u8::try_from(last).unwrap())
-}
-
-/// What a node puts on a segment.
-#[derive(Clone, Copy, Debug)]
-pub struct Packet {
-    pub source: Ipv4Addr,
-    pub advert: Advert,
-}
 
 /// The settings of one node.
 #[derive(Clone, Copy, Debug)]
@@ -45,13 +24,6 @@ pub struct Node {
 
 impl Node {
     pub fn new(index: usize, nodes: usize, settings: Settings, seed: u64) -> Self {
-        let member = |segment: usize| Member {
-            vhid: VHIDS[segment],
-            interface: InterfaceId(segment as u8),
-            addresses: vec![VIPS[segment].into()],
-            password: b"toto".to_vec().into(),
-            transport: Transport::Multicast { v4: GROUP, v6: "ff02::12".parse().unwrap() },
-        };
         let config = Config {
             node: NodeId(index as u8),
             peer_node: (nodes == 2).then_some(NodeId(1 - index.min(1) as u8)),
@@ -61,7 +33,7 @@ impl Node {
             preempt: settings.preempt,
             announce_burst: vec![Duration::ZERO, Duration::from_millis(100)],
             announce_refresh: Some(Duration::from_secs(60)),
-            members: (0..SEGMENTS).map(member).collect(),
+            members: members(),
             resume: None,
             maintenance: false,
             term_seen: 0,

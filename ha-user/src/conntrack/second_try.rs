@@ -90,10 +90,16 @@ pub(super) fn resolve(
     let Some(live) = found else { return Next::Step(Step::Create(CreateParts::ALL)) };
     let same_key = live.key == flow.key;
     let fits = same_key && same_translation(live, flow) && same_birth(live, flow);
+    let has_traffic = conflict == Conflict::KeepLive && live.status & status::SEEN_REPLY != 0;
+    // Packets made it while the creation was under way: what they made is newer.
+    if fits && has_traffic && matches!(write, Write::Create(_)) {
+        sink(Outcome::Kept(live));
+        return Next::Done;
+    }
     if fits && !is_tcp_set_back(live, flow) {
         return Next::Step(Step::Update(UpdateParts::of(flow)));
     }
-    if conflict == Conflict::KeepLive && live.status & status::SEEN_REPLY != 0 {
+    if has_traffic {
         sink(Outcome::Kept(live));
         return Next::Failed(libc::EEXIST);
     }
@@ -117,4 +123,46 @@ fn same_birth(live: &Flow, flow: &Flow) -> bool {
     let (live, flow) = (live.extra.as_deref(), flow.extra.as_deref());
     let direction = |extra: Option<&Extra>| extra.map(|extra| extra.zone_direction).unwrap_or_default();
     direction(live) == direction(flow) && (wanted.is_none() || wanted == live.and_then(|live| live.helper.as_deref()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conntrack::write::Outcome;
+    use ha_common::sync::flow::{FlowKey, Tuple};
+
+    fn flow(status: u32, mark: u32) -> Flow {
+        let original = Tuple {
+            source: [10, 0, 0, 1].into(),
+            destination: [192, 0, 2, 1].into(),
+            protocol: 17,
+            source_port: 4000,
+            destination_port: 53,
+        };
+        let key = FlowKey { original, zone: 0 };
+        Flow { key, reply: original.inverse(), status, timeout: 30, mark, tcp: None, id: 7, extra: None }
+    }
+
+    /// A master's creation that meets an entry with traffic leaves it, and tells of it; one without traffic, an update, and a
+    /// standby's creation are written.
+    #[test]
+    fn a_creation_gives_way_to_traffic_on_a_master() {
+        let (live, idle) = (flow(status::SEEN_REPLY, 2), flow(0, 2));
+        let (create, update) = (Write::Create(flow(status::SEEN_REPLY, 1)), Write::Update(flow(status::SEEN_REPLY, 1)));
+        let resolved = |write: &Write, found: &Flow, conflict| {
+            let mut kept = 0;
+            let next = resolve(write, Some(found), conflict, &mut |outcome| {
+                kept += u32::from(matches!(outcome, Outcome::Kept(_)));
+            });
+            (matches!(next, Next::Done), matches!(next, Next::Step(Step::Update(_))), kept)
+        };
+        assert_eq!(resolved(&create, &live, Conflict::KeepLive), (true, false, 1));
+        for (write, found, conflict) in [
+            (&create, &idle, Conflict::KeepLive),
+            (&update, &live, Conflict::KeepLive),
+            (&create, &live, Conflict::Replace),
+        ] {
+            assert_eq!(resolved(write, found, conflict), (false, true, 0));
+        }
+    }
 }

@@ -82,9 +82,18 @@ impl SyncLoop {
 
     fn sort(&mut self, action: Action) {
         match action {
-            Action::Create(flow) => self.pending.writes.push(Write::Create(flow)),
-            Action::Update(flow) => self.pending.writes.push(Write::Update(flow)),
-            Action::Delete { key, id } => self.pending.writes.push(Write::Delete { key, id }),
+            Action::Create(flow) => {
+                self.admission.written(&flow.key);
+                self.pending.writes.push(Write::Create(flow));
+            }
+            Action::Update(flow) => {
+                self.admission.written(&flow.key);
+                self.pending.writes.push(Write::Update(flow));
+            }
+            Action::Delete { key, id } => {
+                self.admission.written(&key);
+                self.pending.writes.push(Write::Delete { key, id });
+            }
             Action::Send { peer, links, datagram } => {
                 self.pending.datagrams.push(Outgoing { peer: usize::from(peer.0), links, bytes: datagram });
             }
@@ -113,7 +122,7 @@ impl SyncLoop {
 
     /// Lets something be done with the kernel's table, and tells the engine what it reports.
     fn with_reports(&mut self, act: impl FnOnce(&mut Writing, &mut dyn FnMut(Report))) {
-        let Self { writing, engine, actions, .. } = self;
+        let Self { writing, engine, actions, admission, .. } = self;
         let now = clock::now();
         act(writing, &mut |report| match report {
             Report::Failed { key, write, errno } => {
@@ -131,7 +140,7 @@ impl SyncLoop {
                 engine.handle(now, Input::Fetched { key: &key, flow: flow.as_ref() }, actions);
             }
             // A dump finds what is missing.
-            Report::Unknown => engine.handle(now, Input::EventsLost, actions),
+            Report::Unknown => admission.events_lost(now, engine, actions),
         });
     }
 

@@ -47,14 +47,18 @@ const ADDRESS_INTERVAL: Duration = Duration::from_secs(10);
 const DRAIN_MAX: Duration = Duration::from_millis(200);
 /// Requests taken per wake-up.
 const REQUESTS_PER_WAKE: usize = 16;
+/// Portions of events taken before a change of role, at most: as many as a large socket buffer holds.
+const PORTIONS_BEFORE_ROLE: usize = 1024;
 
 /// Events and datagrams that follow each other closely are taken together: the loop is not woken for them again before this
 /// time has passed. A wake-up costs as much as several of them.
 const WAKE_GAP: Duration = Duration::from_micros(500);
 
-/// What each descriptor of the poller is.
-const MAILBOX: u64 = 0;
-const EVENTS: u64 = 1;
+/// What each descriptor of the poller is; those that are ready together are served in this order. What the kernel has told comes
+/// first: what happened before a change of role belongs to the former role, and a peer's frame must not be written over a
+/// state that this node has not looked at yet.
+const EVENTS: u64 = 0;
+const MAILBOX: u64 = 1;
 const DUMP: u64 = 2;
 const ADDRESSES: u64 = 3;
 const PEERS: u64 = 4;
@@ -185,6 +189,7 @@ impl SyncLoop {
             self.look_at_peers();
             self.poller.wait(deadline, &mut ready)?;
             self.gather(&ready);
+            ready.sort_unstable();
             let mut more = false;
             for token in &ready {
                 match *token {
@@ -273,6 +278,11 @@ impl SyncLoop {
             SyncRequest::Status(reply) => drop(reply.send(self.status())),
             SyncRequest::Flows { limit, reply } => drop(reply.send(self.engine.flows(limit).collect())),
             SyncRequest::Role(role) => {
+                for _ in 0..PORTIONS_BEFORE_ROLE {
+                    if !self.on_events() {
+                        break;
+                    }
+                }
                 // An entry in the way of a peer's flow goes, unless this node forwards.
                 self.writing.set_conflict(match role {
                     Role::Master => Conflict::KeepLive,
@@ -314,7 +324,7 @@ impl SyncLoop {
             Event::Unexpected { master, expectation } => {
                 engine.handle(now, Input::ExpectationGone { master, expectation }, actions);
             }
-            Event::Lost => engine.handle(now, Input::EventsLost, actions),
+            Event::Lost => admission.events_lost(now, engine, actions),
         })
     }
 

@@ -96,6 +96,20 @@ impl Admission {
         }
     }
 
+    /// This node writes or deletes a peer's flow: one that waits under the same key is not what the kernel has any more, and no
+    /// event will say so.
+    pub fn written(&mut self, key: &FlowKey) {
+        if self.young.len() > 0 {
+            self.young.remove(key, 0);
+        }
+    }
+
+    /// Events were lost. What waits may have ended meanwhile: the dump that follows lists what has not.
+    pub fn events_lost(&mut self, now: Instant, engine: &mut Engine, out: &mut Vec<Action>) {
+        while self.young.pop_any().is_some() {}
+        engine.handle(now, Input::EventsLost, out);
+    }
+
     /// An entry that a dump lists. How old it is nobody knows: it does not wait, unless it does already.
     pub fn dumped(&mut self, now: Instant, flow: &Flow, engine: &mut Engine, out: &mut Vec<Action>) {
         match self.filter.judge(flow) {

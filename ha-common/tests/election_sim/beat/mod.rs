@@ -1,14 +1,12 @@
 //! A pair that hears each other's heartbeats: two real elections and probers, and a model of what stays in the kernel.
 //!
-//! - `kernel.rs`: the entry, the fence and the gate, as the XDP programs keep them; it outlives its daemon.
-//! - `daemon.rs`: the control loop in small: tick, lease, actions in order; may freeze in the middle of a tick.
+//! Daemon and kernel are those of [`crate::model`].
+//!
 //! - `world.rs`: time, three paths (LAN, WAN, sync), faults.
 //! - `watch.rs`: the watch over the gates after every single event.
 //! - `rules.rs`: one scenario a rule, with its time. `races.rs`: both on the point of taking over.
 //! - `storms.rs`: random faults over many seeds, then peace.
 
-mod daemon;
-mod kernel;
 mod races;
 mod rules;
 mod storms;

@@ -1,9 +1,9 @@
 //! Short races, many of them: both nodes are brought to the point where either might take over, with everything that a
 //! decision depends on changing every few hundred microseconds. Every path is clean: nothing is excused.
 
-use super::daemon::Settings;
 use super::storms::{first_seed, seeds};
 use super::world::World;
+use crate::model::daemon::Settings;
 use ha_common::election::{Command, Input};
 use std::time::Duration;
 

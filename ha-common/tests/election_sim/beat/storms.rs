@@ -1,8 +1,8 @@
 //! Random faults over many seeds, with the watch over the gates after every event; then peace.
 
-use super::daemon::Settings;
-use super::kernel::PATHS;
 use super::world::World;
+use crate::model::daemon::Settings;
+use crate::model::lease_kernel::PATHS;
 use ha_common::election::{Command, Input};
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
 //! Time, the paths, the faults, and the watch over both gates.
 
-use super::daemon::{Daemon, Sent, Settings, TICK};
-use super::kernel::{Kernel, PATHS};
 use super::watch::{Memory, Watch};
+use crate::model::daemon::{Daemon, Pair, Sent, Settings, TICK};
+use crate::model::lease_kernel::{Kernel, PATHS};
 use crate::node::{Packet, SEGMENTS};
 use crate::world::Rng;
 use ha_common::election::{Cause, Command, Input};
@@ -16,6 +16,7 @@ use std::time::Duration;
 /// The sync link; LAN and WAN are 0 and 1, as the segments of adverts.
 pub const SYNC: usize = 2;
 const SYNC_TICK: Duration = Duration::from_millis(10);
+const RESTART_GRACE: Duration = Duration::from_secs(5);
 const SYNC_NOTICES: Duration = Duration::from_millis(300);
 
 #[derive(Clone, Copy)]
@@ -106,7 +107,7 @@ impl World {
         let host = &mut self.hosts[index];
         let Some(kernel) = &mut host.kernel else { return };
         kernel.replies = Default::default();
-        let mut daemon = Box::new(Daemon::new(at, index, host.settings, kernel, seed));
+        let mut daemon = Box::new(Daemon::new(at, index, host.settings, Pair::default(), kernel, seed));
         let sent: Vec<Sent> = up.iter().enumerate().flat_map(|(p, up)| daemon.link(at, p, *up, kernel)).collect();
         host.daemon = Some(daemon);
         (host.tick_at, host.frozen_until, host.synced_since) = (self.now + phase, self.now, None);
@@ -117,6 +118,15 @@ impl World {
     /// The process ends at once; its kernel goes on.
     pub fn kill(&mut self, index: usize) {
         self.hosts[index].daemon = None;
+    }
+
+    /// The process ends for a restart that keeps its role.
+    pub fn leave(&mut self, index: usize) {
+        let at = self.clock(index);
+        let host = &mut self.hosts[index];
+        if let (Some(daemon), Some(kernel)) = (host.daemon.take(), &mut host.kernel) {
+            daemon.bequeath(at, RESTART_GRACE, kernel);
+        }
     }
 
     /// The host loses power.
@@ -355,6 +365,8 @@ impl World {
         for sent in sent {
             match sent {
                 Sent::Advert(segment, packet) => self.send(from, segment, Packets::Advert(segment, packet)),
+                // No host is simulated that would listen.
+                Sent::Announcement(segment) => assert!(segment < SEGMENTS, "an announcement of a member"),
                 Sent::Probe(beat) => {
                     let path = usize::from(beat.path);
                     self.send(from, path, Packets::Beat(path, beat));
@@ -382,8 +394,11 @@ impl World {
             let since = works.then(|| self.hosts[index].synced_since.unwrap_or(now));
             self.hosts[index].synced_since = since;
             let in_sync = since.is_some_and(|since| now.since(since) >= SYNC_NOTICES);
-            let asked = self.hosts[index].daemon.as_ref().and_then(|daemon| daemon.flush_asked());
-            let flushed = asked.filter(|at| in_sync && self.clock(index).since(*at) >= self.lag).unwrap_or_default();
+            let asked = self.hosts[index].daemon.as_ref().and_then(|daemon| daemon.election.stats().hand_over);
+            let flushed = asked
+                .map(|over| over.since)
+                .filter(|at| in_sync && self.clock(index).since(*at) >= self.lag)
+                .unwrap_or_default();
             let health = SyncHealth { peer_alive: in_sync, in_sync, lag: self.lag, flushed };
             self.input(index, Input::Sync(health));
         }

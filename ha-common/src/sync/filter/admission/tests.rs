@@ -208,3 +208,19 @@ fn a_new_filter_works_both_ways() {
         assert!(stage.asks_for_dump());
     }
 }
+
+/// A flow that waits is let go when this node writes or deletes the peer's flow of that key, and when events were lost: no
+/// event will tell its end, and it must not be told as news later.
+#[test]
+fn what_waits_is_let_go_when_it_may_have_ended() {
+    let mut stage = Stage::new(Filter { min_age: Duration::from_secs(1), ..Filter::default() });
+    stage.changed(&flow(1));
+    stage.admission.written(&flow(1).key);
+    stage.changed(&flow(2));
+    stage.admission.events_lost(stage.now, &mut stage.engine, &mut stage.out);
+    stage.changed(&flow(3));
+    stage.after(Duration::from_secs(2));
+    assert_eq!((stage.flows(), stage.admission.stats().young), (1, 0));
+    assert!(stage.engine.standing(&flow(3).key).is_some());
+    assert!(stage.asks_for_dump());
+}

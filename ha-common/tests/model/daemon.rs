@@ -1,20 +1,22 @@
 //! One daemon: what the control loop does around the prober and the election.
 
-use super::kernel::{Kernel, PATHS};
-use crate::node::{GROUP, Packet, SEGMENTS, VHIDS, VIPS, address};
+use super::lease_kernel::{Kernel, PATHS};
+use super::segments::{GROUP, Packet, SEGMENTS, address, members};
 use ha_common::abi::SelfEntry;
 use ha_common::election::{
-    Action, Config, Damping, Election, HandOverEnd, Input, InterfaceId, LeaseEvent, LeaseOrder, LinkState, Member,
-    MemberId, PairTimes, ReceivedAdvert, Transition, Transport, VipState,
+    Action, Config, Damping, Election, HandOverEnd, Input, InterfaceId, LeaseEvent, LeaseOrder, LinkState, MemberId,
+    PairTimes, ReceivedAdvert, Transition, VipState,
 };
 use ha_common::liveness::{self, PathId, Prober};
 use ha_common::role::{NodeId, Role};
-use ha_common::time::Instant;
-use ha_common::wire::heartbeat::{Gate, Heartbeat};
+use ha_common::time::{Instant, earliest};
+use ha_common::wire::heartbeat::{FLAG_RESTARTING, Gate, Heartbeat, Standing};
 use std::time::Duration;
 
 /// Of the loop.
 pub const TICK: Duration = Duration::from_millis(1);
+/// Without probes to send, the lease is renewed when this part of it has passed.
+const RENEWALS_PER_LEASE: u32 = 4;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
@@ -24,17 +26,35 @@ pub struct Settings {
     pub preempt_delay: Duration,
 }
 
+/// How two nodes see each other by heartbeats; what is the same on both.
+#[derive(Clone, Copy, Debug)]
+pub struct Pair {
+    pub interval: Duration,
+    pub multiplier: u32,
+    pub times: PairTimes,
+}
+
+impl Default for Pair {
+    fn default() -> Self {
+        Self { interval: TICK, multiplier: 5, times: PairTimes::default() }
+    }
+}
+
 /// What goes out on the wires.
 pub enum Sent {
     Advert(usize, Packet),
+    /// A gratuitous ARP for the virtual address of this segment.
+    Announcement(usize),
     Probe(Heartbeat),
 }
 
 pub struct Daemon {
     node: u8,
     pub election: Election,
-    prober: Prober,
+    /// `None` in a cluster of other than two nodes: there are no heartbeats.
+    prober: Option<Prober>,
     session: u64,
+    published_at: Instant,
     /// End of the lease as this process published it last.
     deadline: Option<Instant>,
     /// What the loop has decided and not done yet: it froze in between. Since when the clock was read.
@@ -45,47 +65,51 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// A process that finds what the last one left in the kernel.
-    pub fn new(now: Instant, node: usize, settings: Settings, kernel: &Kernel, seed: u64) -> Self {
-        let live = kernel.is_open(now);
-        let member = |segment: usize| Member {
-            vhid: VHIDS[segment],
-            interface: InterfaceId(segment as u8),
-            addresses: vec![VIPS[segment].into()],
-            password: b"toto".to_vec().into(),
-            transport: Transport::Multicast { v4: GROUP, v6: "ff02::12".parse().unwrap() },
-        };
+    /// A process that finds what the last one left in the kernel. `pair`: `None` where there are no heartbeats.
+    pub fn new(
+        now: Instant,
+        node: usize,
+        settings: Settings,
+        pair: impl Into<Option<Pair>>,
+        kernel: &Kernel,
+        seed: u64,
+    ) -> Self {
+        let pair = pair.into();
+        let peer = pair.map(|_| NodeId(1 - (node as u8).min(1)));
+        // Only a mastership that was left on purpose is gone on with.
+        let left = kernel.is_open(now) && Standing::unpack(kernel.entry.state).has(FLAG_RESTARTING);
         let config = Config {
             node: NodeId(node as u8),
-            peer_node: Some(NodeId(1 - node as u8)),
+            peer_node: peer,
             advbase: 1,
             advskew: settings.advskew,
             dead_ratio: 3,
             preempt: settings.preempt,
             announce_burst: vec![Duration::ZERO, Duration::from_millis(100)],
             announce_refresh: None,
-            members: (0..SEGMENTS).map(member).collect(),
-            resume: live.then_some(kernel.entry.term),
+            members: members(),
+            resume: left.then_some(kernel.entry.term),
             maintenance: settings.maintenance,
             term_seen: kernel.entry.term.max(kernel.closed_term),
             preempt_delay: settings.preempt_delay,
-            times: PairTimes::default(),
+            times: pair.map_or(PairTimes::default(), |pair| pair.times),
             damping: Damping::default(),
         };
-        let prober = liveness::Config {
+        let prober = |(pair, peer): (Pair, NodeId)| liveness::Config {
             node: config.node,
-            peer: NodeId(1 - node as u8),
-            interval: TICK,
-            multiplier: 5,
+            peer,
+            interval: pair.interval,
+            multiplier: pair.multiplier,
             dead_after_max: Duration::from_millis(200),
             paths: (0..PATHS as u8).map(InterfaceId).collect(),
         };
         Self {
             node: node as u8,
+            prober: pair.zip(peer).map(prober).map(|config| Prober::new(config, seed)),
             election: Election::new(config, seed),
-            prober: Prober::new(prober, seed),
             session: seed | 1,
-            deadline: live.then_some(Instant(kernel.entry.lease_until_ns)),
+            published_at: now,
+            deadline: left.then_some(Instant(kernel.entry.lease_until_ns)),
             undone: None,
             ends: Vec::new(),
             transitions: Vec::new(),
@@ -97,19 +121,31 @@ impl Daemon {
         self.election.stats().role
     }
 
-    /// When the sync engine was asked to flush.
-    pub fn flush_asked(&self) -> Option<Instant> {
-        self.election.stats().hand_over.map(|hand_over| hand_over.since)
+    /// When the tick is due: the prober's, or where there is none the renewal of the lease.
+    pub fn poll_at(&self) -> Option<Instant> {
+        match &self.prober {
+            Some(prober) => prober.poll_at(),
+            None => {
+                let lease = self.election.stats().lease;
+                let renewal = lease.map(|lease| self.published_at + lease.length / RENEWALS_PER_LEASE);
+                earliest(self.election.poll_at(), renewal)
+            }
+        }
     }
 
-    /// When the prober's tick is due.
-    pub fn poll_at(&self) -> Option<Instant> {
-        self.prober.poll_at()
+    /// Ends the process, and leaves its mastership in the kernel for a successor that is back before `grace` is over.
+    pub fn bequeath(self, now: Instant, grace: Duration, kernel: &mut Kernel) {
+        let mut standing = self.election.stats().standing;
+        standing.flags |= FLAG_RESTARTING;
+        let until = self.deadline.map_or(Instant(0), |_| now + grace);
+        kernel.entry = SelfEntry { lease_until_ns: until.0, beat_ns: now.0, state: standing.pack(), ..kernel.entry };
     }
 
     pub fn link(&mut self, now: Instant, path: usize, up: bool, kernel: &mut Kernel) -> Vec<Sent> {
         let mut probes = Vec::new();
-        self.prober.handle(now, liveness::Input::Link { path: PathId(path as u8), up }, &mut probes);
+        if let Some(prober) = &mut self.prober {
+            prober.handle(now, liveness::Input::Link { path: PathId(path as u8), up }, &mut probes);
+        }
         if path >= SEGMENTS {
             return Vec::new();
         }
@@ -155,14 +191,18 @@ impl Daemon {
     /// The tick: reads the clock, then everything else, then decides. [`Self::finish`] does what was decided.
     pub fn begin(&mut self, now: Instant, kernel: &Kernel) {
         let (mut actions, mut probes) = (Vec::new(), Vec::new());
-        for reply in kernel.replies.iter().flatten() {
-            self.prober.handle(now, liveness::Input::Reply(reply), &mut probes);
-        }
-        if self.prober.poll_at().is_some_and(|at| at <= now) {
-            self.prober.handle(now, liveness::Input::Timer, &mut probes);
+        if let Some(prober) = &mut self.prober {
+            for reply in kernel.replies.iter().flatten() {
+                prober.handle(now, liveness::Input::Reply(reply), &mut probes);
+            }
+            if prober.poll_at().is_some_and(|at| at <= now) {
+                prober.handle(now, liveness::Input::Timer, &mut probes);
+            }
         }
         self.check_lease(now, kernel, &mut actions);
-        self.election.handle(now, Input::Peer(self.prober.sight()), &mut actions);
+        if let Some(prober) = &self.prober {
+            self.election.handle(now, Input::Peer(prober.sight()), &mut actions);
+        }
         if self.election.poll_at().is_some_and(|at| at <= now) {
             self.election.handle(now, Input::Timer, &mut actions);
         }
@@ -203,10 +243,11 @@ impl Daemon {
                     }
                 }
                 Action::SendAdvert { .. } => panic!("no IPv6 here: {action:?}"),
-                Action::Announce { .. } => {
+                Action::Announce { member } => {
                     if kernel.is_open(now) {
                         assert!(kernel.vips, "only a holder announces");
                         self.announced += 1;
+                        sent.push(Sent::Announcement(usize::from(member.0)));
                     }
                 }
                 Action::HandOverEnded(end) => self.ends.push(end),
@@ -225,6 +266,7 @@ impl Daemon {
         let stats = self.election.stats();
         let lease_until = stats.lease.map_or(Instant(0), |lease| read + lease.length);
         self.deadline = stats.lease.map(|_| lease_until);
+        self.published_at = read;
         assert_eq!(stats.standing.gate, Gate::Closed, "the gate is the kernel's");
         kernel.entry = SelfEntry {
             lease_until_ns: lease_until.0,

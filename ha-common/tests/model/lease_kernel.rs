@@ -33,8 +33,7 @@ impl Kernel {
         if self.entry.session == 0 {
             return None;
         }
-        let newer = probe.standing.serves() && probe.term > self.entry.term;
-        if newer && probe.other_session == self.entry.session {
+        if probe.supersedes(&self.entry) {
             self.closed_term = self.closed_term.max(self.entry.term);
         }
         let gate = self.gate(now);
