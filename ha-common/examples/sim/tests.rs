@@ -4,11 +4,11 @@ use crate::mutations::{ALL, place};
 use crate::report::{Plan, keep_panics, survey};
 use crate::run::run;
 
-/// Seeds 0 to 199: nothing that must hold is broken, and nothing that is to be exercised is left out.
+/// Seeds 0 to 59: nothing that must hold is broken, and nothing that is to be exercised is left out.
 #[test]
-fn two_hundred_seeds() {
+fn sixty_seeds() {
     keep_panics();
-    let report = survey(&Plan { first: 0, seeds: 200, jobs: 2, skip: Vec::new(), fail_fast: false });
+    let report = survey(&Plan { first: 0, seeds: 60, jobs: 2, skip: Vec::new(), fail_fast: false });
     report.print();
     assert!(report.failures.is_empty(), "{:?}", report.failed_checks());
     for (fault, _) in crate::faults::Fault::ALL {
