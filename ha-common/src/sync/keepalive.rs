@@ -212,6 +212,9 @@ impl Engine {
     pub(super) fn update(&mut self, now: Instant, slot: Slot, out: &mut Vec<Action>) {
         let Some(entry) = self.table.get_mut(slot) else { return };
         entry.flags.set(Flags::WRITTEN);
+        // Where the kernel's entry has gone unnoticed, the write makes another one, whose number no event tells: a deletion
+        // that named the old one would leave it there.
+        entry.id = 0;
         out.push(Action::Update(written(entry.flow())));
         self.keep_alive(now, slot);
     }

@@ -119,9 +119,11 @@ impl Engine {
     /// The entry goes without a word to the peers.
     pub(super) fn forget(&mut self, slot: Slot) {
         if self.dump.is_running() {
+            let generation = self.dump.generation();
             self.table.entomb(slot);
             if let Some(entry) = self.table.get_mut(slot) {
                 entry.owed = 0;
+                entry.dump = generation;
                 entry.flags.set(Flags::HELD_FOR_DUMP);
             }
         } else {

@@ -331,9 +331,11 @@ impl Engine {
     fn bury_for_peer(&mut self, origin: Origin, slot: Slot, version: u64) {
         self.table.claim(slot, Owner::Peer(origin.peer), version);
         self.table.entomb(slot);
-        let dumping = self.dump.is_running();
+        let (dumping, generation) = (self.dump.is_running(), self.dump.generation());
         if let Some(entry) = self.table.get_mut(slot) {
             entry.owed = 0;
+            // A line of a dump that runs was made before the kernel has deleted it.
+            entry.dump = generation;
             if dumping {
                 entry.flags.set(Flags::HELD_FOR_DUMP);
             }
@@ -413,6 +415,47 @@ mod tests {
         flow.mark = 9;
         engine.on_changed(Instant(0), &flow, &mut out);
         assert_eq!(out, []);
+    }
+
+    /// A peer takes over a flow of this node, and ends it: the kernel's entry is deleted whatever its number is, because the
+    /// write in between may have found none and made another.
+    #[test]
+    fn a_claimed_flow_is_deleted_whatever_its_number() {
+        let mut engine = engine();
+        engine.peers[0].up = true;
+        let mut out = Vec::new();
+        let flow = Flow { id: 7, ..crate::sync::table::tests::flow(1) };
+        engine.on_changed(Instant(0), &flow, &mut out);
+        engine.on_data(Instant(0), PeerId(0), 1, &upsert(500, 1), &mut out);
+        assert!(matches!(out[..], [Action::Update(_)]), "{out:?}");
+        out.clear();
+        let ends = Kind::Removal(proto::Removal { key: Some(encode::key_message(&flow.key)), version: 501 });
+        let changes = vec![proto::Change { kind: Some(ends) }];
+        engine.on_data(Instant(0), PeerId(0), 2, &proto::Data { changes, ..Default::default() }, &mut out);
+        assert_eq!(out, [Action::Delete { key: flow.key, id: 0 }]);
+    }
+
+    /// A peer ends a flow while a dump runs that lists it: the line was made before, and makes it nobody's again. What is
+    /// still there is deleted.
+    #[test]
+    fn a_line_of_a_dump_revives_nothing() {
+        for role in [Role::Backup, Role::Master] {
+            let mut engine = engine();
+            let (mut out, now) = (Vec::new(), Instant(1_000_000_000));
+            engine.handle(now, crate::sync::Input::Role(role), &mut out);
+            engine.peers[0].up = true;
+            engine.on_data(now, PeerId(0), 1, &upsert(5, 1), &mut out);
+            engine.on_dump_begin(now);
+            let key = crate::sync::table::tests::flow(1).key;
+            let ends = Kind::Removal(proto::Removal { key: Some(encode::key_message(&key)), version: 6 });
+            let changes = vec![proto::Change { kind: Some(ends) }];
+            engine.on_data(now, PeerId(0), 2, &proto::Data { changes, ..Default::default() }, &mut out);
+            out.clear();
+            engine.on_dumped(now, &Flow { id: 9, ..crate::sync::table::tests::flow(1) }, &mut out);
+            let deletes = [Action::Delete { key, id: 9 }];
+            assert_eq!(out, if role == Role::Backup { &deletes[..] } else { &[] }, "{role}");
+            assert_eq!(engine.standing(&key), None, "{role}");
+        }
     }
 
     /// What a peer says of a copy that is the same is no proof that the kernel has it: a dump that does not list it shows that

@@ -101,7 +101,8 @@ fn state_disk_full(_: Extent) -> Result<String> {
     ensure!(!refused.status.success(), "maintenance was accepted: {said}");
     ensure!(said.contains("No space left on device"), "the reason is not named: {said}");
     ensure!(lab.status(Node::Fw1)?.role() == "master", "the refused maintenance moved the master");
-    lab.hand_over(Node::Fw1)?;
+    // Heartbeats of daemons that have just started may not be answered yet.
+    wait_until("a failover by hand", PATIENCE, || lab.hand_over(Node::Fw1).is_ok())?;
     lab.wait_settled(Node::Fw2, PATIENCE)?;
     Ok(format!("refused: \"{}\"; failover by hand works", message(&lab, &said)))
 }

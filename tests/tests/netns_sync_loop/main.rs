@@ -158,6 +158,8 @@ fn netns_role_change() -> Result<()> {
     converge(&mut a, &mut b, 100)?;
     a.post(SyncRequest::Role(Role::Backup))?;
     b.post(SyncRequest::Role(Role::Master))?;
+    // What the kernel tells before the role is taken belongs to the former one: an answer comes after it.
+    b.status()?;
     b.traffic(&creates(100..150));
     b.traffic(&deletes(0..20));
     b.traffic(&(20..40).map(|n| Write::Update(Flow { mark: 77, ..flow(n) })).collect::<Vec<_>>());

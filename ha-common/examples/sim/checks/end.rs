@@ -77,10 +77,17 @@ impl World {
                 let seen =
                     |host: &crate::host::Host| host.conntrack.entries.get(&number).map(|entry| state(&entry.flow, 0));
                 let states: Vec<_> = self.hosts.iter().map(seen).collect();
-                return Some(format!("session {number} differs: {states:?}"));
+                return Some(format!("session {number} differs: {states:?}; {}", self.standings(number)));
             }
         }
         None
+    }
+
+    /// Whose flow each engine says it is.
+    fn standings(&self, number: u32) -> String {
+        let key = self.clients.sessions[number as usize].flow(number).key;
+        let of = |host: &crate::host::Host| host.sync.as_ref().and_then(|sync| sync.engine.standing(&key));
+        format!("engines: {:?}", self.hosts.iter().map(of).collect::<Vec<_>>())
     }
 
     /// What the engines hold differently: whose they say it is, and in which state.
