@@ -319,6 +319,20 @@ pub const ALL: &[Mutation] = &[
         "        let _ = REORDER_FRAMES;\n        for frame in self.in_flight.iter_mut().filter(|frame| frame.sequence < highest) {\n            frame.open = false;\n        }\n        bulk_done",
         "what a lost frame carried is not sent again",
     ),
+    bug(
+        "old-number-deleted",
+        "sync/keepalive.rs",
+        "        entry.id = 0;\n        out.push(Action::Update(written(entry.flow())));",
+        "        out.push(Action::Update(written(entry.flow())));",
+        "a copy that was made anew unnoticed is never deleted",
+    ),
+    bug(
+        "dump-line-revives",
+        "sync/remote.rs",
+        "            entry.dump = generation;\n            if dumping {",
+        "            let _ = generation;\n            if dumping {",
+        "a line of a dump that runs turns an ended flow into this node's",
+    ),
 ];
 
 /// Where a mutation's text begins in its file.
