@@ -30,7 +30,7 @@ mod writing;
 use report::{Plan, keep_panics, survey};
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: sim [--seeds N] [--seed FIRST] [--jobs N] [--skip SEED]... [--fail-fast] [--json]";
+const USAGE: &str = "usage: sim [--seeds N] [--seed FIRST] [--jobs N] [--skip SEED]... [--lines N] [--fail-fast] [--json]";
 
 fn main() -> ExitCode {
     let (plan, json) = match read(std::env::args().skip(1)) {
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
 
 fn read(mut arguments: impl Iterator<Item = String>) -> Result<(Plan, bool), String> {
     let jobs = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let mut plan = Plan { first: 0, seeds: 1000, jobs, skip: Vec::new(), fail_fast: false };
+    let mut plan = Plan { first: 0, seeds: 1000, jobs, skip: Vec::new(), fail_fast: false, lines: run::LINES };
     let (mut json, mut seeds) = (false, None);
     while let Some(argument) = arguments.next() {
         let mut number = || {
@@ -64,6 +64,7 @@ fn read(mut arguments: impl Iterator<Item = String>) -> Result<(Plan, bool), Str
             // One seed alone, unless more are asked for.
             "--seed" => (plan.first, plan.seeds) = (number()?, 1),
             "--jobs" => plan.jobs = number()?.clamp(1, 256) as usize,
+            "--lines" => plan.lines = number()?.clamp(1, 10_000_000) as usize,
             "--skip" => plan.skip.push(number()?),
             "--fail-fast" => plan.fail_fast = true,
             "--json" => json = true,

@@ -37,6 +37,8 @@ pub struct Plan {
     pub skip: Vec<u64>,
     /// Stop at the first failure.
     pub fail_fast: bool,
+    /// Of the timeline of a failure.
+    pub lines: usize,
 }
 
 /// Sums over all seeds.
@@ -70,7 +72,7 @@ pub fn survey(plan: &Plan) -> Report {
                     if plan.skip.contains(&(plan.first + at)) {
                         continue;
                     }
-                    let outcome = once_or_twice(plan.first + at);
+                    let outcome = once_or_twice(plan.first + at, plan.lines);
                     failed.fetch_or(outcome.failure.is_some(), Ordering::Relaxed);
                     if let Ok(mut report) = report.lock() {
                         report.add(outcome);
@@ -86,10 +88,10 @@ pub fn survey(plan: &Plan) -> Report {
 }
 
 /// Some seeds are run again: everything must happen as before.
-fn once_or_twice(seed: u64) -> Outcome {
-    let mut outcome = run(seed);
+fn once_or_twice(seed: u64, lines: usize) -> Outcome {
+    let mut outcome = run(seed, lines);
     if seed.is_multiple_of(TWICE) && outcome.failure.is_none() {
-        let again = run(seed);
+        let again = run(seed, lines);
         if again.digest != outcome.digest {
             outcome.failure = Some(crate::run::Failure {
                 violation: crate::checks::Violation {

@@ -8,8 +8,8 @@ use crate::world::{BEGIN, Counts, World};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-/// Lines of the timeline that a failure shows.
-const TAIL: usize = 60;
+/// Lines of the timeline that a failure shows, unless it is asked for more.
+pub const LINES: usize = 60;
 const LOOK: Duration = Duration::from_millis(50);
 /// Where nothing is repaired, an operator asks for a resync this often until the tables are equal.
 const RESYNC: Duration = Duration::from_secs(6);
@@ -40,9 +40,9 @@ pub struct Failure {
     pub timeline: String,
 }
 
-/// Runs a seed. A panic of the code under test is a failure like others.
-pub fn run(seed: u64) -> Outcome {
-    let mut world = World::new(seed);
+/// Runs a seed; a failure shows the last `lines` of its timeline. A panic of the code under test is a failure like others.
+pub fn run(seed: u64, lines: usize) -> Outcome {
+    let mut world = World::new(seed, lines);
     let settled = catch_unwind(AssertUnwindSafe(|| live(&mut world)));
     if settled.is_err() {
         world.fail("panic", crate::report::take_panic());
@@ -51,7 +51,7 @@ pub fn run(seed: u64) -> Outcome {
     let failure = world.violation.take().map(|violation| Failure {
         violation,
         options: format!("{:#?}", world.options),
-        timeline: world.timeline.tail(TAIL),
+        timeline: world.timeline.tail(),
     });
     Outcome {
         seed,

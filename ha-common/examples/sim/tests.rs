@@ -2,13 +2,13 @@
 
 use crate::mutations::{ALL, place};
 use crate::report::{Plan, keep_panics, survey};
-use crate::run::run;
+use crate::run::{LINES, run};
 
 /// Seeds 0 to 59: nothing that must hold is broken, and nothing that is to be exercised is left out.
 #[test]
 fn sixty_seeds() {
     keep_panics();
-    let report = survey(&Plan { first: 0, seeds: 60, jobs: 2, skip: Vec::new(), fail_fast: false });
+    let report = survey(&Plan { first: 0, seeds: 60, jobs: 2, skip: Vec::new(), fail_fast: false, lines: LINES });
     report.print();
     assert!(report.failures.is_empty(), "{:?}", report.failed_checks());
     for (fault, _) in crate::faults::Fault::ALL {
@@ -24,9 +24,9 @@ fn sixty_seeds() {
 #[test]
 fn a_seed_decides_everything() {
     keep_panics();
-    let digests: Vec<u64> = (1000..1006).map(|seed| run(seed).digest).collect();
+    let digests: Vec<u64> = (1000..1006).map(|seed| run(seed, LINES).digest).collect();
     for (seed, digest) in (1000..1006).zip(&digests) {
-        assert_eq!(run(seed).digest, *digest, "seed {seed}");
+        assert_eq!(run(seed, LINES).digest, *digest, "seed {seed}");
     }
     assert!(digests.windows(2).all(|pair| pair[0] != pair[1]));
 }

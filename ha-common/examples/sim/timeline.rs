@@ -10,8 +10,6 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-const KEPT: usize = 400;
-
 /// One entry.
 #[derive(Clone, Copy, Debug)]
 pub enum Note {
@@ -45,18 +43,20 @@ pub struct Timeline {
     hasher: DefaultHasher,
     pub entries: u64,
     last: VecDeque<Entry>,
+    /// At most this many entries are kept.
+    kept: usize,
 }
 
 impl Timeline {
-    pub fn new(begin: Instant) -> Self {
-        Self { begin, hasher: DefaultHasher::new(), entries: 0, last: VecDeque::new() }
+    pub fn new(begin: Instant, kept: usize) -> Self {
+        Self { begin, hasher: DefaultHasher::new(), entries: 0, last: VecDeque::new(), kept }
     }
 
     pub fn note(&mut self, at: Instant, node: impl Into<Option<usize>>, note: Note) {
         let entry = Entry { at, node: node.into(), note };
         self.hash(&entry);
         self.entries += 1;
-        if self.last.len() == KEPT {
+        if self.last.len() == self.kept {
             self.last.pop_front();
         }
         self.last.push_back(entry);
@@ -72,15 +72,14 @@ impl Timeline {
         self.hasher.finish()
     }
 
-    /// The last entries, one a line.
-    pub fn tail(&self, lines: usize) -> String {
-        let from = self.last.len().saturating_sub(lines);
+    /// The entries that are kept, one a line.
+    pub fn tail(&self) -> String {
         let line = |entry: &Entry| {
             let ms = entry.at.since(self.begin).as_secs_f64() * 1e3;
             let node = entry.node.map_or("  ".to_owned(), |node| format!("n{node}"));
             format!("{ms:>12.3} ms  {node}  {}\n", entry.note)
         };
-        self.last.iter().skip(from).map(line).collect()
+        self.last.iter().map(line).collect()
     }
 
     fn hash(&mut self, entry: &Entry) {

@@ -71,7 +71,7 @@ pub struct Counts {
 }
 
 impl World {
-    pub fn new(seed: u64) -> Self {
+    pub fn new(seed: u64, lines: usize) -> Self {
         let options = Options::draw(seed);
         let mut random = Random::new(seed, 2);
         let hosts = options.nodes.iter().map(|node| host(&options, *node, &mut random)).collect();
@@ -83,7 +83,7 @@ impl World {
             clients: Clients::new(BEGIN, options.sessions, &mut random),
             stranger: Stranger::new(options.nodes.len()),
             weather: Random::new(seed, 3),
-            timeline: Timeline::new(BEGIN),
+            timeline: Timeline::new(BEGIN, lines),
             checks: Checks::new(BEGIN, options.nodes.len(), options.sessions),
             violation: None,
             faults: [0; Fault::ALL.len()],

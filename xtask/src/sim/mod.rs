@@ -27,6 +27,9 @@ pub struct SimArgs {
     /// Threads; default: as many as there are CPUs
     #[arg(long)]
     jobs: Option<u32>,
+    /// How much of its timeline a failure shows
+    #[arg(long)]
+    lines: Option<u64>,
     /// One JSON object instead of sentences
     #[arg(long)]
     json: bool,
@@ -57,7 +60,7 @@ pub fn run(args: &SimArgs) -> Result<ExitCode> {
 fn add_options(command: &mut Command, args: &SimArgs) {
     // The first seed comes before their number: alone it is one.
     let jobs = args.jobs.map(u64::from);
-    for (name, value) in [("--seed", args.seed), ("--seeds", args.seeds), ("--jobs", jobs)] {
+    for (name, value) in [("--seed", args.seed), ("--seeds", args.seeds), ("--jobs", jobs), ("--lines", args.lines)] {
         if let Some(value) = value {
             command.args([name, &value.to_string()]);
         }
