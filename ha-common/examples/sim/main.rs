@@ -30,7 +30,8 @@ mod writing;
 use report::{Plan, keep_panics, survey};
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: sim [--seeds N] [--seed FIRST] [--jobs N] [--skip SEED]... [--lines N] [--fail-fast] [--json]";
+const USAGE: &str =
+    "usage: sim [--seeds N] [--seed FIRST] [--jobs N] [--skip SEED]... [--lines N] [--fail-fast] [--json]";
 
 fn main() -> ExitCode {
     let (plan, json) = match read(std::env::args().skip(1)) {
