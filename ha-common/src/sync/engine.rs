@@ -75,6 +75,8 @@ pub struct Engine {
     pub(super) recent: Recent,
     /// What a mastership left behind and nobody has judged yet.
     pub(super) remains: Option<Remains>,
+    /// When a master's word is applied to what nobody answers for any more.
+    pub(super) orphans_due: Option<Instant>,
     /// The next slot whose TCP windows are to be opened.
     pub(super) relaxing: Option<Slot>,
     pub(super) full_reported: bool,
@@ -120,6 +122,7 @@ impl Engine {
             retries: Retries::default(),
             recent: Recent::default(),
             remains: None,
+            orphans_due: None,
             relaxing: None,
             full_reported: false,
             counters: Counters::default(),
@@ -209,6 +212,7 @@ impl Engine {
             self.fetches.poll_at(),
             self.refresh_at(),
             self.remains_at(),
+            self.orphans_due,
         ];
         peers.chain(own).fold(None, earliest)
     }
@@ -309,6 +313,7 @@ impl Engine {
         self.run_fetches(now, out);
         self.run_dump(now, out);
         self.run_purge(now, out);
+        self.run_orphans(now, out);
         self.run_keep_alive(now, out);
         for index in 0..self.peers.len() {
             let silent = |peer: &&Peer| peer.up && now.since(peer.heard) >= self.peer_timeout;
