@@ -5,12 +5,13 @@ use super::digest::digest_key;
 use super::expect::{EarlyExpectations, ExpectationDump};
 use super::fetch::Fetches;
 use super::health::Flush;
-use super::keepalive::{Retries, Wheel};
+use super::keepalive::Wheel;
 use super::modes::Mode;
 use super::peer::{Peer, bit};
 use super::purge::Remains;
 use super::recent::Recent;
 use super::reconcile::Dump;
+use super::retries::Retries;
 use super::seal::Keyring;
 use super::session::Statement;
 use super::table::{Owner, Slot, Table};
@@ -314,6 +315,7 @@ impl Engine {
         self.run_dump(now, out);
         self.run_purge(now, out);
         self.run_orphans(now, out);
+        self.run_retries(now, out);
         self.run_keep_alive(now, out);
         for index in 0..self.peers.len() {
             let silent = |peer: &&Peer| peer.up && now.since(peer.heard) >= self.peer_timeout;
