@@ -123,12 +123,15 @@ impl Engine {
     pub(super) fn create(&mut self, now: Instant, slot: Slot, out: &mut Vec<Action>) {
         let parent = self.parent_of(slot);
         self.table.set_absent(slot, parent == Parent::Awaited);
+        let generation = self.dump.generation();
         let Some(entry) = self.table.get_mut(slot) else { return };
         entry.id = 0;
         if parent == Parent::Awaited {
             entry.retries = 1;
             return self.retry_later(now, slot, Remedy::Create);
         }
+        // A dump that runs may have passed its place.
+        entry.dump = generation;
         entry.flags.set(Flags::WRITTEN);
         let mut flow = written(entry.flow());
         if parent == Parent::Missing {
@@ -143,7 +146,9 @@ impl Engine {
     /// Emits the update of a peer's flow.
     pub(super) fn update(&mut self, now: Instant, slot: Slot, out: &mut Vec<Action>) {
         self.table.set_absent(slot, false);
+        let generation = self.dump.generation();
         let Some(entry) = self.table.get_mut(slot) else { return };
+        entry.dump = generation;
         entry.flags.set(Flags::WRITTEN);
         // Where the kernel's entry has gone unnoticed, the write makes another one, whose number no event tells: a deletion
         // that named the old one would leave it there.

@@ -189,6 +189,28 @@ mod tests {
         }
     }
 
+    /// What is written while a dump runs need not be listed by it: neither is it missed on a standby, nor does a master take it
+    /// for gone.
+    #[test]
+    fn what_is_written_while_a_dump_runs_is_not_missed() {
+        for (role, refused) in [
+            (Role::Backup, WriteKind::Create),
+            (Role::Backup, WriteKind::Update),
+            (Role::Master, WriteKind::Create),
+            (Role::Master, WriteKind::Update),
+        ] {
+            let (mut engine, now) = (standby(), Instant(20_000_000_000));
+            engine.handle(now, Input::Role(role), &mut Vec::new());
+            refuse(&mut engine, now, refused, &mut Vec::new());
+            engine.handle(now, Input::DumpBegin, &mut Vec::new());
+            let later = now + RETRY_DELAY;
+            assert_eq!(writes(&mut engine, |engine, out| engine.handle(later, Input::Timer, out)).len(), 1);
+            let end = Input::DumpEnd { complete: true };
+            assert_eq!(writes(&mut engine, |engine, out| engine.handle(later, end, out)).len(), 0);
+            assert_eq!((engine.stats().flows, engine.stats().restored), (1, 0), "{role}, {refused:?}");
+        }
+    }
+
     /// Where a master cannot update its own flow for long, it takes what the kernel has, as a dump tells it.
     #[test]
     fn a_master_gives_way_to_a_kernel_that_refuses() {
