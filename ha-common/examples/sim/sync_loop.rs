@@ -73,6 +73,8 @@ pub struct SyncLoop {
     pub mailbox: VecDeque<Request>,
     pub inbox: VecDeque<Datagram>,
     dump: Option<(Number, Instant)>,
+    /// A dump is to begin when so many writes are done.
+    dump_after: Option<u64>,
     writing: Writing,
     /// Acknowledgements that wait until so many writes are done.
     held: VecDeque<(u64, Outgoing)>,
@@ -123,6 +125,7 @@ impl SyncLoop {
             mailbox: VecDeque::new(),
             inbox: VecDeque::new(),
             dump: None,
+            dump_after: None,
             writing: Writing::new(options.write_cost),
             held: VecDeque::new(),
             gather_until: now,
@@ -188,7 +191,7 @@ impl SyncLoop {
 
     /// Nothing waits in the loop itself.
     pub fn is_idle(&self) -> bool {
-        self.dump.is_none() && !self.writing.is_busy()
+        self.dump.is_none() && self.dump_after.is_none() && !self.writing.is_busy()
     }
 
     fn on_mailbox(&mut self, now: Instant, kernel: &mut Conntrack) {
@@ -290,7 +293,7 @@ impl SyncLoop {
             let actions = std::mem::take(&mut self.actions);
             let mut writes = Vec::new();
             for action in actions {
-                self.sort(now, action, &mut writes, effects);
+                self.sort(action, &mut writes, effects);
             }
             self.with_reports(now, kernel, effects, |writing, kernel, done| {
                 writing.submit(now, &mut writes, kernel, done);
@@ -298,6 +301,15 @@ impl SyncLoop {
             self.hold_back(effects);
         }
         self.hold_back(effects);
+        self.start_dump_if_due(now);
+    }
+
+    fn start_dump_if_due(&mut self, now: Instant) {
+        if self.dump_after.is_some_and(|writes| writes <= self.writing.completed()) {
+            self.dump_after = None;
+            self.give(now, Input::DumpBegin);
+            self.dump = Some((0, now));
+        }
     }
 
     fn give(&mut self, now: Instant, input: Input<'_>) {
@@ -306,7 +318,7 @@ impl SyncLoop {
         self.actions_most = self.actions_most.max(self.actions.len() - before);
     }
 
-    fn sort(&mut self, now: Instant, action: Action, writes: &mut Vec<Write>, effects: &mut Effects) {
+    fn sort(&mut self, action: Action, writes: &mut Vec<Write>, effects: &mut Effects) {
         match action {
             Action::Create(flow) => {
                 self.admission.written(&flow.key);
@@ -324,10 +336,7 @@ impl SyncLoop {
             Action::Fetch(key) => writes.push(Write::Fetch(key)),
             Action::Expect { .. } | Action::Unexpect { .. } => panic!("no flow of the simulation has a helper"),
             Action::Send { peer, links, datagram } => effects.datagrams.push(Outgoing { peer, links, bytes: datagram }),
-            Action::Dump => {
-                self.give(now, Input::DumpBegin);
-                self.dump = Some((0, now));
-            }
+            Action::Dump => self.dump_after = Some(self.writing.submitted() + writes.len() as u64),
             Action::Health(health) => effects.health = Some(health),
             Action::Event(event) => {
                 if let sync::Event::KeyChanged { to, .. } = event {

@@ -36,6 +36,11 @@ fn forget_creation(key: &FlowKey, out: &mut Vec<Action>) {
     out.retain(|action| !matches!(action, Action::Create(waiting) if waiting.key == *key));
 }
 
+/// The kernel refuses now what it may do a moment later.
+fn is_passing(error: i32) -> bool {
+    matches!(error, errno::ENOMEM | errno::ENOSPC | errno::ENOBUFS | errno::EAGAIN | errno::EINTR)
+}
+
 impl Engine {
     /// Real traffic (or an operator) created or changed a flow here.
     pub(super) fn on_changed(&mut self, now: Instant, flow: &Flow, out: &mut Vec<Action>) {
@@ -146,6 +151,7 @@ impl Engine {
         let peer = match entry.owner() {
             Owner::Peer(peer) => peer,
             Owner::Local if write == WriteKind::Create => return self.creation_refused(now, slot),
+            Owner::Local if write == WriteKind::Update && is_passing(error) => return self.update_refused(now, slot),
             Owner::Local | Owner::Found => return,
         };
         match (write, error) {
@@ -163,8 +169,9 @@ impl Engine {
                     self.restore(now, slot, peer, out);
                 }
             }
-            (_, errno::ENOMEM | errno::ENOSPC | errno::ENOBUFS | errno::EAGAIN | errno::EINTR)
-            | (WriteKind::Create, errno::EEXIST | errno::EBUSY | errno::ENOENT) => self.creation_refused(now, slot),
+            (WriteKind::Update, error) if is_passing(error) => self.update_refused(now, slot),
+            (WriteKind::Create, error) if is_passing(error) => self.creation_refused(now, slot),
+            (WriteKind::Create, errno::EEXIST | errno::EBUSY | errno::ENOENT) => self.creation_refused(now, slot),
             (WriteKind::Create | WriteKind::Update, _) => {
                 self.table.set_absent(slot, true);
                 self.counters.writes_abandoned += 1;
@@ -205,7 +212,10 @@ impl Engine {
             entry.flags.clear(Flags::CUT);
             match entry.owner() {
                 Owner::Local => {}
-                Owner::Found => self.table.claim(slot, Owner::Local, version),
+                Owner::Found => {
+                    self.table.claim(slot, Owner::Local, version);
+                    self.adopt(now, slot, out);
+                }
                 Owner::Peer(_) => self.adopt(now, slot, out),
             }
         }
@@ -220,12 +230,12 @@ impl Engine {
         }
     }
 
-    /// A peer's flow is this node's from now on. One that the kernel lacks, and that waited to be created again, is not
+    /// A peer's or nobody's flow is this node's from now on. One that the kernel lacks, and that waited to be created again, is not
     /// waited for any more: whoever answers for a flow has it, or says that it is gone.
     pub(super) fn adopt(&mut self, now: Instant, slot: Slot, out: &mut Vec<Action>) {
         self.table.set_owner(slot, Owner::Local);
         if self.table.get(slot).is_some_and(|entry| entry.flags.has(Flags::ABSENT)) {
-            self.create(now, slot, out);
+            self.write_again(now, slot, out);
         }
         self.fetch_if_adjusted(now, slot, out);
     }

@@ -42,6 +42,7 @@ mod reconcile;
 mod refresh;
 mod relax;
 mod remote;
+mod retries;
 mod rtt;
 mod seal;
 mod selection;

@@ -109,7 +109,8 @@ impl Engine {
             return true;
         }
         let Some(entry) = self.table.get(slot) else { return true };
-        let (was_live, old, absent) = (entry.is_live(), entry.flow(), entry.flags.has(Flags::ABSENT));
+        let absent = entry.flags.has(Flags::ABSENT) && !entry.flags.has(Flags::OUTDATED);
+        let (was_live, old, is_outdated) = (entry.is_live(), entry.flow(), entry.flags.has(Flags::OUTDATED));
         let (was_found, listed) = (entry.owner() == Owner::Found, entry.dump);
         let was_cut = entry.flags.has(Flags::CUT);
         let changed = entry.version() != version;
@@ -131,7 +132,7 @@ impl Engine {
         } else if is_replacement(&old, &flow) {
             out.push(Action::Delete { key: flow.key, id: old.id });
             self.create(now, slot, out);
-        } else if was_cut || !is_same_state(&old, &flow) || self.has_own_windows(slot) {
+        } else if was_cut || is_outdated || !is_same_state(&old, &flow) || self.has_own_windows(slot) {
             self.update(now, slot, out);
             let before = old.extra.map(|extra| extra.expectations).unwrap_or_default();
             self.expect_as_told(slot, &before, out);
