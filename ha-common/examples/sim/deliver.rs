@@ -38,7 +38,7 @@ impl World {
         kernel.replies = Default::default();
         host.control = Some(Box::new(Daemon::new(local, node, host.settings, pair, kernel, seed)));
         (host.tick_at, host.control_frozen_until, host.freeze_in_tick) = (now + phase, now, None);
-        (host.told, host.draining, host.key_in_use) = ((0, 0), None, None);
+        (host.told, host.draining, host.offered, host.key_in_use) = ((0, 0), None, None, None);
         host.missed = Missed::default();
         self.stranger.forget_adverts(node);
         for path in 0..PATHS {
@@ -192,7 +192,8 @@ impl World {
         let news: Vec<_> = control.transitions.iter().skip(transitions).copied().collect();
         let ended: Vec<_> = control.ends.iter().skip(ends).copied().collect();
         let hand_over = control.election.stats().hand_over;
-        let draining = hand_over.filter(|over| over.phase == HandOverPhase::Draining).map(|over| over.since);
+        let since = |phase| hand_over.filter(|over| over.phase == phase).map(|over| over.since);
+        let (draining, offered) = (since(HandOverPhase::Draining), since(HandOverPhase::Offered));
         self.hosts[node].told = (transitions + news.len(), ends + ended.len());
         for transition in news {
             self.counts.transitions += 1;
@@ -208,6 +209,7 @@ impl World {
             self.ask_sync(node, Request::Flush);
         }
         self.hosts[node].draining = draining;
+        self.offers(node, offered);
     }
 
     fn broadcast(&mut self, from: usize, path: usize, payload: impl Fn() -> Payload) {

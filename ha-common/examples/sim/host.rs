@@ -54,6 +54,8 @@ pub struct Host {
     pub told: (usize, usize),
     /// The hand-over that the sync loop was last asked to drain for.
     pub draining: Option<Instant>,
+    /// What was flushed for the offer that stands: everything of before this moment. A stop that takes it over flushes nothing again.
+    pub offered: Option<Instant>,
     pub health: SyncHealth,
 }
 

@@ -355,6 +355,7 @@ fn host(options: &Options, node: NodeOptions, random: &mut Random) -> Host {
         missed: Missed::default(),
         told: (0, 0),
         draining: None,
+        offered: None,
         health: SyncHealth::default(),
     }
 }

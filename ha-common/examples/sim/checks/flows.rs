@@ -7,7 +7,7 @@
 use crate::conntrack::{Applied, Number, number as number_of};
 use crate::timeline::Note;
 use crate::world::World;
-use ha_common::election::{HandOverPhase, PairTimes};
+use ha_common::election::PairTimes;
 use ha_common::sync::Mode;
 use ha_common::sync::flow::Flow;
 use ha_common::time::Instant;
@@ -231,23 +231,28 @@ impl World {
         }
     }
 
+    /// An offer stands or not, of a hand-over that began `since`. Before the end of the time for it nothing is offered that is
+    /// not flushed.
+    pub fn offers(&mut self, node: usize, since: Option<Instant>) {
+        let now = self.now;
+        let host = &mut self.hosts[node];
+        let before = host.offered;
+        host.offered = since.map(|since| before.unwrap_or(since));
+        let Some(since) = since.filter(|_| before.is_none()) else { return };
+        let (waited, flushed) = (host.local(now).since(since), host.health.flushed);
+        if flushed < since && waited < PairTimes::default().drain {
+            self.fail("hand-over", format!("node {node} offers the group {waited:?} after it began to, unflushed"));
+        }
+    }
+
     /// A backup takes what it is offered. When everything of before the offer was flushed, it holds that.
     pub fn check_hand_over(&mut self, node: usize) {
-        let giver = (0..self.hosts.len()).filter(|other| *other != node).find_map(|other| {
-            let over = self.hosts[other].control.as_ref()?.election.stats().hand_over?;
-            (over.phase == HandOverPhase::Offered).then_some((other, over.since))
-        });
+        let offered = |other: usize| self.hosts[other].offered.map(|since| (other, since));
+        let giver = (0..self.hosts.len()).filter(|other| *other != node).find_map(offered);
         let Some((giver, since)) = giver else { return };
         let (from, to) = (&self.hosts[giver], &self.hosts[node]);
         let flushed = from.health.flushed >= since && from.health.in_sync;
-        let lossless = from.conntrack.lost_events == 0 && to.conntrack.refused_writes == 0 && !to.conntrack.is_full();
-        // Before the end of the time for it nothing is offered that is not flushed.
-        let waited = from.local(self.now).since(since);
-        if from.health.flushed < since && waited < PairTimes::default().drain {
-            return self
-                .fail("hand-over", format!("node {giver} offers the group {waited:?} after it began to, unflushed"));
-        }
-        if !flushed || !lossless || self.options.mode != Mode::Ftfw || self.may_overflow() {
+        if !flushed || self.options.mode != Mode::Ftfw || self.may_overflow() {
             return;
         }
         let since = self.world_time(giver, since);
@@ -257,7 +262,11 @@ impl World {
             let record = &self.checks.flows.records[node][**number as usize];
             let concurrent = record.held.back().is_some_and(|held| held.is_own);
             let settled = session.is_open && session.node == giver && session.changed < since;
-            settled && !concurrent && to.conntrack.mark(**number).is_none_or(|mark| mark < entry.flow.mark)
+            // The engines know of neither: a state whose event was lost here, an end whose event was lost there.
+            let unheard = from.conntrack.unheard.get(number) == Some(&entry.flow.mark)
+                || to.conntrack.ended_unheard.contains(number);
+            let refused = to.conntrack.refused.contains(number);
+            settled && !concurrent && !unheard && !refused && to.conntrack.mark(**number).is_none_or(|mark| mark < entry.flow.mark)
         });
         if let Some((number, entry)) = missing {
             let (had, has) = (entry.flow.mark, to.conntrack.mark(*number));

@@ -31,6 +31,8 @@ const CONTACT_OVER: Duration = Duration::from_secs(12);
 pub struct Gates {
     connected_since: Option<Instant>,
     two_since: Option<Instant>,
+    /// When two gates were last open: the one that stays so announces itself again.
+    two_until: Instant,
     /// When an offer last stood.
     offered_at: Option<Instant>,
     /// Since when each gate is open.
@@ -54,6 +56,7 @@ impl Gates {
         Self {
             connected_since: None,
             two_since: None,
+            two_until: Instant(0),
             offered_at: None,
             open_since: vec![None; nodes],
             role_changed_at: Instant(0),
@@ -106,6 +109,7 @@ impl World {
         }
         if open > 1 {
             let since = *self.checks.gates.two_since.get_or_insert(now);
+            self.checks.gates.two_until = now;
             self.check_two(now, now.since(since));
         } else {
             self.checks.gates.two_since = None;
@@ -213,7 +217,7 @@ impl World {
         // itself again when it is over.
         let by_adverts = self.options.kind != Kind::Pair;
         let patience = if by_adverts { CONTACT_OVER } else { ANNOUNCED };
-        let quiet = now.since(since.max(gates.role_changed_at));
+        let quiet = now.since(since.max(gates.role_changed_at).max(gates.two_until));
         if apart && taken && told && links && runs && quiet > patience + self.stalled_since(node, since) {
             self.fail(
                 "apart",
