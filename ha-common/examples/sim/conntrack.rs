@@ -74,8 +74,9 @@ pub struct Conntrack {
     pub kept_status: BTreeSet<Number>,
     /// Entries that a write has set back which was under way when packets made them, and that no packet has changed since.
     pub overtaken: BTreeSet<Number>,
-    /// States of which no event was heard, by their marks.
+    /// States of which no event was heard, by their marks; and those made while nobody listened.
     pub unheard: BTreeMap<Number, u32>,
+    pub unlistened: BTreeMap<Number, u32>,
     /// Entries of whose end no event was heard.
     pub ended_unheard: BTreeSet<Number>,
     /// Entries whose last write was refused.
@@ -98,6 +99,7 @@ impl Conntrack {
             kept_status: BTreeSet::new(),
             overtaken: BTreeSet::new(),
             unheard: BTreeMap::new(),
+            unlistened: BTreeMap::new(),
             ended_unheard: BTreeSet::new(),
             refused: BTreeSet::new(),
         }
@@ -157,7 +159,12 @@ impl Conntrack {
 
     fn tell(&mut self, event: Event) {
         self.events += 1;
-        let Some(socket) = &mut self.socket else { return };
+        let Some(socket) = &mut self.socket else {
+            if let Event::Changed(flow) = &event {
+                self.unlistened.insert(number(&flow.key), flow.mark);
+            }
+            return;
+        };
         // Once it has overflowed it takes nothing before it is empty.
         if self.deaf || socket.lost || socket.queue.len() >= socket.room {
             socket.lost = true;
@@ -221,6 +228,11 @@ impl Conntrack {
     /// The first entry from a number on: a dump reads the table as it is when its line is made.
     pub fn line(&self, from: Number) -> Option<(Number, &Flow)> {
         self.entries.range(from..).next().map(|(number, entry)| (*number, &entry.flow))
+    }
+
+    /// The engine has heard nothing of this state by an event.
+    pub fn is_unheard(&self, number: Number, mark: u32) -> bool {
+        [&self.unheard, &self.unlistened].iter().any(|unheard| unheard.get(&number) == Some(&mark))
     }
 
     pub fn mark(&self, number: Number) -> Option<u32> {

@@ -13,7 +13,7 @@ use ha_common::election::{Election, HandOverPhase, Input, MemberId, PairTimes, R
 use ha_common::sync::LinkId;
 use ha_common::wire::frame::{self, Header};
 use ha_common::wire::genuine::Admission;
-use ha_common::wire::heartbeat::Kind as Beat;
+use ha_common::wire::heartbeat::{FLAG_OFFER, Kind as Beat};
 use ha_common::wire::ipv4;
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ impl World {
         let local = host.local(now);
         host.sync = Some(Box::new(SyncLoop::new(local, node, &self.options, &host.keys, random)));
         (host.sync_at, host.sync_frozen_until) = (now, now);
-        self.checks.process_ended(node);
+        self.checks.process_ended(self.now, node);
     }
 
     pub fn tell_link(&mut self, node: usize, path: usize) {
@@ -261,7 +261,14 @@ impl World {
                             self.transmit(to, from, path, Payload::Beat(answer));
                         }
                     }
-                    Beat::Reply => kernel.on_reply(local, &beat),
+                    Beat::Reply => {
+                        kernel.on_reply(local, &beat);
+                        if beat.standing.has(FLAG_OFFER)
+                            && let Some(length) = host.freeze_at_offer.take()
+                        {
+                            host.freeze(now, now + length, now);
+                        }
+                    }
                 }
             }
         }

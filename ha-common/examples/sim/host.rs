@@ -46,6 +46,8 @@ pub struct Host {
     pub sync_frozen_until: Instant,
     /// The control loop will stop for so long in the middle of its next tick.
     pub freeze_in_tick: Option<Duration>,
+    /// It will stop for so long when it is offered the group.
+    pub freeze_at_offer: Option<Duration>,
     pub paused_until: Instant,
     /// When the sync loop stood still lately, from and until.
     pub stalls: VecDeque<(Instant, Instant)>,
