@@ -327,6 +327,13 @@ pub const ALL: &[Mutation] = &[
         "a copy that was made anew unnoticed is never deleted",
     ),
     bug(
+        "backup-insists",
+        "sync/remote.rs",
+        "        if is_masters && self.role != Role::Master {\n            return false;",
+        "        if is_masters && self.role != Role::Master && told.mark == u32::MAX {\n            return false;",
+        "what a backup had traffic of is written over the master's new connection",
+    ),
+    bug(
         "dump-line-revives",
         "sync/remote.rs",
         "            entry.dump = generation;\n            if dumping {",

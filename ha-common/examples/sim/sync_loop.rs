@@ -9,6 +9,7 @@ use crate::writing::{Done, Report, Write, Writing};
 use ha_common::role::{NodeId, Role, SyncHealth};
 use ha_common::secret::ClusterKey;
 use ha_common::sync::filter::{Admission, Filter};
+use ha_common::sync::flow::FlowKey;
 use ha_common::sync::{self, Action, Capabilities, Config, Engine, Input, LinkId, LinkSet, PeerId, VERSION};
 use ha_common::time::{Instant, earliest};
 use ha_common::wire::frame::{Header, Kind};
@@ -19,9 +20,8 @@ use std::time::Duration;
 const ROUNDS_MAX: usize = 4;
 /// Events and datagrams are gathered for so long.
 const WAKE_GAP: Duration = Duration::from_micros(500);
-/// Lines of a dump that come at once, and the time between.
+/// Lines of a dump that come at once.
 const DUMP_LINES: usize = 64;
-const DUMP_PAUSE: Duration = Duration::from_micros(200);
 const REQUESTS_PER_WAKE: usize = 16;
 const EVENTS_PER_WAKE: usize = 256;
 const DATAGRAMS_PER_WAKE: usize = 64;
@@ -75,6 +75,7 @@ pub struct SyncLoop {
     dump: Option<(Number, Instant)>,
     /// A dump is to begin when so many writes are done.
     dump_after: Option<u64>,
+    dump_pause: Duration,
     writing: Writing,
     /// Acknowledgements that wait until so many writes are done.
     held: VecDeque<(u64, Outgoing)>,
@@ -126,6 +127,7 @@ impl SyncLoop {
             inbox: VecDeque::new(),
             dump: None,
             dump_after: None,
+            dump_pause: options.dump_pause,
             writing: Writing::new(options.write_cost),
             held: VecDeque::new(),
             gather_until: now,
@@ -187,6 +189,11 @@ impl SyncLoop {
     /// Flows were not remembered for want of room.
     pub fn is_table_full(&self) -> bool {
         self.engine.stats().flows_refused_full > 0
+    }
+
+    /// A flow is to be written that the kernel may lack.
+    pub fn creates(&self, key: &FlowKey) -> bool {
+        self.writing.creates(key)
     }
 
     /// Nothing waits in the loop itself.
@@ -251,7 +258,7 @@ impl SyncLoop {
             self.admission.dumped(now, flow, &mut self.engine, &mut self.actions);
             from = number + 1;
         }
-        self.dump = Some((from, at.max(now) + DUMP_PAUSE));
+        self.dump = Some((from, at.max(now) + self.dump_pause));
     }
 
     fn on_datagrams(&mut self, now: Instant, effects: &mut Effects) {

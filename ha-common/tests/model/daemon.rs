@@ -187,6 +187,8 @@ impl Daemon {
             return;
         };
         self.election.handle(now, Input::Lease(event), actions);
+        let renewed = self.election.stats().lease.is_some_and(|renewed| renewed.term == lease.term);
+        assert!(!renewed, "a lease that is over is not renewed: {event:?}");
     }
 
     /// The tick: reads the clock, then everything else, then decides. [`Self::finish`] does what was decided.
