@@ -14,8 +14,10 @@ use ha_common::time::Instant;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// States of one flow on one node that are remembered.
-const STATES_MAX: usize = 12;
+/// States of one flow on one node that are remembered at most, and how long after they were replaced: a loop that has stood
+/// still reads then what its peer had said before, however much has happened since.
+const STATES_MAX: usize = 1000;
+const REMEMBERED: Duration = Duration::from_secs(20);
 /// What waits in a socket is read within this.
 const UNREAD: Duration = Duration::from_millis(5);
 /// What a peer had said so long before a loop stood still may be read after it: its kernel may have gone on without its daemon.
@@ -76,6 +78,11 @@ impl Flows {
         self.lost_at.iter().flatten().any(|lost| now.since(*lost) < REREAD)
     }
 
+    /// When this node's kernel has ended the flow, if it has it no more.
+    pub fn ended_at(&self, node: usize, number: Number) -> Option<Instant> {
+        self.records[node][number as usize].held.back()?.until
+    }
+
     /// Did another node's kernel have this state at that time or later?
     fn is_held_elsewhere(&self, node: usize, number: Number, mark: u32, since: Instant) -> bool {
         let others = self.records.iter().enumerate().filter(|(other, _)| *other != node);
@@ -99,7 +106,8 @@ impl Record {
 
     fn open(&mut self, now: Instant, mark: u32, event: Option<u64>) {
         self.close(now);
-        if self.held.len() == STATES_MAX {
+        let is_old = |held: &Held| held.until.is_some_and(|until| now.since(until) > REMEMBERED);
+        while self.held.len() >= STATES_MAX || self.held.front().is_some_and(is_old) {
             self.held.pop_front();
         }
         self.held.push_back(Held { mark, is_own: event.is_some(), event: event.unwrap_or(0), from: now, until: None });
