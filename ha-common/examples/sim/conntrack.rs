@@ -70,6 +70,8 @@ pub struct Conntrack {
     pub events: u64,
     pub lost_events: u64,
     pub refused_writes: u64,
+    /// When a write last failed for want of memory or room.
+    pub refused_at: Option<Instant>,
     /// Entries that have status bits which a write would have cleared: the kernel clears none.
     pub kept_status: BTreeSet<Number>,
     /// Entries that a write has set back which was under way when packets made them, and that no packet has changed since.
@@ -91,6 +93,7 @@ impl Conntrack {
             events: 0,
             lost_events: 0,
             refused_writes: 0,
+            refused_at: None,
             kept_status: BTreeSet::new(),
             overtaken: BTreeSet::new(),
             unheard: BTreeMap::new(),
@@ -171,8 +174,9 @@ impl Conntrack {
         if self.entries.contains_key(&number) {
             return Err(EEXIST);
         }
-        self.refuse()?;
+        self.refuse(now)?;
         if self.is_full() {
+            self.refused_at = Some(now);
             return Err(ENOMEM);
         }
         let id = self.fresh_id();
@@ -182,7 +186,7 @@ impl Conntrack {
 
     /// As the real one: status bits are only ever added, translation cannot change (`ctnetlink` section 9).
     pub fn update(&mut self, now: Instant, flow: &Flow, with_status: bool) -> Result<(), i32> {
-        self.refuse()?;
+        self.refuse(now)?;
         let Some(Entry { flow: old, deadline }) = self.entries.get_mut(&number(&flow.key)) else { return Err(ENOENT) };
         let sticky = status::SEEN_REPLY | status::ASSURED;
         if with_status && old.status & !flow.status & sticky != 0 {
@@ -218,9 +222,10 @@ impl Conntrack {
         self.entries.get(&number).map(|entry| entry.flow.mark)
     }
 
-    fn refuse(&mut self) -> Result<(), i32> {
+    fn refuse(&mut self, now: Instant) -> Result<(), i32> {
         if self.refused_percent > 0 && self.random.percent(self.refused_percent) {
             self.refused_writes += 1;
+            self.refused_at = Some(now);
             return Err(ENOMEM);
         }
         Ok(())

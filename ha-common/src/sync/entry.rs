@@ -39,6 +39,8 @@ impl Flags {
     pub const CUT: Flags = Flags(128);
     /// Its sequence adjustment is read from time to time.
     pub const FETCHED: Flags = Flags(256);
+    /// It waits to be tried again.
+    pub const RETRIED: Flags = Flags(512);
 
     pub fn has(self, flag: Flags) -> bool {
         self.0 & flag.0 != 0

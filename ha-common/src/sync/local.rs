@@ -30,12 +30,6 @@ const UNKNOWN_TIMEOUT_SHORT: u32 = 5;
 const UNKNOWN_TIMEOUT_LONG: u32 = 60;
 const SHORT: u32 = 180;
 
-/// A copy of a peer's flow that vanished was to be created again, and packets were faster: what they made may be another
-/// connection with the same tuple, on which the older state must not be written.
-fn forget_creation(key: &FlowKey, out: &mut Vec<Action>) {
-    out.retain(|action| !matches!(action, Action::Create(waiting) if waiting.key == *key));
-}
-
 impl Engine {
     /// Real traffic (or an operator) created or changed a flow here.
     pub(super) fn on_changed(&mut self, now: Instant, flow: &Flow, out: &mut Vec<Action>) {
@@ -47,9 +41,6 @@ impl Engine {
         };
         let generation = self.dump.generation();
         let Some(entry) = self.table.get_mut(slot) else { return };
-        if entry.retries > 0 {
-            forget_creation(&flow.key, out);
-        }
         entry.dump = generation;
         entry.flags.clear(Flags::CUT);
         let old = entry.flow();
@@ -195,7 +186,7 @@ impl Engine {
         self.peers.iter_mut().for_each(super::peer::Peer::hello_soon);
     }
 
-    /// Whoever owned it: a master answers for every flow. The kernel has them already.
+    /// Whoever owned it: a master answers for every flow. The kernel has them already, but for those that it refused.
     fn adopt_all(&mut self, now: Instant, out: &mut Vec<Action>) {
         let version = self.tick();
         for slot in 0..self.table.slots() {
@@ -205,7 +196,10 @@ impl Engine {
             entry.flags.clear(Flags::CUT);
             match entry.owner() {
                 Owner::Local => {}
-                Owner::Found => self.table.claim(slot, Owner::Local, version),
+                Owner::Found => {
+                    self.table.set_version(slot, version);
+                    self.adopt(now, slot, out);
+                }
                 Owner::Peer(_) => self.adopt(now, slot, out),
             }
         }
@@ -220,7 +214,7 @@ impl Engine {
         }
     }
 
-    /// A peer's flow is this node's from now on. One that the kernel lacks, and that waited to be created again, is not
+    /// A peer's flow, or nobody's, is this node's from now on. One that the kernel lacks, and that waited to be created again, is not
     /// waited for any more: whoever answers for a flow has it, or says that it is gone.
     pub(super) fn adopt(&mut self, now: Instant, slot: Slot, out: &mut Vec<Action>) {
         self.table.set_owner(slot, Owner::Local);
