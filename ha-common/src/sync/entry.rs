@@ -41,6 +41,8 @@ impl Flags {
     pub const FETCHED: Flags = Flags(256);
     /// Absent, because the kernel has refused an update: it still has an earlier state.
     pub const OUTDATED: Flags = Flags(512);
+    /// It waits to be tried again.
+    pub const RETRIED: Flags = Flags(1024);
 
     pub fn has(self, flag: Flags) -> bool {
         self.0 & flag.0 != 0
@@ -234,6 +236,11 @@ impl Entry {
 
     pub fn is_live(&self) -> bool {
         self.life == Life::Live
+    }
+
+    /// The kernel should have it, and lacks it or has an earlier state.
+    pub fn is_lacking(&self) -> bool {
+        self.is_live() && self.flags.has(Flags::ABSENT)
     }
 
     pub fn is_tombstone(&self) -> bool {

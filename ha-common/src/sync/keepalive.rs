@@ -180,7 +180,7 @@ impl Engine {
         }
         if entry.refresh_at > seconds(now) {
             self.wheel.link(&mut self.table, slot);
-        } else if is_given_up(entry) {
+        } else if entry.is_lacking() {
             // Enough time has passed since the last attempt: begin anew.
             if let Some(entry) = self.table.get_mut(slot) {
                 entry.retries = 0;
@@ -194,10 +194,6 @@ impl Engine {
             self.update(now, slot, out);
         }
     }
-}
-
-fn is_given_up(entry: &Entry) -> bool {
-    entry.flags.has(Flags::ABSENT)
 }
 
 #[cfg(test)]

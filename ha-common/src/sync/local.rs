@@ -30,12 +30,6 @@ const UNKNOWN_TIMEOUT_SHORT: u32 = 5;
 const UNKNOWN_TIMEOUT_LONG: u32 = 60;
 const SHORT: u32 = 180;
 
-/// A copy of a peer's flow that vanished was to be created again, and packets were faster: what they made may be another
-/// connection with the same tuple, on which the older state must not be written.
-fn forget_creation(key: &FlowKey, out: &mut Vec<Action>) {
-    out.retain(|action| !matches!(action, Action::Create(waiting) if waiting.key == *key));
-}
-
 /// The kernel refuses now what it may do a moment later.
 fn is_passing(error: i32) -> bool {
     matches!(error, errno::ENOMEM | errno::ENOSPC | errno::ENOBUFS | errno::EAGAIN | errno::EINTR)
@@ -52,9 +46,6 @@ impl Engine {
         };
         let generation = self.dump.generation();
         let Some(entry) = self.table.get_mut(slot) else { return };
-        if entry.retries > 0 {
-            forget_creation(&flow.key, out);
-        }
         entry.dump = generation;
         entry.flags.clear(Flags::CUT);
         let old = entry.flow();
@@ -202,7 +193,7 @@ impl Engine {
         self.peers.iter_mut().for_each(super::peer::Peer::hello_soon);
     }
 
-    /// Whoever owned it: a master answers for every flow. The kernel has them already.
+    /// Whoever owned it: a master answers for every flow. The kernel has them already, but for those that it refused.
     fn adopt_all(&mut self, now: Instant, out: &mut Vec<Action>) {
         let version = self.tick();
         for slot in 0..self.table.slots() {

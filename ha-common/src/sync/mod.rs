@@ -40,6 +40,8 @@ mod rare_tests;
 mod recent;
 mod reconcile;
 mod refresh;
+#[cfg(test)]
+mod refused_tests;
 mod relax;
 mod remote;
 mod retries;

@@ -218,9 +218,10 @@ impl Engine {
     }
 
     fn is_remains(&self, entry: &Entry) -> bool {
+        // A transfer of the whole table has named it or was not to: what a repair leaves out was proven.
         let named = |peer: PeerId| {
             let peer = self.peers.get(usize::from(peer.0)).filter(|peer| peer.up);
-            peer.is_some_and(|peer| entry.epoch == peer.inbox.epoch as u16)
+            peer.is_some_and(|peer| !is_before(entry.epoch, peer.inbox.whole_ended))
         };
         entry.is_live()
             && match entry.owner() {
@@ -233,9 +234,10 @@ impl Engine {
 
 #[cfg(test)]
 mod tests {
+    use super::super::digest::BUCKETS;
     use super::super::fixture::config;
     use super::super::table::tests::flow;
-    use super::super::{Input, encode};
+    use super::super::{Config, Input, encode};
     use super::*;
     use crate::proto::{self, change::Kind};
 
@@ -282,5 +284,28 @@ mod tests {
             let late = deleted.iter().all(|(at, _)| *at >= Instant(1_000_000_000) + ORPHAN_AGE);
             assert_eq!((deleted.len(), late), (usize::from(!is_named), true), "{deleted:?}");
         }
+    }
+
+    /// A mastership has ended, and its flows are the new master's, which has sent its table before and repairs some buckets
+    /// now: what is in the others was proven, and is not cut because the repair does not name it.
+    #[test]
+    fn what_a_repair_need_not_name_stays() {
+        let mut engine = Engine::new(Config { flows_max: 20, ..config(Mode::Ftfw) }, 1);
+        let (mut out, now) = (Vec::new(), Instant(1_000_000_000));
+        let peer = &mut engine.peers[0];
+        (peer.up, peer.role, peer.heard, peer.inbox.epoch) = (true, Role::Master, now, 1);
+        engine.handle(now, Input::Role(Role::Master), &mut out);
+        engine.on_changed(now, &flow(1), &mut out);
+        engine.handle(now, Input::Role(Role::Backup), &mut out);
+        let slot = engine.table.find(&flow(1).key).unwrap();
+        assert!(engine.table.get(slot).unwrap().is_owned_by(PeerId(0)));
+        engine.peers[0].inbox.epoch = 2;
+        let buckets = vec![0; BUCKETS / 64];
+        let end = proto::BulkEnd { epoch: 2, answers: 1, flows: 0, master: true, buckets, refresh: false };
+        let changes = vec![proto::Change { kind: Some(Kind::BulkEnd(end)) }];
+        let data = proto::Data { epoch: 2, changes, ..proto::Data::default() };
+        engine.on_data(now, PeerId(0), 1, &data, &mut out);
+        engine.run_purge(now + JUDGEMENT_MAX, &mut out);
+        assert_eq!(engine.counters.cut, 0);
     }
 }

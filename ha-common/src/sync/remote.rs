@@ -239,6 +239,9 @@ impl Engine {
             None if end.refresh => Scope::Refresh,
             None => Scope::All,
         };
+        if buckets.is_none() {
+            state.inbox.whole_ended = end.epoch;
+        }
         let purged = self.purge(now, peer, end.master, scope, out);
         let flows = end.flows;
         match scope {
@@ -417,10 +420,15 @@ mod tests {
         out.clear();
         let mut flow = crate::sync::table::tests::flow(1);
         engine.on_destroyed(Instant(0), &flow.key, 0, &mut out);
-        assert!(matches!(out[..], [Action::Create(Flow { mark: 1, .. })]));
         flow.mark = 9;
         engine.on_changed(Instant(0), &flow, &mut out);
+        engine.run_retries(Instant(20_000_000), &mut out);
         assert_eq!(out, []);
+        engine.on_data(Instant(0), PeerId(0), 2, &upsert(50, 2), &mut out);
+        out.clear();
+        engine.on_destroyed(Instant(0), &flow.key, 0, &mut out);
+        engine.run_retries(Instant(20_000_000), &mut out);
+        assert!(matches!(out[..], [Action::Create(Flow { mark: 2, .. })]), "{out:?}");
     }
 
     /// A peer takes over a flow of this node, and ends it: the kernel's entry is deleted whatever its number is, because the
@@ -476,6 +484,7 @@ mod tests {
         engine.on_data(now, PeerId(0), 2, &upsert(5, 1), &mut out);
         out.clear();
         engine.on_dump_end(now, true, &mut out);
+        engine.run_retries(Instant(now.0 + 20_000_000), &mut out);
         assert!(out.iter().any(|action| matches!(action, Action::Create(Flow { mark: 1, .. }))), "{out:?}");
     }
 

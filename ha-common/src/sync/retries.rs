@@ -5,13 +5,17 @@ use super::engine::Engine;
 use super::keepalive::VISIT_MAX;
 use super::table::{Entry, Flags, Owner, Slot};
 use super::{Action, PeerId};
-use crate::time::Instant;
+use crate::time::{Instant, earliest};
 use core::time::Duration;
 use std::collections::VecDeque;
 
 /// Pause before a flow is created again that could not be, or was lost more than once.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
-/// Flows waiting for that; those that find no place are tried at their next visit by the wheel.
+/// Pause before one is created again that has vanished. Where packets have used its tuple again, the kernel tells of that
+/// next, and some events may wait: what is written then would be written over a newer connection, or outlive it unnoticed.
+const RESTORE_DELAY: Duration = Duration::from_millis(10);
+/// Flows waiting for either; of those that find no place the ones are tried at their next visit by the wheel, the others at
+/// once.
 const RETRIES_QUEUED_MAX: usize = 65_536;
 /// Immediate and delayed creations of one flow before its owner is asked for it, and before a pause.
 const CREATIONS_MAX: u8 = 3;
@@ -26,30 +30,44 @@ pub(super) enum Remedy {
 struct Retry {
     at: Instant,
     slot: Slot,
-    version: u64,
     remedy: Remedy,
+}
+
+/// A flow to be created again unless it changes meanwhile.
+struct Restoration {
+    at: Instant,
+    slot: Slot,
+    version: u64,
 }
 
 /// Flows to be tried again after a pause, in the order of their time.
 #[derive(Default)]
-pub(super) struct Retries(VecDeque<Retry>);
+pub(super) struct Retries {
+    queue: VecDeque<Retry>,
+    restorations: VecDeque<Restoration>,
+}
 
 impl Retries {
     pub fn poll_at(&self) -> Option<Instant> {
-        self.0.front().map(|retry| retry.at)
+        let restoration = self.restorations.front().map(|restoration| restoration.at);
+        earliest(restoration, self.queue.front().map(|retry| retry.at))
     }
 }
 
 impl Engine {
-    /// Does what the queue has due.
+    /// Does what the queues have due.
     pub(super) fn run_retries(&mut self, now: Instant, out: &mut Vec<Action>) {
-        while self.retries.0.front().is_some_and(|retry| retry.at <= now) {
-            let Some(retry) = self.retries.0.pop_front() else { break };
+        while self.retries.restorations.front().is_some_and(|restoration| restoration.at <= now) {
+            let Some(restoration) = self.retries.restorations.pop_front() else { break };
+            self.restore_now(now, &restoration, out);
+        }
+        while self.retries.queue.front().is_some_and(|retry| retry.at <= now) {
+            let Some(retry) = self.retries.queue.pop_front() else { break };
             self.try_again(now, &retry, out);
         }
     }
 
-    /// A peer's flow vanished from this node's kernel: it is created again, with pauses, then asked for.
+    /// A peer's flow vanished from this node's kernel: it is created again, after ever longer pauses, then asked for.
     pub(super) fn restore(&mut self, now: Instant, slot: Slot, peer: PeerId, out: &mut Vec<Action>) {
         let Some(entry) = self.table.get_mut(slot) else { return };
         entry.id = 0;
@@ -58,7 +76,7 @@ impl Engine {
         self.table.set_absent(slot, true);
         self.counters.restored += 1;
         if retries == 1 {
-            self.create(now, slot, out);
+            self.restore_soon(now, slot, out);
         } else if retries <= CREATIONS_MAX {
             self.retry_later(now, slot, Remedy::Create);
         } else if retries <= RETRIES_MAX {
@@ -70,11 +88,12 @@ impl Engine {
     /// The kernel refused to create a flow, maybe for a reason that passes. A peer's is tried again for ever. One that this node
     /// answers for since it took over is given up in the end: it is gone then, and peers are told so.
     pub(super) fn creation_refused(&mut self, now: Instant, slot: Slot) {
-        let Some(entry) = self.table.get_mut(slot) else { return };
+        self.table.set_absent(slot, true);
+        // It was tried in between, because a peer has named it.
+        let Some(entry) = self.table.get_mut(slot).filter(|entry| !entry.flags.has(Flags::RETRIED)) else { return };
         entry.retries = entry.retries.saturating_add(1);
         let (retries, local) = (entry.retries, entry.is_local());
-        self.table.set_absent(slot, true);
-        let queued = !local || self.retries.0.len() < RETRIES_QUEUED_MAX;
+        let queued = !local || self.retries.queue.len() < RETRIES_QUEUED_MAX;
         if retries <= RETRIES_MAX && queued {
             return self.retry_later(now, slot, Remedy::Create);
         }
@@ -108,18 +127,42 @@ impl Engine {
         }
     }
 
-    pub(super) fn retry_later(&mut self, now: Instant, slot: Slot, remedy: Remedy) {
+    fn restore_soon(&mut self, now: Instant, slot: Slot, out: &mut Vec<Action>) {
         let Some(version) = self.table.get(slot).map(Entry::version) else { return };
-        if self.retries.0.len() < RETRIES_QUEUED_MAX {
-            self.retries.0.push_back(Retry { at: now + RETRY_DELAY, slot, version, remedy });
+        if self.retries.restorations.len() >= RETRIES_QUEUED_MAX {
+            return self.create(now, slot, out);
+        }
+        self.retries.restorations.push_back(Restoration { at: now + RESTORE_DELAY, slot, version });
+    }
+
+    /// Creates what has vanished, unless packets have made it again, or a peer has told of it.
+    fn restore_now(&mut self, now: Instant, restoration: &Restoration, out: &mut Vec<Action>) {
+        let is_it = |entry: &&Entry| {
+            let is_copy = matches!(entry.owner(), Owner::Peer(_));
+            entry.is_lacking() && is_copy && entry.version() == restoration.version
+        };
+        if self.table.get(restoration.slot).filter(is_it).is_some() {
+            self.create(now, restoration.slot, out);
+        }
+    }
+
+    pub(super) fn retry_later(&mut self, now: Instant, slot: Slot, remedy: Remedy) {
+        let Some(entry) = self.table.get_mut(slot) else { return };
+        if !entry.flags.has(Flags::RETRIED) && self.retries.queue.len() < RETRIES_QUEUED_MAX {
+            entry.flags.set(Flags::RETRIED);
+            self.retries.queue.push_back(Retry { at: now + RETRY_DELAY, slot, remedy });
         }
         self.keep_alive_within(now, slot, VISIT_MAX);
     }
 
     fn try_again(&mut self, now: Instant, retry: &Retry, out: &mut Vec<Action>) {
-        let unchanged =
-            |entry: &&Entry| entry.is_live() && entry.version() == retry.version && entry.flags.has(Flags::ABSENT);
-        let Some(entry) = self.table.get(retry.slot).filter(unchanged) else { return };
+        let Some(entry) = self.table.get_mut(retry.slot).filter(|entry| entry.flags.has(Flags::RETRIED)) else {
+            return;
+        };
+        entry.flags.clear(Flags::RETRIED);
+        if !entry.is_lacking() {
+            return;
+        }
         let key = entry.key();
         match (retry.remedy, entry.owner()) {
             (Remedy::Create, Owner::Peer(_) | Owner::Local) => self.write_again(now, retry.slot, out),
