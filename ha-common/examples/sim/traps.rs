@@ -87,7 +87,7 @@ impl World {
             Trap::StoppedAtOffer => self.stop_at_offer(master, other),
             Trap::HealedOneWay => self.heal_one_way(),
             Trap::CutAtHandOver => self.cut_at_hand_over(master, other),
-            Trap::HandOverInTransfer => self.hand_over_in_transfer(master, other),
+            Trap::HandOverInTransfer => self.hand_over_in_transfer(master),
             Trap::EmptiedUnheard => self.empty_unheard(master, other),
             Trap::RestartedInTraffic => {
                 self.kill(other);
@@ -130,42 +130,45 @@ impl World {
     }
 
     fn cut_at_hand_over(&mut self, master: usize, other: usize) {
-        self.control(master, Input::Command(Command::HandOver { force: true }));
-        self.wait_for_heir(master);
         let silence = self.options.peer_timeout + self.traps.up_to(0, 200);
-        let wait = self.traps.up_to(0, 3);
-        self.run(wait);
+        self.control(master, Input::Command(Command::HandOver { force: true }));
+        // What packets change from the offer on is a gift that does not arrive.
+        self.wait_until(|world| world.hosts[master].offered.is_some());
         for path in [SYNC, 0] {
             (self.paths[path].cut[master][other], self.paths[path].cut[other][master]) = (true, true);
             if self.options.links == 1 || self.options.clean_path == Some(0) {
                 break;
             }
         }
+        self.wait_until(|world| !world.is_told_master(master));
         self.run(silence);
         for path in [SYNC, 0] {
             (self.paths[path].cut[master][other], self.paths[path].cut[other][master]) = (false, false);
         }
     }
 
-    /// Until that node is told that it is master no more.
-    fn wait_for_heir(&mut self, master: usize) {
+    /// Amid traffic.
+    fn wait_until(&mut self, is_so: impl Fn(&Self) -> bool) {
         let end = self.now + WAIT;
-        while self.now < end && self.is_told_master(master) && self.violation.is_none() {
+        while self.now < end && !is_so(self) && self.violation.is_none() {
             self.busy(1);
-            self.run(STEP);
         }
     }
 
-    fn hand_over_in_transfer(&mut self, master: usize, other: usize) {
+    fn hand_over_in_transfer(&mut self, master: usize) {
         let before = self.paths[SYNC];
         self.paths[SYNC].delay_max = self.traps.random.pick(&[Duration::from_millis(2), Duration::from_millis(10)]);
         self.paths[SYNC].loss_percent = self.traps.random.pick(&[0, 10, 40]);
-        self.ask_sync(other, Request::Resync);
-        let wait = self.traps.up_to(0, 8);
-        self.run(wait);
-        self.busy(8);
+        // Asked by the other it would be a reason not to take the group before the end.
+        self.ask_sync(master, Request::Resync);
+        let is_under_way = |world: &Self| {
+            let sync = world.hosts[master].sync.as_ref();
+            sync.is_none_or(|sync| sync.engine.stats().peers.iter().any(|peer| peer.bulk_left > 0))
+        };
+        self.wait_until(is_under_way);
+        self.busy(16);
         self.control(master, Input::Command(Command::HandOver { force: true }));
-        self.wait_for_heir(master);
+        self.wait_until(|world| !world.is_told_master(master));
         self.paths[SYNC] = before;
     }
 
@@ -173,7 +176,7 @@ impl World {
         // A dump before tells the engine the kernel's numbers.
         self.kill(other);
         self.boot_or_start(other);
-        let wait = self.traps.up_to(100, 400);
+        let wait = self.traps.up_to(60, 300);
         self.run(wait);
         if !self.is_told_master(master) || self.is_told_master(other) {
             return;
@@ -181,7 +184,7 @@ impl World {
         let was_deaf = std::mem::replace(&mut self.hosts[other].conntrack.deaf, true);
         self.flush_table(other);
         self.hosts[other].conntrack.deaf = was_deaf;
-        (0..30).for_each(|_| self.busy(2));
+        (0..50).for_each(|_| self.busy(3));
     }
 
     /// Steps of clients, and some time.

@@ -14,6 +14,8 @@ pub const AUDIT: Duration = Duration::from_millis(50);
 const QUIET: Duration = Duration::from_millis(1500);
 /// What is older must have arrived: events, a frame, and its way are some milliseconds.
 const ARRIVED: Duration = Duration::from_millis(100);
+/// What a kernel has ended is there again after this, less than the time between two looks.
+const RESTORED: Duration = Duration::from_millis(20);
 
 pub struct Calm {
     disturbed_at: Instant,
@@ -108,7 +110,9 @@ impl World {
         let overtaken = [master, standby].iter().any(|node| self.hosts[*node].conntrack.overtaken.contains(&number));
         // A state that only a reading of the table has told belongs to whose table that was, also after another took over.
         let unheard = self.hosts.iter().any(|host| host.conntrack.unheard.get(&number) == Some(&session.mark));
-        if theirs == copy || overtaken || unheard {
+        // A copy that its kernel ends, before it has been written for its owner, is made again when the event is read.
+        let is_ended = copy.is_none() && self.checks.flows.has_ended_since(standby, number, self.now - RESTORED);
+        if theirs == copy || overtaken || unheard || is_ended {
             return;
         }
         // What has traffic on a standby belongs to it until packets change it at the master.

@@ -84,6 +84,11 @@ impl Flows {
         self.master_at[node] = now;
     }
 
+    /// That kernel has ended the flow by itself since then.
+    pub fn has_ended_since(&self, node: usize, number: Number, since: Instant) -> bool {
+        self.records[node][number as usize].ended_at >= since
+    }
+
     pub fn hears_all(&mut self, now: Instant, hears: bool) {
         let (at, parted) = self.parted;
         self.parted = (if !hears && !parted { now } else { at }, !hears);
@@ -332,7 +337,8 @@ impl World {
         let giver = (0..self.hosts.len()).filter(|other| *other != node).find_map(offered);
         let Some((giver, since)) = giver else { return };
         let (from, to) = (&self.hosts[giver], &self.hosts[node]);
-        let flushed = from.health.flushed >= since && from.health.in_sync;
+        // Whoever forces a hand-over may give the group to a node that lacks flows.
+        let flushed = from.health.flushed >= since && from.health.in_sync && to.health.in_sync;
         if !flushed || self.options.mode != Mode::Ftfw || self.may_overflow() {
             return;
         }
@@ -344,8 +350,8 @@ impl World {
             let concurrent = record.held.back().is_some_and(|held| held.is_own);
             let settled = session.is_open && session.node == giver && session.changed < since;
             // The engines know of neither: a state whose event was lost here, an end whose event was lost there.
-            let unheard = from.conntrack.unheard.get(number) == Some(&entry.flow.mark)
-                || to.conntrack.ended_unheard.contains(number);
+            let unheard =
+                from.conntrack.is_unheard(**number, entry.flow.mark) || to.conntrack.ended_unheard.contains(number);
             let refused = to.conntrack.refused.contains(number);
             settled
                 && !concurrent
