@@ -14,6 +14,7 @@ const PERCENT: u64 = 40;
 /// A trap waits so long for what it is set for.
 const WAIT: Duration = Duration::from_millis(40);
 const STEP: Duration = Duration::from_micros(300);
+const MOMENT: Duration = Duration::from_micros(5);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -30,16 +31,19 @@ pub enum Trap {
     EmptiedUnheard,
     /// The backup's process starts anew amid traffic.
     RestartedInTraffic,
+    /// A node has lost events, and reads its table anew while flows end.
+    ReadAnew,
 }
 
 impl Trap {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::StoppedAtOffer,
         Self::HealedOneWay,
         Self::CutAtHandOver,
         Self::HandOverInTransfer,
         Self::EmptiedUnheard,
         Self::RestartedInTraffic,
+        Self::ReadAnew,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -50,6 +54,7 @@ impl Trap {
             Self::HandOverInTransfer => "hand-over amid a transfer",
             Self::EmptiedUnheard => "table emptied unheard",
             Self::RestartedInTraffic => "restarted amid traffic",
+            Self::ReadAnew => "table read anew amid traffic",
         }
     }
 }
@@ -93,6 +98,11 @@ impl World {
                 self.kill(other);
                 self.boot_or_start(other);
                 (0..20).for_each(|_| self.busy(4));
+            }
+            Trap::ReadAnew => {
+                self.hosts[other].conntrack.socket.iter_mut().for_each(|socket| socket.lost = true);
+                self.wake_sync(other);
+                (0..80).for_each(|_| self.busy(3));
             }
         }
         self.disturb();
@@ -159,14 +169,12 @@ impl World {
         let before = self.paths[SYNC];
         self.paths[SYNC].delay_max = self.traps.random.pick(&[Duration::from_millis(2), Duration::from_millis(10)]);
         self.paths[SYNC].loss_percent = self.traps.random.pick(&[0, 10, 40]);
-        // Asked by the other it would be a reason not to take the group before the end.
+        // What has just changed rides with the transfer. Asked by the other, that would be a reason not to take the group before
+        // the end.
+        (0..24).for_each(|_| self.traffic());
+        self.run(MOMENT);
         self.ask_sync(master, Request::Resync);
-        let is_under_way = |world: &Self| {
-            let sync = world.hosts[master].sync.as_ref();
-            sync.is_none_or(|sync| sync.engine.stats().peers.iter().any(|peer| peer.bulk_left > 0))
-        };
-        self.wait_until(is_under_way);
-        self.busy(16);
+        self.run(MOMENT);
         self.control(master, Input::Command(Command::HandOver { force: true }));
         self.wait_until(|world| !world.is_told_master(master));
         self.paths[SYNC] = before;
