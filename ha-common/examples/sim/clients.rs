@@ -20,7 +20,7 @@ pub struct Session {
     pub mark: u32,
     /// Mark of the first state since the tuple was used anew.
     pub born: u32,
-    /// When it changed last, or ended.
+    /// When a packet or a kernel changed it last, or ended it.
     pub changed: Instant,
     /// Last marks of the uses of the tuple before this one.
     pub past: [u32; PAST],
@@ -107,6 +107,13 @@ impl Clients {
         let born = if is_new { mark } else { session.born };
         *session = Session { state, mark, born, changed: now, node, ..*session };
         session.flow(number)
+    }
+
+    /// The client finds no entry for its session and gives it up: no table has changed.
+    pub fn give_up(&mut self, number: Number) {
+        self.broken += 1;
+        let session = &mut self.sessions[number as usize];
+        self.ended += u64::from(std::mem::take(&mut session.is_open));
     }
 
     /// The session is over.

@@ -70,6 +70,8 @@ pub struct Conntrack {
     pub events: u64,
     pub lost_events: u64,
     pub refused_writes: u64,
+    /// When a write last failed for want of memory or room.
+    pub refused_at: Option<Instant>,
     /// Entries that have status bits which a write would have cleared: the kernel clears none.
     pub kept_status: BTreeSet<Number>,
     /// Entries that a write has set back which was under way when packets made them, and that no packet has changed since.
@@ -96,6 +98,7 @@ impl Conntrack {
             events: 0,
             lost_events: 0,
             refused_writes: 0,
+            refused_at: None,
             kept_status: BTreeSet::new(),
             overtaken: BTreeSet::new(),
             unheard: BTreeMap::new(),
@@ -185,9 +188,10 @@ impl Conntrack {
         if self.entries.contains_key(&number) {
             return Err(EEXIST);
         }
-        self.refuse(number)?;
+        self.refuse(now, number)?;
         if self.is_full() {
             self.refused.insert(number);
+            self.refused_at = Some(now);
             return Err(ENOMEM);
         }
         let id = self.fresh_id();
@@ -197,7 +201,7 @@ impl Conntrack {
 
     /// As the real one: status bits are only ever added, translation cannot change (`ctnetlink` section 9).
     pub fn update(&mut self, now: Instant, flow: &Flow, with_status: bool) -> Result<(), i32> {
-        self.refuse(number(&flow.key))?;
+        self.refuse(now, number(&flow.key))?;
         let Some(Entry { flow: old, deadline }) = self.entries.get_mut(&number(&flow.key)) else { return Err(ENOENT) };
         let sticky = status::SEEN_REPLY | status::ASSURED;
         if with_status && old.status & !flow.status & sticky != 0 {
@@ -239,10 +243,11 @@ impl Conntrack {
         self.entries.get(&number).map(|entry| entry.flow.mark)
     }
 
-    fn refuse(&mut self, number: Number) -> Result<(), i32> {
+    fn refuse(&mut self, now: Instant, number: Number) -> Result<(), i32> {
         if self.refused_percent > 0 && self.random.percent(self.refused_percent) {
             self.refused_writes += 1;
             self.refused.insert(number);
+            self.refused_at = Some(now);
             return Err(ENOMEM);
         }
         Ok(())

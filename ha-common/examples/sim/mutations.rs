@@ -279,9 +279,9 @@ pub const ALL: &[Mutation] = &[
     ),
     bug(
         "older-state-written-over-packets",
-        "sync/local.rs",
-        "Action::Create(waiting) if waiting.key == *key",
-        "Action::Create(waiting) if waiting.key == *key && waiting.timeout == 0",
+        "sync/keepalive.rs",
+        "            self.restore_soon(now, slot, out);",
+        "            self.create(now, slot, out);",
         "a copy that is to be restored is written over a newer connection",
     ),
     bug(

@@ -73,6 +73,8 @@ pub struct SyncLoop {
     pub mailbox: VecDeque<Request>,
     pub inbox: VecDeque<Datagram>,
     dump: Option<(Number, Instant)>,
+    /// A dump is to begin when so many writes are done.
+    dump_after: Option<u64>,
     dump_pause: Duration,
     /// Lines that wait in the socket: the kernel made them a pause ago. `None`: they are read as they are made.
     lines: Option<Vec<Flow>>,
@@ -126,6 +128,7 @@ impl SyncLoop {
             mailbox: VecDeque::new(),
             inbox: VecDeque::new(),
             dump: None,
+            dump_after: None,
             dump_pause: options.dump_pause,
             lines: options.traps.then(Vec::new),
             writing: Writing::new(options.write_cost),
@@ -198,7 +201,7 @@ impl SyncLoop {
 
     /// Nothing waits in the loop itself.
     pub fn is_idle(&self) -> bool {
-        self.dump.is_none() && !self.writing.is_busy()
+        self.dump.is_none() && self.dump_after.is_none() && !self.writing.is_busy()
     }
 
     fn on_mailbox(&mut self, now: Instant, kernel: &mut Conntrack) {
@@ -308,7 +311,7 @@ impl SyncLoop {
             let actions = std::mem::take(&mut self.actions);
             let mut writes = Vec::new();
             for action in actions {
-                self.sort(now, action, &mut writes, effects);
+                self.sort(action, &mut writes, effects);
             }
             self.with_reports(now, kernel, effects, |writing, kernel, done| {
                 writing.submit(now, &mut writes, kernel, done);
@@ -316,6 +319,16 @@ impl SyncLoop {
             self.hold_back(effects);
         }
         self.hold_back(effects);
+        self.start_dump_if_due(now);
+    }
+
+    fn start_dump_if_due(&mut self, now: Instant) {
+        if self.dump_after.is_some_and(|writes| writes <= self.writing.completed()) {
+            self.dump_after = None;
+            self.give(now, Input::DumpBegin);
+            self.dump = Some((0, now));
+            self.lines.iter_mut().for_each(Vec::clear);
+        }
     }
 
     fn give(&mut self, now: Instant, input: Input<'_>) {
@@ -324,7 +337,7 @@ impl SyncLoop {
         self.actions_most = self.actions_most.max(self.actions.len() - before);
     }
 
-    fn sort(&mut self, now: Instant, action: Action, writes: &mut Vec<Write>, effects: &mut Effects) {
+    fn sort(&mut self, action: Action, writes: &mut Vec<Write>, effects: &mut Effects) {
         match action {
             Action::Create(flow) => {
                 self.admission.written(&flow.key);
@@ -342,11 +355,7 @@ impl SyncLoop {
             Action::Fetch(key) => writes.push(Write::Fetch(key)),
             Action::Expect { .. } | Action::Unexpect { .. } => panic!("no flow of the simulation has a helper"),
             Action::Send { peer, links, datagram } => effects.datagrams.push(Outgoing { peer, links, bytes: datagram }),
-            Action::Dump => {
-                self.give(now, Input::DumpBegin);
-                self.dump = Some((0, now));
-                self.lines.iter_mut().for_each(Vec::clear);
-            }
+            Action::Dump => self.dump_after = Some(self.writing.submitted() + writes.len() as u64),
             Action::Health(health) => effects.health = Some(health),
             Action::Event(event) => {
                 if let sync::Event::KeyChanged { to, .. } = event {

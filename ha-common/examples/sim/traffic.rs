@@ -22,8 +22,8 @@ impl World {
         let is_there = self.hosts[node].conntrack.entries.contains_key(&number);
         if session.is_open && !is_there {
             // Its packets are refused there: the client gives up.
-            self.clients.broken += 1;
-            return self.session_over(number);
+            self.clients.give_up(number);
+            return self.note(None, Note::Session(number, None));
         }
         let local = self.hosts[node].local(now);
         match step {
@@ -115,8 +115,9 @@ impl World {
             let local = self.hosts[node].local(now);
             for number in self.hosts[node].conntrack.expire(local) {
                 self.ended(node, number);
-                let session = self.clients.sessions[number as usize];
-                if session.is_open && session.node == node {
+                // It goes on where another node has a copy, and packets pass there by now.
+                let passes_here = self.clients.holder.iter().all(|holder| *holder == Some(node));
+                if self.clients.sessions[number as usize].is_open && passes_here {
                     self.session_over(number);
                 }
             }

@@ -147,6 +147,8 @@ pub(super) struct Inbox {
     /// The peer's newest transfer epoch seen, and the last one that was completed.
     pub epoch: u32,
     pub epoch_ended: u32,
+    /// The last one of the whole table that was completed.
+    pub whole_ended: u32,
     /// Highest request of ours that a completed transfer answered.
     pub answered: u32,
     /// The completed transfer came from a master: what it did not name does not exist.
@@ -179,6 +181,7 @@ impl Inbox {
             gap_since: None,
             epoch: 0,
             epoch_ended: 0,
+            whole_ended: 0,
             answered: 0,
             ended_by_master: false,
             held: VecDeque::new(),

@@ -6,29 +6,21 @@
 //! so a slot looked at every [`VISIT_MAX`] seconds is never late, whatever happened to its flow meanwhile.
 //! The price of a long-lived flow is one look a minute.
 
+use super::Action;
 use super::engine::Engine;
 use super::entry::UNLINKED;
 use super::flow::{Flow, status};
 use super::order::Parent;
+use super::retries::Remedy;
 use super::table::{Entry, Flags, Owner, Slot, Table};
-use super::{Action, PeerId};
 use crate::time::Instant;
-use core::time::Duration;
-use std::collections::VecDeque;
 
 /// Shortest timeout written for a peer's flow, in seconds. Short ones (SYN_SENT, unreplied UDP) are
 /// lengthened: the owner's deletion ends them, and after a takeover they expire a little later.
 const TIMEOUT_MIN: u32 = 120;
-const VISIT_MAX: u32 = 40;
+pub(super) const VISIT_MAX: u32 = 40;
 const BUCKETS: u32 = 64;
 const NONE: Slot = Slot::MAX;
-/// Pause before a flow is created again that could not be, or was lost more than once.
-const RETRY_DELAY: Duration = Duration::from_secs(1);
-/// Flows waiting for that; those that find no place are tried at their next visit by the wheel.
-const RETRIES_QUEUED_MAX: usize = 65_536;
-/// Immediate and delayed creations of one flow before its owner is asked for it, and before a pause.
-const CREATIONS_MAX: u8 = 3;
-const RETRIES_MAX: u8 = 8;
 
 /// Seconds of the engine's clock.
 fn seconds(now: Instant) -> u32 {
@@ -86,29 +78,6 @@ impl Wheel {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Remedy {
-    Create,
-    AskOwner,
-}
-
-struct Retry {
-    at: Instant,
-    slot: Slot,
-    version: u64,
-    remedy: Remedy,
-}
-
-/// Flows to be tried again after a pause, in the order of their time.
-#[derive(Default)]
-pub(super) struct Retries(VecDeque<Retry>);
-
-impl Retries {
-    pub fn poll_at(&self) -> Option<Instant> {
-        self.0.front().map(|retry| retry.at)
-    }
-}
-
 impl Engine {
     /// The kernel's timeout of a peer's flow was just written: write it again in good time. Where copies are not kept
     /// alive, note when it ends.
@@ -150,53 +119,19 @@ impl Engine {
         entry.flags.has(Flags::CUT) || (!self.mode.keeps_alive() && entry.refresh_at <= seconds(now) + 1)
     }
 
-    /// A peer's flow vanished from this node's kernel: it is created again, with pauses, then asked for.
-    pub(super) fn restore(&mut self, now: Instant, slot: Slot, peer: PeerId, out: &mut Vec<Action>) {
-        let Some(entry) = self.table.get_mut(slot) else { return };
-        entry.id = 0;
-        entry.retries = entry.retries.saturating_add(1);
-        let retries = entry.retries;
-        self.table.set_absent(slot, true);
-        self.counters.restored += 1;
-        if retries == 1 {
-            self.create(now, slot, out);
-        } else if retries <= CREATIONS_MAX {
-            self.retry_later(now, slot, Remedy::Create);
-        } else if retries <= RETRIES_MAX {
-            debug_assert!(self.is_up(peer));
-            self.retry_later(now, slot, Remedy::AskOwner);
-        }
-    }
-
-    /// The kernel refused to create a flow, maybe for a reason that passes. A peer's is tried again for ever. One that this node
-    /// answers for since it took over is given up in the end: it is gone then, and peers are told so.
-    pub(super) fn creation_refused(&mut self, now: Instant, slot: Slot) {
-        let Some(entry) = self.table.get_mut(slot) else { return };
-        entry.retries = entry.retries.saturating_add(1);
-        let (retries, local) = (entry.retries, entry.is_local());
-        self.table.set_absent(slot, true);
-        let queued = !local || self.retries.0.len() < RETRIES_QUEUED_MAX;
-        if retries <= RETRIES_MAX && queued {
-            return self.retry_later(now, slot, Remedy::Create);
-        }
-        self.counters.writes_abandoned += 1;
-        if local {
-            self.entomb_local(now, slot);
-        } else {
-            self.keep_alive_within(now, slot, VISIT_MAX);
-        }
-    }
-
     /// Emits the creation of a peer's flow, and of what it expects. A related flow waits for its master.
     pub(super) fn create(&mut self, now: Instant, slot: Slot, out: &mut Vec<Action>) {
         let parent = self.parent_of(slot);
         self.table.set_absent(slot, parent == Parent::Awaited);
+        let generation = self.dump.generation();
         let Some(entry) = self.table.get_mut(slot) else { return };
         entry.id = 0;
         if parent == Parent::Awaited {
             entry.retries = 1;
             return self.retry_later(now, slot, Remedy::Create);
         }
+        // A dump that runs may have passed its place.
+        entry.dump = generation;
         entry.flags.set(Flags::WRITTEN);
         let mut flow = written(entry.flow());
         if parent == Parent::Missing {
@@ -210,7 +145,10 @@ impl Engine {
 
     /// Emits the update of a peer's flow.
     pub(super) fn update(&mut self, now: Instant, slot: Slot, out: &mut Vec<Action>) {
+        self.table.set_absent(slot, false);
+        let generation = self.dump.generation();
         let Some(entry) = self.table.get_mut(slot) else { return };
+        entry.dump = generation;
         entry.flags.set(Flags::WRITTEN);
         // Where the kernel's entry has gone unnoticed, the write makes another one, whose number no event tells: a deletion
         // that named the old one would leave it there.
@@ -219,12 +157,8 @@ impl Engine {
         self.keep_alive(now, slot);
     }
 
-    /// Does what the wheel and the retry queue have due.
+    /// Does what the wheel has due.
     pub(super) fn run_keep_alive(&mut self, now: Instant, out: &mut Vec<Action>) {
-        while self.retries.0.front().is_some_and(|retry| retry.at <= now) {
-            let Some(retry) = self.retries.0.pop_front() else { break };
-            self.try_again(now, &retry, out);
-        }
         let second = seconds(now);
         while let Some(mut slot) = self.wheel.turn(second) {
             while slot != NONE {
@@ -246,12 +180,12 @@ impl Engine {
         }
         if entry.refresh_at > seconds(now) {
             self.wheel.link(&mut self.table, slot);
-        } else if is_given_up(entry) {
+        } else if entry.is_lacking() {
             // Enough time has passed since the last attempt: begin anew.
             if let Some(entry) = self.table.get_mut(slot) {
                 entry.retries = 0;
             }
-            self.create(now, slot, out);
+            self.write_again(now, slot, out);
         } else {
             if let Some(entry) = self.table.get_mut(slot) {
                 entry.retries = 0;
@@ -260,39 +194,11 @@ impl Engine {
             self.update(now, slot, out);
         }
     }
-
-    fn retry_later(&mut self, now: Instant, slot: Slot, remedy: Remedy) {
-        let Some(version) = self.table.get(slot).map(Entry::version) else { return };
-        if self.retries.0.len() < RETRIES_QUEUED_MAX {
-            self.retries.0.push_back(Retry { at: now + RETRY_DELAY, slot, version, remedy });
-        }
-        self.keep_alive_within(now, slot, VISIT_MAX);
-    }
-
-    fn try_again(&mut self, now: Instant, retry: &Retry, out: &mut Vec<Action>) {
-        let unchanged =
-            |entry: &&Entry| entry.is_live() && entry.version() == retry.version && entry.flags.has(Flags::ABSENT);
-        let Some(entry) = self.table.get(retry.slot).filter(unchanged) else { return };
-        let key = entry.key();
-        match (retry.remedy, entry.owner()) {
-            (Remedy::Create, Owner::Peer(_) | Owner::Local) => self.create(now, retry.slot, out),
-            // Nobody else can be asked for what this node answers for.
-            (Remedy::Create, Owner::Found) | (Remedy::AskOwner, Owner::Local | Owner::Found) => {}
-            (Remedy::AskOwner, Owner::Peer(peer)) => {
-                if let Some(peer) = self.peers.get_mut(usize::from(peer.0)).filter(|peer| peer.up) {
-                    peer.outbox.want(&key);
-                }
-            }
-        }
-    }
-}
-
-fn is_given_up(entry: &Entry) -> bool {
-    entry.flags.has(Flags::ABSENT)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::PeerId;
     use super::super::table::tests::flow;
     use super::*;
 

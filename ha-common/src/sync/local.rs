@@ -30,10 +30,9 @@ const UNKNOWN_TIMEOUT_SHORT: u32 = 5;
 const UNKNOWN_TIMEOUT_LONG: u32 = 60;
 const SHORT: u32 = 180;
 
-/// A copy of a peer's flow that vanished was to be created again, and packets were faster: what they made may be another
-/// connection with the same tuple, on which the older state must not be written.
-fn forget_creation(key: &FlowKey, out: &mut Vec<Action>) {
-    out.retain(|action| !matches!(action, Action::Create(waiting) if waiting.key == *key));
+/// The kernel refuses now what it may do a moment later.
+fn is_passing(error: i32) -> bool {
+    matches!(error, errno::ENOMEM | errno::ENOSPC | errno::ENOBUFS | errno::EAGAIN | errno::EINTR)
 }
 
 impl Engine {
@@ -47,9 +46,6 @@ impl Engine {
         };
         let generation = self.dump.generation();
         let Some(entry) = self.table.get_mut(slot) else { return };
-        if entry.retries > 0 {
-            forget_creation(&flow.key, out);
-        }
         entry.dump = generation;
         entry.flags.clear(Flags::CUT);
         let old = entry.flow();
@@ -146,6 +142,7 @@ impl Engine {
         let peer = match entry.owner() {
             Owner::Peer(peer) => peer,
             Owner::Local if write == WriteKind::Create => return self.creation_refused(now, slot),
+            Owner::Local if write == WriteKind::Update && is_passing(error) => return self.update_refused(now, slot),
             Owner::Local | Owner::Found => return,
         };
         match (write, error) {
@@ -163,8 +160,9 @@ impl Engine {
                     self.restore(now, slot, peer, out);
                 }
             }
-            (_, errno::ENOMEM | errno::ENOSPC | errno::ENOBUFS | errno::EAGAIN | errno::EINTR)
-            | (WriteKind::Create, errno::EEXIST | errno::EBUSY | errno::ENOENT) => self.creation_refused(now, slot),
+            (WriteKind::Update, error) if is_passing(error) => self.update_refused(now, slot),
+            (WriteKind::Create, error) if is_passing(error) => self.creation_refused(now, slot),
+            (WriteKind::Create, errno::EEXIST | errno::EBUSY | errno::ENOENT) => self.creation_refused(now, slot),
             (WriteKind::Create | WriteKind::Update, _) => {
                 self.table.set_absent(slot, true);
                 self.counters.writes_abandoned += 1;
@@ -195,7 +193,7 @@ impl Engine {
         self.peers.iter_mut().for_each(super::peer::Peer::hello_soon);
     }
 
-    /// Whoever owned it: a master answers for every flow. The kernel has them already.
+    /// Whoever owned it: a master answers for every flow. The kernel has them already, but for those that it refused.
     fn adopt_all(&mut self, now: Instant, out: &mut Vec<Action>) {
         let version = self.tick();
         for slot in 0..self.table.slots() {
@@ -205,7 +203,10 @@ impl Engine {
             entry.flags.clear(Flags::CUT);
             match entry.owner() {
                 Owner::Local => {}
-                Owner::Found => self.table.claim(slot, Owner::Local, version),
+                Owner::Found => {
+                    self.table.claim(slot, Owner::Local, version);
+                    self.adopt(now, slot, out);
+                }
                 Owner::Peer(_) => self.adopt(now, slot, out),
             }
         }
@@ -220,12 +221,12 @@ impl Engine {
         }
     }
 
-    /// A peer's flow is this node's from now on. One that the kernel lacks, and that waited to be created again, is not
+    /// A peer's or nobody's flow is this node's from now on. One that the kernel lacks, and that waited to be created again, is not
     /// waited for any more: whoever answers for a flow has it, or says that it is gone.
     pub(super) fn adopt(&mut self, now: Instant, slot: Slot, out: &mut Vec<Action>) {
         self.table.set_owner(slot, Owner::Local);
         if self.table.get(slot).is_some_and(|entry| entry.flags.has(Flags::ABSENT)) {
-            self.create(now, slot, out);
+            self.write_again(now, slot, out);
         }
         self.fetch_if_adjusted(now, slot, out);
     }

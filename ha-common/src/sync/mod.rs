@@ -40,8 +40,11 @@ mod rare_tests;
 mod recent;
 mod reconcile;
 mod refresh;
+#[cfg(test)]
+mod refused_tests;
 mod relax;
 mod remote;
+mod retries;
 mod rtt;
 mod seal;
 mod selection;

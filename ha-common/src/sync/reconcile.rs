@@ -5,6 +5,7 @@
 
 use super::engine::Engine;
 use super::flow::Flow;
+use super::peer::Peer;
 use super::purge::Scope;
 use super::remote::is_same_state;
 use super::table::{Flags, Owner, Slot};
@@ -221,11 +222,13 @@ impl Engine {
         }
     }
 
-    /// Flows found at the start that a master, which has sent its whole table, did not name.
-    fn purge_found_if_judged(&mut self, now: Instant, out: &mut Vec<Action>) {
-        let judged =
-            |peer: &super::peer::Peer| peer.up && peer.inbox.is_complete(peer.wanted) && peer.inbox.ended_by_master;
-        let Some(judge) = self.peers.iter().find(|peer| judged(peer)).map(|peer| peer.id) else { return };
+    /// Ends nobody's flows that a master, which has sent its whole table, did not name. False: none has.
+    pub(super) fn purge_found_if_judged(&mut self, now: Instant, out: &mut Vec<Action>) -> bool {
+        let judged = |peer: &Peer| {
+            peer.up && peer.role == Role::Master && peer.inbox.is_complete(peer.wanted) && peer.inbox.ended_by_master
+        };
+        let Some(judge) = self.peers.iter().find(|peer| judged(peer)).map(|peer| peer.id) else { return false };
         self.purge(now, judge, true, Scope::Found, out);
+        true
     }
 }

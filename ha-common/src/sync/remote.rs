@@ -109,7 +109,8 @@ impl Engine {
             return true;
         }
         let Some(entry) = self.table.get(slot) else { return true };
-        let (was_live, old, absent) = (entry.is_live(), entry.flow(), entry.flags.has(Flags::ABSENT));
+        let absent = entry.flags.has(Flags::ABSENT) && !entry.flags.has(Flags::OUTDATED);
+        let (was_live, old, is_outdated) = (entry.is_live(), entry.flow(), entry.flags.has(Flags::OUTDATED));
         let (was_found, listed) = (entry.owner() == Owner::Found, entry.dump);
         let was_cut = entry.flags.has(Flags::CUT);
         let changed = entry.version() != version;
@@ -131,7 +132,7 @@ impl Engine {
         } else if is_replacement(&old, &flow) {
             out.push(Action::Delete { key: flow.key, id: old.id });
             self.create(now, slot, out);
-        } else if was_cut || !is_same_state(&old, &flow) || self.has_own_windows(slot) {
+        } else if was_cut || is_outdated || !is_same_state(&old, &flow) || self.has_own_windows(slot) {
             self.update(now, slot, out);
             let before = old.extra.map(|extra| extra.expectations).unwrap_or_default();
             self.expect_as_told(slot, &before, out);
@@ -238,6 +239,9 @@ impl Engine {
             None if end.refresh => Scope::Refresh,
             None => Scope::All,
         };
+        if buckets.is_none() {
+            state.inbox.whole_ended = end.epoch;
+        }
         let purged = self.purge(now, peer, end.master, scope, out);
         let flows = end.flows;
         match scope {
@@ -416,10 +420,15 @@ mod tests {
         out.clear();
         let mut flow = crate::sync::table::tests::flow(1);
         engine.on_destroyed(Instant(0), &flow.key, 0, &mut out);
-        assert!(matches!(out[..], [Action::Create(Flow { mark: 1, .. })]));
         flow.mark = 9;
         engine.on_changed(Instant(0), &flow, &mut out);
+        engine.run_retries(Instant(20_000_000), &mut out);
         assert_eq!(out, []);
+        engine.on_data(Instant(0), PeerId(0), 2, &upsert(50, 2), &mut out);
+        out.clear();
+        engine.on_destroyed(Instant(0), &flow.key, 0, &mut out);
+        engine.run_retries(Instant(20_000_000), &mut out);
+        assert!(matches!(out[..], [Action::Create(Flow { mark: 2, .. })]), "{out:?}");
     }
 
     /// A peer takes over a flow of this node, and ends it: the kernel's entry is deleted whatever its number is, because the
@@ -475,6 +484,7 @@ mod tests {
         engine.on_data(now, PeerId(0), 2, &upsert(5, 1), &mut out);
         out.clear();
         engine.on_dump_end(now, true, &mut out);
+        engine.run_retries(Instant(now.0 + 20_000_000), &mut out);
         assert!(out.iter().any(|action| matches!(action, Action::Create(Flow { mark: 1, .. }))), "{out:?}");
     }
 

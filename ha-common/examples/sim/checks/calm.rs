@@ -14,8 +14,8 @@ pub const AUDIT: Duration = Duration::from_millis(50);
 const QUIET: Duration = Duration::from_millis(1500);
 /// What is older must have arrived: events, a frame, and its way are some milliseconds.
 const ARRIVED: Duration = Duration::from_millis(100);
-/// What a kernel has ended is there again after this, less than the time between two looks.
-const RESTORED: Duration = Duration::from_millis(20);
+/// What a kernel has refused again and again is tried again within this.
+const TRIED_AGAIN: Duration = Duration::from_secs(41);
 
 pub struct Calm {
     disturbed_at: Instant,
@@ -69,6 +69,7 @@ impl World {
                 && !kernel.deaf
                 && kernel.refused_percent == 0
                 && !kernel.is_full()
+                && !self.is_waiting(host)
                 && kernel.socket.as_ref().is_some_and(|socket| !socket.lost)
                 && host.sync.as_ref().is_some_and(|sync| sync.is_idle() && !sync.is_table_full())
                 && host.link_up[SYNC]
@@ -83,6 +84,13 @@ impl World {
         known && masters == 1 && links && roomy && self.hosts.iter().all(works) && self.is_one_holder()
     }
 
+    /// The engine knows that it lacks flows, which the kernel has refused.
+    fn is_waiting(&self, host: &crate::host::Host) -> bool {
+        let lately = |at| host.local(self.now).since(at) < TRIED_AGAIN;
+        let lacks = |sync: &crate::sync_loop::SyncLoop| sync.engine.stats().flows_absent > 0;
+        host.conntrack.refused_at.is_some_and(lately) && host.sync.as_deref().is_some_and(lacks)
+    }
+
     /// Packets pass the master alone: nobody's are under way elsewhere.
     fn is_one_holder(&self) -> bool {
         let master = (0..self.hosts.len()).find(|node| self.is_told_master(*node));
@@ -92,7 +100,10 @@ impl World {
     fn compare(&mut self, master: usize, standby: usize, number: Number) {
         let session = self.clients.sessions[number as usize];
         let settled = ARRIVED + self.options.min_age + self.options.write_cost * 64;
-        if self.now.since(session.changed) < settled {
+        // What the master's kernel ends need not be the client's session any more; what a standby's ends is restored.
+        let ended = [master, standby].into_iter().filter_map(|node| self.checks.flows.ended_at(node, number)).max();
+        let changed = ended.map_or(session.changed, |at| at.max(session.changed));
+        if self.now.since(changed) < settled {
             return;
         }
         // Where nothing is repaired, only what happened in quiet times must have arrived.
@@ -110,9 +121,7 @@ impl World {
         let overtaken = [master, standby].iter().any(|node| self.hosts[*node].conntrack.overtaken.contains(&number));
         // A state that only a reading of the table has told belongs to whose table that was, also after another took over.
         let unheard = self.hosts.iter().any(|host| host.conntrack.unheard.get(&number) == Some(&session.mark));
-        // A copy that its kernel ends, before it has been written for its owner, is made again when the event is read.
-        let is_ended = copy.is_none() && self.checks.flows.has_ended_since(standby, number, self.now - RESTORED);
-        if theirs == copy || overtaken || unheard || is_ended {
+        if theirs == copy || overtaken || unheard {
             return;
         }
         // What has traffic on a standby belongs to it until packets change it at the master.
@@ -121,7 +130,7 @@ impl World {
         if standing == Some(Standing::Own) {
             return;
         }
-        let since = self.now.since(session.changed);
+        let since = self.now.since(changed);
         self.fail(
             "calm",
             format!("session {number}: state {theirs:?} at master {master}, {copy:?} at node {standby}, {since:?} after its last change"),

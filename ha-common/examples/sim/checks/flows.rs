@@ -14,8 +14,10 @@ use ha_common::time::Instant;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// States of one flow on one node that are remembered.
-const STATES_MAX: usize = 12;
+/// States of one flow on one node that are remembered at most, and how long after they were replaced: a loop that has stood
+/// still reads then what its peer had said before, however much has happened since.
+const STATES_MAX: usize = 1000;
+const REMEMBERED: Duration = Duration::from_secs(20);
 /// What waits in a socket is read within this.
 const UNREAD: Duration = Duration::from_millis(5);
 /// What a peer had said so long before a loop stood still may be read after it: its kernel may have gone on without its daemon.
@@ -84,11 +86,6 @@ impl Flows {
         self.master_at[node] = now;
     }
 
-    /// That kernel has ended the flow by itself since then.
-    pub fn has_ended_since(&self, node: usize, number: Number, since: Instant) -> bool {
-        self.records[node][number as usize].ended_at >= since
-    }
-
     pub fn hears_all(&mut self, now: Instant, hears: bool) {
         let (at, parted) = self.parted;
         self.parted = (if !hears && !parted { now } else { at }, !hears);
@@ -106,6 +103,11 @@ impl Flows {
     /// Events of a node were lost so lately that its table may not have been read again.
     pub fn lost_lately(&self, now: Instant) -> bool {
         self.lost_at.iter().flatten().any(|lost| now.since(*lost) < REREAD)
+    }
+
+    /// When this node's kernel has ended the flow, if it has it no more.
+    pub fn ended_at(&self, node: usize, number: Number) -> Option<Instant> {
+        self.records[node][number as usize].held.back()?.until
     }
 
     /// Did another node's kernel have this state at that time or later?
@@ -131,7 +133,8 @@ impl Record {
 
     fn open(&mut self, now: Instant, mark: u32, event: Option<u64>) {
         self.close(now);
-        if self.held.len() == STATES_MAX {
+        let is_old = |held: &Held| held.until.is_some_and(|until| now.since(until) > REMEMBERED);
+        while self.held.len() >= STATES_MAX || self.held.front().is_some_and(is_old) {
             self.held.pop_front();
         }
         self.held.push_back(Held { mark, is_own: event.is_some(), event: event.unwrap_or(0), from: now, until: None });
@@ -230,7 +233,7 @@ impl World {
         let flows = &self.checks.flows;
         let record = &flows.records[node][write.number as usize];
         let Some(held) = record.held.back().copied() else { return };
-        let from = if held.is_own { self.unaware_since(node, held.from) } else { held.from };
+        let from = if held.is_own { self.unaware_since(held.from) } else { held.from };
         // The engine's clock is the host's.
         let asked = self.world_time(node, write.asked.at);
         let is_held = flows.is_held_elsewhere(node, write.number, after, from.min(asked));
@@ -269,17 +272,21 @@ impl World {
             && !self.may_overflow()
     }
 
-    /// What packets did here is concurrent to what a peer has said and this engine has not read yet, because it was under way
-    /// or because the loop stood still. Which of both is the later only the versions say, and they order what knows of each
-    /// other (docs/architecture.md, decision 3).
-    fn unaware_since(&self, node: usize, at: Instant) -> Instant {
+    /// What packets did on a node is concurrent to what a peer has said and its engine has not read yet, because it was under
+    /// way or because the loop stood still; and to what the peer's kernel has told and the peer's loop, which stood still, had
+    /// not read. Which of both is the later only the versions say, and they order what knows of each other
+    /// (docs/architecture.md, decision 3).
+    fn unaware_since(&self, at: Instant) -> Instant {
         let slowest = self.paths.iter().map(|path| path.delay_max).max().unwrap_or_default();
         let under_way = at - (slowest + UNREAD);
-        let host = &self.hosts[node];
         // Stalls that follow each other closely are one.
-        host.stalls.iter().rev().fold(under_way, |since, (from, until)| {
-            if since <= *until + UNREAD { since.min(*from - (slowest + BEFORE_STALL)) } else { since }
-        })
+        let since = |host: &crate::host::Host| {
+            host.stalls.iter().rev().fold(under_way, |since, (from, until)| {
+                let is_in = *from <= at + UNREAD && since <= *until + UNREAD;
+                if is_in { since.min(*from - (slowest + BEFORE_STALL)) } else { since }
+            })
+        };
+        self.hosts.iter().map(since).min().unwrap_or(under_way)
     }
 
     /// Another engine knows the flow in this state, and no later one: its kernel has refused it, or its events were lost.
@@ -309,7 +316,7 @@ impl World {
             let engine = self.hosts[other].sync.as_ref().map(|sync| &sync.engine);
             engine.is_some_and(|engine| engine.standing(&key).is_some())
         });
-        let since = self.unaware_since(node, record.deleted_at);
+        let since = self.unaware_since(record.deleted_at);
         if elsewhere || self.checks.flows.is_held_elsewhere(node, number, mark, since) {
             self.checks.flows.excused += 1;
         } else {

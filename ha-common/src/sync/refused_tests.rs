@@ -1,0 +1,76 @@
+//! Copies that this node's kernel has refused.
+
+use super::engine::Engine;
+use super::fixture::config;
+use super::flow::Flow;
+use super::table::tests::flow;
+use super::{Action, Config, Input, Mode, PeerId, WriteKind, encode};
+use crate::proto::{self, change::Kind};
+use crate::role::Role;
+use crate::time::Instant;
+
+const BEGIN: Instant = Instant(1_000_000_000);
+const ENOMEM: i32 = 12;
+
+/// A backup whose only peer has told it of a flow in some epoch, which its kernel has refused.
+fn engine() -> Engine {
+    let mut engine = Engine::new(Config { flows_max: 20, ..config(Mode::Ftfw) }, 1);
+    engine.peers.truncate(1);
+    (engine.peers[0].up, engine.peers[0].heard) = (true, BEGIN);
+    engine.handle(BEGIN, Input::Role(Role::Backup), &mut Vec::new());
+    assert_eq!(hear(&mut engine, upsert()), 1);
+    refuse(&mut engine);
+    engine
+}
+
+fn upsert() -> Kind {
+    Kind::Upsert(encode::flow_message(&flow(1), 5, false))
+}
+
+/// How many creations what the peer says leads to.
+fn hear(engine: &mut Engine, kind: Kind) -> usize {
+    let mut out = Vec::new();
+    let epoch = engine.peers[0].inbox.epoch;
+    let data = proto::Data { epoch, changes: vec![proto::Change { kind: Some(kind) }], ..proto::Data::default() };
+    engine.on_data(BEGIN, PeerId(0), 1, &data, &mut out);
+    creations(&out)
+}
+
+fn refuse(engine: &mut Engine) {
+    engine.on_write_failed(BEGIN, &flow(1).key, WriteKind::Create, ENOMEM, &mut Vec::new());
+}
+
+fn creations(out: &[Action]) -> usize {
+    out.iter().filter(|action| matches!(action, Action::Create(Flow { mark: 0, .. }))).count()
+}
+
+/// However often a peer names it meanwhile, each time in vain, it is tried again once a second.
+#[test]
+fn it_is_tried_again_once() {
+    let mut engine = engine();
+    for _ in 0..20 {
+        assert_eq!(hear(&mut engine, upsert()), 1);
+        refuse(&mut engine);
+    }
+    for second in 2..6 {
+        let mut out = Vec::new();
+        engine.run_retries(Instant(second * BEGIN.0 + 1), &mut out);
+        assert_eq!(creations(&out), 1);
+        engine.on_write_failed(Instant(second * BEGIN.0), &flow(1).key, WriteKind::Create, ENOMEM, &mut out);
+    }
+    assert_eq!(engine.stats().writes_abandoned, 0);
+}
+
+/// Its owner has started anew and knows nothing of it, so that it is nobody's. When this node becomes master it answers for the
+/// flow, and has it created.
+#[test]
+fn a_master_creates_what_is_nobodys() {
+    let mut engine = engine();
+    engine.peers[0].inbox.epoch = 1;
+    let end = proto::BulkEnd { epoch: 1, answers: 1, flows: 0, master: false, buckets: vec![], refresh: false };
+    hear(&mut engine, Kind::BulkEnd(end));
+    assert_eq!(engine.stats().flows_found, 1);
+    let mut out = Vec::new();
+    engine.handle(BEGIN, Input::Role(Role::Master), &mut out);
+    assert_eq!(creations(&out), 1);
+}
