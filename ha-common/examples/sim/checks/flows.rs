@@ -344,24 +344,30 @@ impl World {
         let giver = (0..self.hosts.len()).filter(|other| *other != node).find_map(offered);
         let Some((giver, since)) = giver else { return };
         let (from, to) = (&self.hosts[giver], &self.hosts[node]);
-        // Whoever forces a hand-over may give the group to a node that lacks flows.
-        let flushed = from.health.flushed >= since && from.health.in_sync && to.health.in_sync;
+        let flushed = from.health.flushed >= since && from.health.in_sync;
         if !flushed || self.options.mode != Mode::Ftfw || self.may_overflow() {
             return;
         }
         let since = self.world_time(giver, since);
+        // Whoever forces a hand-over may give the group to a node that has not got the whole table yet: then only what has changed
+        // since the two have met is promised.
+        let from_when = if to.health.in_sync { Instant(0) } else { from.met_at };
         let missing = from.conntrack.entries.iter().find(|(number, entry)| {
             let session = self.clients.sessions[**number as usize];
             // What packets made on both is concurrent.
             let record = &self.checks.flows.records[node][**number as usize];
             let concurrent = record.held.back().is_some_and(|held| held.is_own);
-            let settled = session.is_open && session.node == giver && session.changed < since;
+            // What its kernel or an operator has ended is restored, with pauses.
+            let is_ended = record.ended_at > session.changed;
+            let settled =
+                session.is_open && session.node == giver && session.changed < since && session.changed > from_when;
             // The engines know of neither: a state whose event was lost here, an end whose event was lost there.
             let unheard =
                 from.conntrack.is_unheard(**number, entry.flow.mark) || to.conntrack.ended_unheard.contains(number);
             let refused = to.conntrack.refused.contains(number);
             settled
                 && !concurrent
+                && !is_ended
                 && !unheard
                 && !refused
                 && to.conntrack.mark(**number).is_none_or(|mark| mark < entry.flow.mark)
