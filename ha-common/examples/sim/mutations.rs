@@ -82,6 +82,13 @@ pub const ALL: &[Mutation] = &[
         "both candidates take the group without an answer",
     ),
     bug(
+        "silence-forgotten",
+        "election/machine/silence.rs",
+        "            Role::Backup => self.take_over_if_silent(now, actions),\n            Role::Init | Role::Master | Role::Fault",
+        "            Role::Backup | Role::Init | Role::Master | Role::Fault",
+        "after maintenance nobody takes a group whose master has fallen silent",
+    ),
+    bug(
         "lapse-ignored",
         "election/machine/tenure.rs",
         "(LeaseEvent::Lapsed, _) => self.lose(now, Cause::LeaseLost, actions),",
