@@ -199,6 +199,11 @@ impl SyncLoop {
         self.writing.creates(key)
     }
 
+    /// The kernel's table is being read.
+    pub fn is_dumping(&self) -> bool {
+        self.dump.is_some()
+    }
+
     /// Nothing waits in the loop itself.
     pub fn is_idle(&self) -> bool {
         self.dump.is_none() && self.dump_after.is_none() && !self.writing.is_busy()

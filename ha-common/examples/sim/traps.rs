@@ -3,7 +3,6 @@
 
 use crate::options::Kind;
 use crate::random::Random;
-use crate::sync_loop::Request;
 use crate::timeline::Note;
 use crate::world::{PATHS, SYNC, World};
 use ha_common::election::{Command, Input};
@@ -14,7 +13,6 @@ const PERCENT: u64 = 40;
 /// A trap waits so long for what it is set for.
 const WAIT: Duration = Duration::from_millis(40);
 const STEP: Duration = Duration::from_micros(300);
-const MOMENT: Duration = Duration::from_micros(5);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -25,7 +23,7 @@ pub enum Trap {
     HealedOneWay,
     /// The sync link is cut at the moment of a hand-over, until the peers take each other for dead.
     CutAtHandOver,
-    /// The group is given away while a whole table is under way and frames are late or lost.
+    /// The group is given back while a whole table is under way, and frames are lost.
     HandOverInTransfer,
     /// A backup's table is emptied, and it hears of nothing.
     EmptiedUnheard,
@@ -92,18 +90,14 @@ impl World {
             Trap::StoppedAtOffer => self.stop_at_offer(master, other),
             Trap::HealedOneWay => self.heal_one_way(),
             Trap::CutAtHandOver => self.cut_at_hand_over(master, other),
-            Trap::HandOverInTransfer => self.hand_over_in_transfer(master),
+            Trap::HandOverInTransfer => self.hand_over_in_transfer(master, other),
             Trap::EmptiedUnheard => self.empty_unheard(master, other),
             Trap::RestartedInTraffic => {
                 self.kill(other);
                 self.boot_or_start(other);
                 (0..20).for_each(|_| self.busy(4));
             }
-            Trap::ReadAnew => {
-                self.hosts[other].conntrack.socket.iter_mut().for_each(|socket| socket.lost = true);
-                self.wake_sync(other);
-                (0..80).for_each(|_| self.busy(3));
-            }
+            Trap::ReadAnew => self.read_anew(other),
         }
         self.disturb();
         self.observe();
@@ -165,19 +159,35 @@ impl World {
         }
     }
 
-    fn hand_over_in_transfer(&mut self, master: usize) {
-        let before = self.paths[SYNC];
-        self.paths[SYNC].delay_max = self.traps.random.pick(&[Duration::from_millis(2), Duration::from_millis(10)]);
-        self.paths[SYNC].loss_percent = self.traps.random.pick(&[0, 10, 40]);
-        // What has just changed rides with the transfer. Asked by the other, that would be a reason not to take the group before
-        // the end.
-        (0..24).for_each(|_| self.traffic());
-        self.run(MOMENT);
-        self.ask_sync(master, Request::Resync);
-        self.run(MOMENT);
+    /// A new master sends its whole table, and what has just changed rides with it. Nothing of that arrives, and the group is given
+    /// back.
+    fn hand_over_in_transfer(&mut self, master: usize, other: usize) {
         self.control(master, Input::Command(Command::HandOver { force: true }));
-        self.wait_until(|world| !world.is_told_master(master));
-        self.paths[SYNC] = before;
+        self.wait_until(|world| world.hosts[other].is_open(world.now));
+        let now = self.now;
+        // Packets pass before the sync loop hears of its role.
+        self.hosts[other].freeze(now, now, now + STEP * 3);
+        let spared = self.options.links == 1 || self.options.clean_path == Some(0);
+        let paths: &[usize] = if spared { &[SYNC] } else { &[SYNC, 0] };
+        paths.iter().for_each(|path| self.paths[*path].cut[other][master] = true);
+        self.run(STEP);
+        self.busy(8);
+        self.run(STEP * 2);
+        self.control(other, Input::Command(Command::HandOver { force: true }));
+        self.wait_until(|world| !world.is_told_master(other));
+        paths.iter().for_each(|path| self.paths[*path].cut[other][master] = false);
+    }
+
+    /// A dump is begun when the last one is long enough ago.
+    fn read_anew(&mut self, other: usize) {
+        self.hosts[other].conntrack.socket.iter_mut().for_each(|socket| socket.lost = true);
+        self.wake_sync(other);
+        let end = self.now + WAIT * 10;
+        let reads = |world: &Self| world.hosts[other].sync.as_ref().is_none_or(|sync| sync.is_dumping());
+        while self.now < end && !reads(self) && self.violation.is_none() {
+            self.busy(1);
+        }
+        (0..60).for_each(|_| self.busy(4));
     }
 
     fn empty_unheard(&mut self, master: usize, other: usize) {
