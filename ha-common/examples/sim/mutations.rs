@@ -334,6 +334,13 @@ pub const ALL: &[Mutation] = &[
         "a copy that was made anew unnoticed is never deleted",
     ),
     bug(
+        "end-amid-a-dump-forgotten",
+        "sync/local.rs",
+        "else { return self.remember_end(key) };",
+        "else { return if key.zone == u16::MAX { self.remember_end(key) } };",
+        "a line of a dump that is read late brings an ended flow back",
+    ),
+    bug(
         "backup-insists",
         "sync/remote.rs",
         "        if self.role != Role::Master {\n            return false;",

@@ -368,7 +368,7 @@ fn is_related(change: &proto::Change) -> bool {
 }
 
 /// A stand-in for a flow of which only the key is known; it becomes a tombstone at once.
-fn absent(key: FlowKey) -> Flow {
+pub(super) fn absent(key: FlowKey) -> Flow {
     Flow { reply: key.original.inverse(), key, status: 0, timeout: 0, mark: 0, tcp: None, id: 0, extra: None }
 }
 
@@ -469,6 +469,20 @@ mod tests {
             assert_eq!(out, if role == Role::Backup { &deletes[..] } else { &[] }, "{role}");
             assert_eq!(engine.standing(&key), None, "{role}");
         }
+    }
+
+    /// A flow ends during the first dump, and its line is read after that: it is not found. The end is remembered as long as the dump.
+    #[test]
+    fn a_line_of_a_flow_that_has_ended_is_not_believed() {
+        let mut engine = engine();
+        let (mut out, now) = (Vec::new(), Instant(1_000_000_000));
+        let flow = Flow { id: 9, ..crate::sync::table::tests::flow(1) };
+        engine.on_dump_begin(now);
+        engine.on_destroyed(now, &flow.key, flow.id, &mut out);
+        engine.on_dumped(now, &flow, &mut out);
+        assert_eq!((engine.standing(&flow.key), engine.stats().tombstones), (None, 1));
+        engine.on_dump_end(now, true, &mut out);
+        assert_eq!((engine.stats().tombstones, &out[..]), (0, &[][..]));
     }
 
     /// What a peer says of a copy that is the same is no proof that the kernel has it: a dump that does not list it shows that

@@ -354,9 +354,12 @@ impl World {
         let from_when = if to.health.in_sync { Instant(0) } else { from.met_at };
         let missing = from.conntrack.entries.iter().find(|(number, entry)| {
             let session = self.clients.sessions[**number as usize];
-            // What packets made on both is concurrent.
+            // What packets made on both is concurrent, unless the giver had the other's state first.
+            let knew = |mark: u32| {
+                self.checks.flows.records[giver][**number as usize].held.iter().any(|held| held.mark == mark)
+            };
             let record = &self.checks.flows.records[node][**number as usize];
-            let concurrent = record.held.back().is_some_and(|held| held.is_own);
+            let concurrent = record.held.back().is_some_and(|held| held.is_own && !knew(held.mark));
             // What its kernel or an operator has ended is restored, with pauses.
             let is_ended = record.ended_at > session.changed;
             let settled =
