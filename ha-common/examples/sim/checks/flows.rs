@@ -176,7 +176,7 @@ impl World {
     pub fn written(&mut self, node: usize, applied: &[Applied]) {
         let now = self.now;
         let mut deleted_just_now: Vec<Number> = Vec::new();
-        for write in applied {
+        for (at, write) in applied.iter().enumerate() {
             if write.before == write.after {
                 continue;
             }
@@ -184,7 +184,11 @@ impl World {
             match (write.before, write.after) {
                 (Some(before), Some(after)) if after < before => self.check_set_back(node, write, before, after),
                 (None, Some(after)) if !deleted_just_now.contains(&write.number) => {
-                    self.check_revival(node, write, after)
+                    // Deleted again in the same batch, as the engine has wanted since: nobody has seen it.
+                    let mut later = applied.iter().skip(at + 1).filter(|later| later.number == write.number);
+                    if later.all(|later| later.after.is_some()) {
+                        self.check_revival(node, write, after);
+                    }
                 }
                 (Some(_) | None, Some(_) | None) => {}
             }
