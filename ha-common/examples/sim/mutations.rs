@@ -82,13 +82,6 @@ pub const ALL: &[Mutation] = &[
         "both candidates take the group without an answer",
     ),
     bug(
-        "silence-forgotten",
-        "election/machine/silence.rs",
-        "            Role::Backup => self.take_over_if_silent(now, actions),\n            Role::Init | Role::Master | Role::Fault",
-        "            Role::Backup | Role::Init | Role::Master | Role::Fault",
-        "after maintenance nobody takes a group whose master has fallen silent",
-    ),
-    bug(
         "lapse-ignored",
         "election/machine/tenure.rs",
         "(LeaseEvent::Lapsed, _) => self.lose(now, Cause::LeaseLost, actions),",
@@ -286,7 +279,7 @@ pub const ALL: &[Mutation] = &[
     ),
     bug(
         "older-state-written-over-packets",
-        "sync/keepalive.rs",
+        "sync/retries.rs",
         "            self.restore_soon(now, slot, out);",
         "            self.create(now, slot, out);",
         "a copy that is to be restored is written over a newer connection",
@@ -304,13 +297,6 @@ pub const ALL: &[Mutation] = &[
         "                entry.dump = listed;\n",
         "                let _ = (listed, &mut entry.dump);\n",
         "a copy that the kernel lacks is not missed",
-    ),
-    bug(
-        "flush-forgets-the-walk",
-        "sync/outbox.rs",
-        "            filling.frame.since = older(filling.frame.since, since);\n            entry.dirty &= !self.bit;\n            self.bulk.take();",
-        "            let _ = since;\n            entry.dirty &= !self.bit;\n            self.bulk.take();",
-        "a change that rides with a transfer is not waited for",
     ),
     bug(
         "secret-not-taken",
