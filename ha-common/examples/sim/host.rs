@@ -59,6 +59,8 @@ pub struct Host {
     /// What was flushed for the offer that stands: everything of before this moment. A stop that takes it over flushes nothing again.
     pub offered: Option<Instant>,
     pub health: SyncHealth,
+    /// When its engine last met a peer.
+    pub met_at: Instant,
 }
 
 impl Host {

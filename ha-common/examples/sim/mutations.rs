@@ -279,7 +279,7 @@ pub const ALL: &[Mutation] = &[
     ),
     bug(
         "older-state-written-over-packets",
-        "sync/keepalive.rs",
+        "sync/retries.rs",
         "            self.restore_soon(now, slot, out);",
         "            self.create(now, slot, out);",
         "a copy that is to be restored is written over a newer connection",
@@ -297,13 +297,6 @@ pub const ALL: &[Mutation] = &[
         "                entry.dump = listed;\n",
         "                let _ = (listed, &mut entry.dump);\n",
         "a copy that the kernel lacks is not missed",
-    ),
-    bug(
-        "flush-forgets-the-walk",
-        "sync/outbox.rs",
-        "            filling.frame.since = older(filling.frame.since, since);\n            entry.dirty &= !self.bit;\n            self.bulk.take();",
-        "            let _ = since;\n            entry.dirty &= !self.bit;\n            self.bulk.take();",
-        "a change that rides with a transfer is not waited for",
     ),
     bug(
         "secret-not-taken",
@@ -327,10 +320,17 @@ pub const ALL: &[Mutation] = &[
         "a copy that was made anew unnoticed is never deleted",
     ),
     bug(
+        "end-amid-a-dump-forgotten",
+        "sync/local.rs",
+        "else { return self.remember_end(key) };",
+        "else { return if key.zone == u16::MAX { self.remember_end(key) } };",
+        "a line of a dump that is read late brings an ended flow back",
+    ),
+    bug(
         "backup-insists",
         "sync/remote.rs",
-        "        if is_masters && self.role != Role::Master {\n            return false;",
-        "        if is_masters && self.role != Role::Master && told.mark == u32::MAX {\n            return false;",
+        "        if self.role != Role::Master {\n            return false;",
+        "        if self.role != Role::Master && told.mark == u32::MAX {\n            return false;",
         "what a backup had traffic of is written over the master's new connection",
     ),
     bug(

@@ -9,7 +9,7 @@ use crate::writing::{Done, Report, Write, Writing};
 use ha_common::role::{NodeId, Role, SyncHealth};
 use ha_common::secret::ClusterKey;
 use ha_common::sync::filter::{Admission, Filter};
-use ha_common::sync::flow::FlowKey;
+use ha_common::sync::flow::{Flow, FlowKey};
 use ha_common::sync::{self, Action, Capabilities, Config, Engine, Input, LinkId, LinkSet, PeerId, VERSION};
 use ha_common::time::{Instant, earliest};
 use ha_common::wire::frame::{Header, Kind};
@@ -76,6 +76,8 @@ pub struct SyncLoop {
     /// A dump is to begin when so many writes are done.
     dump_after: Option<u64>,
     dump_pause: Duration,
+    /// Lines that wait in the socket: the kernel made them a pause ago. `None`: they are read as they are made.
+    lines: Option<Vec<Flow>>,
     writing: Writing,
     /// Acknowledgements that wait until so many writes are done.
     held: VecDeque<(u64, Outgoing)>,
@@ -128,6 +130,7 @@ impl SyncLoop {
             dump: None,
             dump_after: None,
             dump_pause: options.dump_pause,
+            lines: options.traps.then(Vec::new),
             writing: Writing::new(options.write_cost),
             held: VecDeque::new(),
             gather_until: now,
@@ -196,6 +199,11 @@ impl SyncLoop {
         self.writing.creates(key)
     }
 
+    /// The kernel's table is being read.
+    pub fn is_dumping(&self) -> bool {
+        self.dump.is_some()
+    }
+
     /// Nothing waits in the loop itself.
     pub fn is_idle(&self) -> bool {
         self.dump.is_none() && self.dump_after.is_none() && !self.writing.is_busy()
@@ -250,12 +258,20 @@ impl SyncLoop {
 
     fn on_dump(&mut self, now: Instant, kernel: &Conntrack) {
         let Some((mut from, at)) = self.dump.filter(|(_, at)| *at <= now) else { return };
+        let made: Vec<Flow> = self.lines.as_mut().map(std::mem::take).unwrap_or_default();
+        made.iter().for_each(|flow| self.admission.dumped(now, flow, &mut self.engine, &mut self.actions));
         for _ in 0..DUMP_LINES {
             let Some((number, flow)) = kernel.line(from) else {
+                if self.lines.as_ref().is_some_and(|lines| !lines.is_empty()) {
+                    break;
+                }
                 self.dump = None;
                 return self.give(now, Input::DumpEnd { complete: true });
             };
-            self.admission.dumped(now, flow, &mut self.engine, &mut self.actions);
+            match &mut self.lines {
+                Some(lines) => lines.push(flow.clone()),
+                None => self.admission.dumped(now, flow, &mut self.engine, &mut self.actions),
+            }
             from = number + 1;
         }
         self.dump = Some((from, at.max(now) + self.dump_pause));
@@ -316,6 +332,7 @@ impl SyncLoop {
             self.dump_after = None;
             self.give(now, Input::DumpBegin);
             self.dump = Some((0, now));
+            self.lines.iter_mut().for_each(Vec::clear);
         }
     }
 

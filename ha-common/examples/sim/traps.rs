@@ -3,7 +3,6 @@
 
 use crate::options::Kind;
 use crate::random::Random;
-use crate::sync_loop::Request;
 use crate::timeline::Note;
 use crate::world::{PATHS, SYNC, World};
 use ha_common::election::{Command, Input};
@@ -24,22 +23,25 @@ pub enum Trap {
     HealedOneWay,
     /// The sync link is cut at the moment of a hand-over, until the peers take each other for dead.
     CutAtHandOver,
-    /// The group is given away while a whole table is under way and frames are late or lost.
+    /// The group is given back while a whole table is under way, and frames are lost.
     HandOverInTransfer,
     /// A backup's table is emptied, and it hears of nothing.
     EmptiedUnheard,
     /// The backup's process starts anew amid traffic.
     RestartedInTraffic,
+    /// A node has lost events, and reads its table anew while flows end.
+    ReadAnew,
 }
 
 impl Trap {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::StoppedAtOffer,
         Self::HealedOneWay,
         Self::CutAtHandOver,
         Self::HandOverInTransfer,
         Self::EmptiedUnheard,
         Self::RestartedInTraffic,
+        Self::ReadAnew,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -50,6 +52,7 @@ impl Trap {
             Self::HandOverInTransfer => "hand-over amid a transfer",
             Self::EmptiedUnheard => "table emptied unheard",
             Self::RestartedInTraffic => "restarted amid traffic",
+            Self::ReadAnew => "table read anew amid traffic",
         }
     }
 }
@@ -94,6 +97,7 @@ impl World {
                 self.boot_or_start(other);
                 (0..20).for_each(|_| self.busy(4));
             }
+            Trap::ReadAnew => self.read_anew(other),
         }
         self.disturb();
         self.observe();
@@ -130,50 +134,67 @@ impl World {
     }
 
     fn cut_at_hand_over(&mut self, master: usize, other: usize) {
-        self.control(master, Input::Command(Command::HandOver { force: true }));
-        self.wait_for_heir(master);
         let silence = self.options.peer_timeout + self.traps.up_to(0, 200);
-        let wait = self.traps.up_to(0, 3);
-        self.run(wait);
+        self.control(master, Input::Command(Command::HandOver { force: true }));
+        // What packets change from the offer on is a gift that does not arrive.
+        self.wait_until(|world| world.hosts[master].offered.is_some());
         for path in [SYNC, 0] {
             (self.paths[path].cut[master][other], self.paths[path].cut[other][master]) = (true, true);
             if self.options.links == 1 || self.options.clean_path == Some(0) {
                 break;
             }
         }
+        self.wait_until(|world| !world.is_told_master(master));
         self.run(silence);
         for path in [SYNC, 0] {
             (self.paths[path].cut[master][other], self.paths[path].cut[other][master]) = (false, false);
         }
     }
 
-    /// Until that node is told that it is master no more.
-    fn wait_for_heir(&mut self, master: usize) {
+    /// Amid traffic.
+    fn wait_until(&mut self, is_so: impl Fn(&Self) -> bool) {
         let end = self.now + WAIT;
-        while self.now < end && self.is_told_master(master) && self.violation.is_none() {
+        while self.now < end && !is_so(self) && self.violation.is_none() {
             self.busy(1);
-            self.run(STEP);
         }
     }
 
+    /// A new master sends its whole table, and what has just changed rides with it. Nothing of that arrives, and the group is given
+    /// back.
     fn hand_over_in_transfer(&mut self, master: usize, other: usize) {
-        let before = self.paths[SYNC];
-        self.paths[SYNC].delay_max = self.traps.random.pick(&[Duration::from_millis(2), Duration::from_millis(10)]);
-        self.paths[SYNC].loss_percent = self.traps.random.pick(&[0, 10, 40]);
-        self.ask_sync(other, Request::Resync);
-        let wait = self.traps.up_to(0, 8);
-        self.run(wait);
-        self.busy(8);
         self.control(master, Input::Command(Command::HandOver { force: true }));
-        self.wait_for_heir(master);
-        self.paths[SYNC] = before;
+        self.wait_until(|world| world.hosts[other].is_open(world.now));
+        let now = self.now;
+        // Packets pass before the sync loop hears of its role.
+        self.hosts[other].freeze(now, now, now + STEP * 3);
+        let spared = self.options.links == 1 || self.options.clean_path == Some(0);
+        let paths: &[usize] = if spared { &[SYNC] } else { &[SYNC, 0] };
+        paths.iter().for_each(|path| self.paths[*path].cut[other][master] = true);
+        self.run(STEP);
+        self.busy(8);
+        self.run(STEP * 2);
+        self.control(other, Input::Command(Command::HandOver { force: true }));
+        self.wait_until(|world| !world.is_told_master(other));
+        paths.iter().for_each(|path| self.paths[*path].cut[other][master] = false);
+    }
+
+    /// A dump is begun when the last one is long enough ago.
+    fn read_anew(&mut self, other: usize) {
+        self.hosts[other].conntrack.socket.iter_mut().for_each(|socket| socket.lost = true);
+        self.wake_sync(other);
+        let end = self.now + WAIT * 10;
+        let reads = |world: &Self| world.hosts[other].sync.as_ref().is_none_or(|sync| sync.is_dumping());
+        while self.now < end && !reads(self) && self.violation.is_none() {
+            self.busy(1);
+        }
+        (0..60).for_each(|_| self.busy(4));
     }
 
     fn empty_unheard(&mut self, master: usize, other: usize) {
         // A dump before tells the engine the kernel's numbers.
         self.kill(other);
         self.boot_or_start(other);
-        let wait = self.traps.up_to(100, 400);
+        let wait = self.traps.up_to(60, 300);
         self.run(wait);
         if !self.is_told_master(master) || self.is_told_master(other) {
             return;
@@ -181,7 +202,7 @@ impl World {
         let was_deaf = std::mem::replace(&mut self.hosts[other].conntrack.deaf, true);
         self.flush_table(other);
         self.hosts[other].conntrack.deaf = was_deaf;
-        (0..30).for_each(|_| self.busy(2));
+        (0..50).for_each(|_| self.busy(3));
     }
 
     /// Steps of clients, and some time.

@@ -292,6 +292,9 @@ impl World {
         self.written(node, &effects.applied);
         for event in effects.events {
             self.count(event);
+            if matches!(event, sync::Event::PeerUp { .. }) {
+                self.hosts[node].met_at = self.now;
+            }
             self.note(node, Note::Sync(event));
         }
         for (link, bytes) in effects.taken {
@@ -361,5 +364,6 @@ fn host(options: &Options, node: NodeOptions, random: &mut Random) -> Host {
         draining: None,
         offered: None,
         health: SyncHealth::default(),
+        met_at: BEGIN,
     }
 }

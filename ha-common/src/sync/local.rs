@@ -3,7 +3,7 @@
 use super::engine::Engine;
 use super::flow::{Flow, FlowKey};
 use super::outbox::Stamp;
-use super::remote::is_same_state;
+use super::remote::{absent, is_same_state};
 use super::table::{Flags, Owner, Slot};
 use super::{Action, Event, PeerId, WriteKind};
 use crate::role::Role;
@@ -84,7 +84,7 @@ impl Engine {
 
     /// The kernel deleted a flow.
     pub(super) fn on_destroyed(&mut self, now: Instant, key: &FlowKey, id: u32, out: &mut Vec<Action>) {
-        let Some(slot) = self.table.find(key) else { return };
+        let Some(slot) = self.table.find(key) else { return self.remember_end(key) };
         let generation = self.dump.generation();
         let Some(entry) = self.table.get_mut(slot).filter(|entry| entry.is_live()) else { return };
         if id != 0 && entry.id != 0 && id != entry.id {
@@ -93,6 +93,15 @@ impl Engine {
         }
         entry.dump = generation;
         self.vanished(now, slot, out);
+    }
+
+    /// A flow that is not known has ended while a dump runs: a line that was made before, and is still to be read, is not believed.
+    fn remember_end(&mut self, key: &FlowKey) {
+        if self.dump.is_running()
+            && let Some(slot) = self.table.insert(&absent(*key), Owner::Found, 0)
+        {
+            self.forget(slot);
+        }
     }
 
     /// A flow of this node is gone: the peers are told until they know.

@@ -103,7 +103,7 @@ impl Engine {
             self.tell_the_owner(now, origin.peer, slot, version);
             return true;
         }
-        if self.is_set_back(origin.peer, slot, &flow) {
+        if self.is_set_back(slot, &flow) {
             self.counters.regressions_ignored += 1;
             self.insist(now, slot);
             return true;
@@ -156,11 +156,10 @@ impl Engine {
         self.table.get(slot).is_some_and(|entry| entry.has_tcp() && !entry.flags.has(Flags::WRITTEN))
     }
 
-    /// The flow has traffic here, and what the peer tells is an earlier state of the same connection. Of a master, a node that
-    /// is none believes it: there the tuple is used again.
-    fn is_set_back(&self, peer: PeerId, slot: Slot, told: &Flow) -> bool {
-        let is_masters = self.peers.get(usize::from(peer.0)).is_some_and(|peer| peer.role == Role::Master);
-        if is_masters && self.role != Role::Master {
+    /// The flow has traffic here, and what the peer tells is an earlier state of the same connection. A node that is not master
+    /// believes it: at the master, of which it may not have heard yet, the tuple is used again.
+    fn is_set_back(&self, slot: Slot, told: &Flow) -> bool {
+        if self.role != Role::Master {
             return false;
         }
         let Some(entry) = self.table.get(slot).filter(|entry| entry.is_local()) else { return false };
@@ -369,7 +368,7 @@ fn is_related(change: &proto::Change) -> bool {
 }
 
 /// A stand-in for a flow of which only the key is known; it becomes a tombstone at once.
-fn absent(key: FlowKey) -> Flow {
+pub(super) fn absent(key: FlowKey) -> Flow {
     Flow { reply: key.original.inverse(), key, status: 0, timeout: 0, mark: 0, tcp: None, id: 0, extra: None }
 }
 
@@ -470,6 +469,20 @@ mod tests {
             assert_eq!(out, if role == Role::Backup { &deletes[..] } else { &[] }, "{role}");
             assert_eq!(engine.standing(&key), None, "{role}");
         }
+    }
+
+    /// A flow ends during the first dump, and its line is read after that: it is not found. The end is remembered as long as the dump.
+    #[test]
+    fn a_line_of_a_flow_that_has_ended_is_not_believed() {
+        let mut engine = engine();
+        let (mut out, now) = (Vec::new(), Instant(1_000_000_000));
+        let flow = Flow { id: 9, ..crate::sync::table::tests::flow(1) };
+        engine.on_dump_begin(now);
+        engine.on_destroyed(now, &flow.key, flow.id, &mut out);
+        engine.on_dumped(now, &flow, &mut out);
+        assert_eq!((engine.standing(&flow.key), engine.stats().tombstones), (None, 1));
+        engine.on_dump_end(now, true, &mut out);
+        assert_eq!((engine.stats().tombstones, &out[..]), (0, &[][..]));
     }
 
     /// What a peer says of a copy that is the same is no proof that the kernel has it: a dump that does not list it shows that

@@ -31,6 +31,22 @@ fn master(world: &World) -> usize {
     holders[0]
 }
 
+/// A node under maintenance leaves a dead master's group alone, without heartbeats as well, and takes it when the maintenance ends:
+/// the silence that it found meanwhile is not found again.
+#[test]
+fn the_end_of_maintenance_takes_a_silent_masters_group() {
+    let mut world = started(&skews(&[0, 100], true), 1);
+    world.run_secs(10);
+    assert_eq!(master(&world), 0);
+    world.command(1, Command::Maintenance(true));
+    world.crash(0);
+    world.run_secs(20);
+    assert_eq!(world.holders(0), []);
+    world.command(1, Command::Maintenance(false));
+    world.run_secs(1);
+    assert_eq!(master(&world), 1);
+}
+
 /// Storms of faults over many seeds. While masters are connected without loss they are two for no longer than an advert
 /// takes; LAN and WAN are never apart; and in peace there is exactly one master soon, and it stays.
 fn survives_storms(settings: &[Settings]) {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 /// Seeds that a bug may need.
-const SEEDS: u64 = 1000;
+const SEEDS: u64 = 2000;
 /// What of the pure crate the simulation is built from.
 const PARTS: [&str; 5] = ["src", "proto", "examples/sim", "tests/model", "build.rs"];
 

@@ -176,7 +176,7 @@ impl World {
     pub fn written(&mut self, node: usize, applied: &[Applied]) {
         let now = self.now;
         let mut deleted_just_now: Vec<Number> = Vec::new();
-        for write in applied {
+        for (at, write) in applied.iter().enumerate() {
             if write.before == write.after {
                 continue;
             }
@@ -184,7 +184,11 @@ impl World {
             match (write.before, write.after) {
                 (Some(before), Some(after)) if after < before => self.check_set_back(node, write, before, after),
                 (None, Some(after)) if !deleted_just_now.contains(&write.number) => {
-                    self.check_revival(node, write, after)
+                    // Deleted again in the same batch, as the engine has wanted since: nobody has seen it.
+                    let mut later = applied.iter().skip(at + 1).filter(|later| later.number == write.number);
+                    if later.all(|later| later.after.is_some()) {
+                        self.check_revival(node, write, after);
+                    }
                 }
                 (Some(_) | None, Some(_) | None) => {}
             }
@@ -349,18 +353,28 @@ impl World {
             return;
         }
         let since = self.world_time(giver, since);
+        // Whoever forces a hand-over may give the group to a node that has not got the whole table yet: then only what has changed
+        // since the two have met is promised.
+        let from_when = if to.health.in_sync { Instant(0) } else { from.met_at };
         let missing = from.conntrack.entries.iter().find(|(number, entry)| {
             let session = self.clients.sessions[**number as usize];
-            // What packets made on both is concurrent.
+            // What packets made on both is concurrent, unless the giver had the other's state first.
+            let knew = |mark: u32| {
+                self.checks.flows.records[giver][**number as usize].held.iter().any(|held| held.mark == mark)
+            };
             let record = &self.checks.flows.records[node][**number as usize];
-            let concurrent = record.held.back().is_some_and(|held| held.is_own);
-            let settled = session.is_open && session.node == giver && session.changed < since;
+            let concurrent = record.held.back().is_some_and(|held| held.is_own && !knew(held.mark));
+            // What its kernel or an operator has ended is restored, with pauses.
+            let is_ended = record.ended_at > session.changed;
+            let settled =
+                session.is_open && session.node == giver && session.changed < since && session.changed > from_when;
             // The engines know of neither: a state whose event was lost here, an end whose event was lost there.
-            let unheard = from.conntrack.unheard.get(number) == Some(&entry.flow.mark)
-                || to.conntrack.ended_unheard.contains(number);
+            let unheard =
+                from.conntrack.is_unheard(**number, entry.flow.mark) || to.conntrack.ended_unheard.contains(number);
             let refused = to.conntrack.refused.contains(number);
             settled
                 && !concurrent
+                && !is_ended
                 && !unheard
                 && !refused
                 && to.conntrack.mark(**number).is_none_or(|mark| mark < entry.flow.mark)

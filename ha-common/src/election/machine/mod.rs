@@ -174,7 +174,7 @@ impl Election {
             Input::Command(Command::Stop) => self.stop(now, actions),
             Input::Command(Command::HandOver { force }) => self.hand_over(now, force, actions),
             Input::Command(Command::Want) => self.ask(now, actions),
-            Input::Command(Command::Maintenance(on)) => self.maintenance = on,
+            Input::Command(Command::Maintenance(on)) => self.maintain(now, on, actions),
         }
         // One transition an input: what follows from a role is decided at the next.
         if self.stats.transitions == transitions {

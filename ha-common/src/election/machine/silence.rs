@@ -4,6 +4,7 @@ use super::Election;
 use crate::election::claim::CLAIM_INTERVAL;
 use crate::election::timers::SILENCE_SLACK;
 use crate::election::{Action, Cause};
+use crate::role::Role;
 use crate::sight::Sight;
 use crate::time::Instant;
 
@@ -36,6 +37,15 @@ impl Election {
             self.hold = None;
         }
         self.take_over_if_silent(now, actions);
+    }
+
+    /// Maintenance begins or ends. A silence that was found meanwhile has no deadline any more: it counts now.
+    pub(super) fn maintain(&mut self, now: Instant, on: bool, actions: &mut Vec<Action>) {
+        self.maintenance = on;
+        match self.role {
+            Role::Backup => self.take_over_if_silent(now, actions),
+            Role::Init | Role::Master | Role::Fault => {}
+        }
     }
 
     pub(super) fn take_over_if_silent(&mut self, now: Instant, actions: &mut Vec<Action>) {
