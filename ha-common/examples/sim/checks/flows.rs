@@ -173,7 +173,7 @@ impl World {
         let flows = &self.checks.flows;
         let record = &flows.records[node][write.number as usize];
         let Some(held) = record.held.back().copied() else { return };
-        let from = if held.is_own { self.unaware_since(node, held.from) } else { held.from };
+        let from = if held.is_own { self.unaware_since(node, held.from) } else { self.said_since(node, held.from) };
         // The engine's clock is the host's.
         let asked = self.world_time(node, write.asked.at);
         let is_held = flows.is_held_elsewhere(node, write.number, after, from.min(asked));
@@ -202,6 +202,12 @@ impl World {
         host.stalls.iter().rev().fold(under_way, |since, (from, until)| {
             if since <= *until + UNREAD { since.min(*from - (slowest + BEFORE_STALL)) } else { since }
         })
+    }
+
+    /// What a loop writes for a peer just after it stood still was said while it did.
+    fn said_since(&self, node: usize, at: Instant) -> Instant {
+        let stalls = self.hosts[node].stalls.iter().rev();
+        stalls.fold(at, |since, (from, until)| if since <= *until + UNREAD { since.min(*from) } else { since })
     }
 
     /// Another engine knows the flow in this state, and no later one: its kernel has refused it, or its events were lost.
