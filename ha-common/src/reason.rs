@@ -67,6 +67,8 @@ reasons! {
     OwnAdvert = "own_advert",
     /// The same counter and digest as the previous advert of this source (`carp-wire` section 5).
     RepeatedAdvert = "repeated_advert",
+    /// A better master that is not the peer, while the peer's heartbeats decide and no other master is obeyed.
+    ForeignMaster = "foreign_master",
     // -- sync frames, decided by the header parser (XDP and socket path) --
     /// The datagram is shorter than a sync header and tag.
     FrameShort = "frame_short",

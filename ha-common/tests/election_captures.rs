@@ -2,8 +2,8 @@
 
 use ha_common::election::auth::Authenticator;
 use ha_common::election::{
-    Action, Config, Damping, Election, Input, InterfaceId, LinkState, Member, MemberId, PairTimes, ReceivedAdvert,
-    Transport,
+    Action, Config, Damping, Election, ForeignMasters, Input, InterfaceId, LinkState, Member, MemberId, PairTimes,
+    ReceivedAdvert, Transport,
 };
 use ha_common::reason::DropReason;
 use ha_common::role::{NodeId, Role};
@@ -66,6 +66,7 @@ fn backup(advskew: u8, start: Instant) -> Election {
         preempt_delay: std::time::Duration::ZERO,
         times: PairTimes::default(),
         damping: Damping::default(),
+        foreign_masters: ForeignMasters::default(),
     };
     let mut election = Election::new(config, 1);
     let state = LinkState { up: true, source_v4: Some(OWN), source_v6: None };

@@ -3,7 +3,7 @@
 use crate::config::heartbeat::Heartbeat;
 use crate::config::timing::Timing;
 use crate::config::{Election, Filter, Node, Resolved, Sync, Vip, XdpChoice};
-use ha_common::election::{InterfaceId, Transport};
+use ha_common::election::{ForeignMasters, InterfaceId, Transport};
 use ha_common::role::NodeId;
 use ha_common::secret::ClusterKey;
 use std::net::Ipv4Addr;
@@ -37,6 +37,7 @@ pub fn config() -> Resolved {
             advbase: 1,
             dead_ratio: 3,
             preempt: true,
+            foreign_masters: ForeignMasters::Follow,
             announce_burst: vec![Duration::ZERO, Duration::from_millis(100)],
             announce_refresh: Some(Duration::from_secs(60)),
             link_up_delay: Duration::from_millis(500),

@@ -263,9 +263,13 @@ impl Files {
     /// # Errors
     /// When the daemon is not built.
     pub fn command(&self, arguments: &[&str]) -> Result<Command> {
-        let mut command = Command::new(binary()?);
+        Ok(self.command_of(&binary()?, arguments))
+    }
+
+    fn command_of(&self, program: &Path, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program);
         command.args(arguments).env("TWINWALL_SOCKET", &self.socket).stdin(Stdio::null());
-        Ok(command)
+        command
     }
 
     /// Asks the daemon for its status.
@@ -290,7 +294,11 @@ impl Files {
     /// # Errors
     /// When the daemon is not built or its log cannot be opened.
     pub fn run_command(&self) -> Result<Command> {
-        let mut command = self.command(&["run", "--config"])?;
+        self.run_command_of(&binary()?)
+    }
+
+    fn run_command_of(&self, program: &Path) -> Result<Command> {
+        let mut command = self.command_of(program, &["run", "--config"]);
         command.arg(&self.config).args(["--node", self.node.name()]);
         let log = File::options().create(true).append(true).open(&self.log)?;
         command.stdout(log.try_clone()?).stderr(log);
@@ -322,8 +330,16 @@ impl Daemon {
     /// # Errors
     /// When it ends or does not answer within 5 s; the error holds the end of its log.
     pub fn start(namespace: &Netns, node: Node, dir: &Path) -> Result<Self> {
+        Self::start_program(namespace, node, dir, &binary()?)
+    }
+
+    /// The same with the program of another build.
+    ///
+    /// # Errors
+    /// As [`Daemon::start`].
+    pub fn start_program(namespace: &Netns, node: Node, dir: &Path, program: &Path) -> Result<Self> {
         let files = Files::of(node, dir);
-        let mut daemon = Self { process: namespace.spawn(files.run_command()?)?, files };
+        let mut daemon = Self { process: namespace.spawn(files.run_command_of(program)?)?, files };
         let mut ended = None;
         wait_until("the daemon answers", Duration::from_secs(5), || {
             ended = daemon.process.ended();

@@ -99,6 +99,15 @@ impl Lab {
         Ok(())
     }
 
+    /// Starts the daemon of another build.
+    ///
+    /// # Errors
+    /// As [`Daemon::start`].
+    pub fn start_program(&mut self, node: Node, program: &Path) -> Result<()> {
+        self.daemons[node.index()] = Some(Daemon::start_program(&self.pair[node], node, self.dir(), program)?);
+        Ok(())
+    }
+
     /// A running daemon.
     ///
     /// # Errors

@@ -2,13 +2,15 @@
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use ha_tests::matrix::{Extent, Fault, MATRIX, table};
+use ha_tests::matrix::{Extent, Fault, MATRIX, OLDER_PEER, older_program, table};
 use ha_tests::netns::checked;
 use std::fs;
 use std::process::Command;
 use std::time::Instant;
 
 const PAGE: &str = "docs/faults.md";
+/// The last commit whose build speaks version 1 of the sync protocol.
+const OLDER: &str = "3c02aebd241dd916a6f659fe206e0c736258744d";
 /// What stands between them in the page is written by this command.
 const MARKS: [&str; 2] = ["<!-- faults: begin -->", "<!-- faults: end -->"];
 
@@ -19,7 +21,8 @@ pub struct FaultsArgs {
     /// Only these rows, by name.
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     rows: Vec<String>,
-    /// A thousand kills, a minute of flood, and so on (about half an hour); otherwise about three minutes.
+    /// A thousand kills, a minute of flood, a peer of an older build, and so on (about half an hour); otherwise about three
+    /// minutes.
     #[arg(long)]
     full: bool,
     /// Write the table to docs/faults.md.
@@ -33,8 +36,11 @@ pub struct FaultsArgs {
 /// When a promise does not hold (the other rows are run all the same), or a row has another name.
 pub fn faults(args: &FaultsArgs) -> Result<()> {
     ha_tests::netns::require_root()?;
-    let rows = chosen(&args.rows)?;
+    let rows = chosen(args)?;
     crate::build::daemon(crate::setup::Scope::Test)?;
+    if rows.iter().any(|fault| fault.name == OLDER_PEER.name) {
+        build_older()?;
+    }
     let extent = if args.full { Extent::Full } else { Extent::Short };
     let mut seen = Vec::new();
     for fault in rows {
@@ -59,18 +65,44 @@ pub fn faults(args: &FaultsArgs) -> Result<()> {
     Ok(())
 }
 
-fn chosen(names: &[String]) -> Result<Vec<Fault>> {
-    if names.is_empty() {
-        return Ok(MATRIX.to_vec());
+/// Those that are named; else all, but what needs an older build only in full.
+fn chosen(args: &FaultsArgs) -> Result<Vec<Fault>> {
+    let all = || MATRIX.into_iter().chain([OLDER_PEER]);
+    if args.rows.is_empty() {
+        return Ok(all().filter(|fault| args.full || fault.name != OLDER_PEER.name).collect());
     }
     let find = |name: &String| {
-        let known = || MATRIX.map(|fault| fault.name).join(", ");
-        MATRIX
-            .into_iter()
-            .find(|fault| fault.name == name)
-            .with_context(|| format!("no row {name}; there are {}", known()))
+        let known = || all().map(|fault| fault.name).collect::<Vec<_>>().join(", ");
+        all().find(|fault| fault.name == name).with_context(|| format!("no row {name}; there are {}", known()))
     };
-    names.iter().map(find).collect()
+    args.rows.iter().map(find).collect()
+}
+
+/// Builds the daemon of [`OLDER`] beside this one, unless it has been.
+fn build_older() -> Result<()> {
+    let program = older_program();
+    if program.exists() {
+        return Ok(());
+    }
+    println!("building the daemon of commit {OLDER} (minutes)");
+    let root = crate::shell::root();
+    let source = root.join("target/older/source");
+    fs::create_dir_all(source.join("target")).context("cannot make target/older/source")?;
+    let archive = source.with_extension("tar");
+    let mut git = Command::new("git");
+    git.current_dir(&root).args(["archive", "--output"]).arg(&archive).arg(OLDER);
+    checked(&mut git).context("the older build is made from the repository's history (git fetch --unshallow)")?;
+    checked(Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(&source))?;
+    // Its build looks for the linker in its own target directory.
+    let tools = source.join("target/tools");
+    if !tools.exists() {
+        std::os::unix::fs::symlink(crate::setup::tools_dir(), tools).context("cannot link the tools")?;
+    }
+    let mut cargo = crate::shell::cargo();
+    cargo.current_dir(&source).env_remove("CARGO_TARGET_DIR");
+    crate::shell::run(cargo.args(["build", "--release", "--package", "ha-user", "--quiet"]))?;
+    fs::rename(source.join("target/release/twinwall"), &program).context("the older build has made no program")?;
+    Ok(())
 }
 
 fn write(table: &str, full: bool) -> Result<()> {

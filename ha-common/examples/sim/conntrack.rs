@@ -76,8 +76,13 @@ pub struct Conntrack {
     pub kept_status: BTreeSet<Number>,
     /// Entries that a write has set back which was under way when packets made them, and that no packet has changed since.
     pub overtaken: BTreeSet<Number>,
-    /// States of which no event was heard, by their marks.
+    /// States of which no event was heard, by their marks; and those made while nobody listened.
     pub unheard: BTreeMap<Number, u32>,
+    pub unlistened: BTreeMap<Number, u32>,
+    /// Entries of whose end no event was heard.
+    pub ended_unheard: BTreeSet<Number>,
+    /// Entries whose last write was refused.
+    pub refused: BTreeSet<Number>,
 }
 
 impl Conntrack {
@@ -97,6 +102,9 @@ impl Conntrack {
             kept_status: BTreeSet::new(),
             overtaken: BTreeSet::new(),
             unheard: BTreeMap::new(),
+            unlistened: BTreeMap::new(),
+            ended_unheard: BTreeSet::new(),
+            refused: BTreeSet::new(),
         }
     }
 
@@ -154,13 +162,19 @@ impl Conntrack {
 
     fn tell(&mut self, event: Event) {
         self.events += 1;
-        let Some(socket) = &mut self.socket else { return };
+        let Some(socket) = &mut self.socket else {
+            if let Event::Changed(flow) = &event {
+                self.unlistened.insert(number(&flow.key), flow.mark);
+            }
+            return;
+        };
         // Once it has overflowed it takes nothing before it is empty.
         if self.deaf || socket.lost || socket.queue.len() >= socket.room {
             socket.lost = true;
             self.lost_events += 1;
-            if let Event::Changed(flow) = &event {
-                self.unheard.insert(number(&flow.key), flow.mark);
+            match &event {
+                Event::Changed(flow) => drop(self.unheard.insert(number(&flow.key), flow.mark)),
+                Event::Destroyed(flow) => drop(self.ended_unheard.insert(number(&flow.key))),
             }
         } else {
             socket.queue.push_back((self.events, event));
@@ -174,8 +188,9 @@ impl Conntrack {
         if self.entries.contains_key(&number) {
             return Err(EEXIST);
         }
-        self.refuse(now)?;
+        self.refuse(now, number)?;
         if self.is_full() {
+            self.refused.insert(number);
             self.refused_at = Some(now);
             return Err(ENOMEM);
         }
@@ -186,7 +201,7 @@ impl Conntrack {
 
     /// As the real one: status bits are only ever added, translation cannot change (`ctnetlink` section 9).
     pub fn update(&mut self, now: Instant, flow: &Flow, with_status: bool) -> Result<(), i32> {
-        self.refuse(now)?;
+        self.refuse(now, number(&flow.key))?;
         let Some(Entry { flow: old, deadline }) = self.entries.get_mut(&number(&flow.key)) else { return Err(ENOENT) };
         let sticky = status::SEEN_REPLY | status::ASSURED;
         if with_status && old.status & !flow.status & sticky != 0 {
@@ -201,6 +216,7 @@ impl Conntrack {
         }
         (old.mark, old.tcp, old.timeout) = (flow.mark, flow.tcp.or(old.tcp), flow.timeout);
         *deadline = now + Duration::from_secs(flow.timeout.into());
+        self.refused.remove(&number(&flow.key));
         Ok(())
     }
 
@@ -218,13 +234,19 @@ impl Conntrack {
         self.entries.range(from..).next().map(|(number, entry)| (*number, &entry.flow))
     }
 
+    /// The engine has heard nothing of this state by an event.
+    pub fn is_unheard(&self, number: Number, mark: u32) -> bool {
+        [&self.unheard, &self.unlistened].iter().any(|unheard| unheard.get(&number) == Some(&mark))
+    }
+
     pub fn mark(&self, number: Number) -> Option<u32> {
         self.entries.get(&number).map(|entry| entry.flow.mark)
     }
 
-    fn refuse(&mut self, now: Instant) -> Result<(), i32> {
+    fn refuse(&mut self, now: Instant, number: Number) -> Result<(), i32> {
         if self.refused_percent > 0 && self.random.percent(self.refused_percent) {
             self.refused_writes += 1;
+            self.refused.insert(number);
             self.refused_at = Some(now);
             return Err(ENOMEM);
         }
@@ -235,6 +257,8 @@ impl Conntrack {
         let deadline = now + Duration::from_secs(flow.timeout.into());
         self.kept_status.remove(&number);
         self.overtaken.remove(&number);
+        self.ended_unheard.remove(&number);
+        self.refused.remove(&number);
         self.entries.insert(number, Entry { flow, deadline });
     }
 

@@ -13,7 +13,7 @@ use ha_common::election::{Election, HandOverPhase, Input, MemberId, PairTimes, R
 use ha_common::sync::LinkId;
 use ha_common::wire::frame::{self, Header};
 use ha_common::wire::genuine::Admission;
-use ha_common::wire::heartbeat::Kind as Beat;
+use ha_common::wire::heartbeat::{FLAG_OFFER, Kind as Beat};
 use ha_common::wire::ipv4;
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ impl World {
         kernel.replies = Default::default();
         host.control = Some(Box::new(Daemon::new(local, node, host.settings, pair, kernel, seed)));
         (host.tick_at, host.control_frozen_until, host.freeze_in_tick) = (now + phase, now, None);
-        (host.told, host.draining, host.key_in_use) = ((0, 0), None, None);
+        (host.told, host.draining, host.offered, host.key_in_use) = ((0, 0), None, None, None);
         host.missed = Missed::default();
         self.stranger.forget_adverts(node);
         for path in 0..PATHS {
@@ -53,7 +53,7 @@ impl World {
         let local = host.local(now);
         host.sync = Some(Box::new(SyncLoop::new(local, node, &self.options, &host.keys, random)));
         (host.sync_at, host.sync_frozen_until) = (now, now);
-        self.checks.process_ended(node);
+        self.checks.process_ended(self.now, node);
     }
 
     pub fn tell_link(&mut self, node: usize, path: usize) {
@@ -192,7 +192,8 @@ impl World {
         let news: Vec<_> = control.transitions.iter().skip(transitions).copied().collect();
         let ended: Vec<_> = control.ends.iter().skip(ends).copied().collect();
         let hand_over = control.election.stats().hand_over;
-        let draining = hand_over.filter(|over| over.phase == HandOverPhase::Draining).map(|over| over.since);
+        let since = |phase| hand_over.filter(|over| over.phase == phase).map(|over| over.since);
+        let (draining, offered) = (since(HandOverPhase::Draining), since(HandOverPhase::Offered));
         self.hosts[node].told = (transitions + news.len(), ends + ended.len());
         for transition in news {
             self.counts.transitions += 1;
@@ -208,6 +209,7 @@ impl World {
             self.ask_sync(node, Request::Flush);
         }
         self.hosts[node].draining = draining;
+        self.offers(node, offered);
     }
 
     fn broadcast(&mut self, from: usize, path: usize, payload: impl Fn() -> Payload) {
@@ -259,7 +261,14 @@ impl World {
                             self.transmit(to, from, path, Payload::Beat(answer));
                         }
                     }
-                    Beat::Reply => kernel.on_reply(local, &beat),
+                    Beat::Reply => {
+                        kernel.on_reply(local, &beat);
+                        if beat.standing.has(FLAG_OFFER)
+                            && let Some(length) = host.freeze_at_offer.take()
+                        {
+                            host.freeze(now, now + length, now);
+                        }
+                    }
                 }
             }
         }

@@ -151,6 +151,7 @@ impl World {
             Fault::Better => self.repair(),
         }
         self.observe();
+        self.trap();
     }
 
     fn short(&mut self) -> Duration {
@@ -232,11 +233,12 @@ impl World {
         self.ask_sync(node, Request::Keys(keys));
     }
 
-    fn flush_table(&mut self, node: usize) {
+    pub fn flush_table(&mut self, node: usize) {
         let (now, is_master) = (self.now, self.is_told_master(node));
         let numbers: Vec<_> = self.hosts[node].conntrack.entries.keys().copied().collect();
         for number in numbers {
             self.hosts[node].conntrack.end(number);
+            self.ended_by_operator(node, number);
             if is_master {
                 self.clients.end(now, number);
             }

@@ -46,6 +46,8 @@ pub struct Host {
     pub sync_frozen_until: Instant,
     /// The control loop will stop for so long in the middle of its next tick.
     pub freeze_in_tick: Option<Duration>,
+    /// It will stop for so long when it is offered the group.
+    pub freeze_at_offer: Option<Duration>,
     pub paused_until: Instant,
     /// When the sync loop stood still lately, from and until.
     pub stalls: VecDeque<(Instant, Instant)>,
@@ -54,6 +56,8 @@ pub struct Host {
     pub told: (usize, usize),
     /// The hand-over that the sync loop was last asked to drain for.
     pub draining: Option<Instant>,
+    /// What was flushed for the offer that stands: everything of before this moment. A stop that takes it over flushes nothing again.
+    pub offered: Option<Instant>,
     pub health: SyncHealth,
 }
 

@@ -3,8 +3,9 @@
 
 use crate::model::segments::{Packet, SEGMENTS};
 use crate::random::Random;
+use ha_common::role::Role;
 use ha_common::sync::{Engine, LinkId};
-use ha_common::wire::frame::{HEADER_LEN, Header};
+use ha_common::wire::frame::{HEADER_LEN, Header, Kind};
 use std::collections::VecDeque;
 
 /// Recorded frames kept for each receiver.
@@ -27,6 +28,7 @@ struct PeerPrint {
     sequences: [u64; 3],
     waiting: [u64; 2],
     transfers: (bool, bool),
+    said: (Role, u64),
 }
 
 impl Fingerprint {
@@ -40,6 +42,7 @@ impl Fingerprint {
             sequences: [peer.sent_sequence, peer.acked_sequence, peer.received_sequence],
             waiting: [peer.backlog_flows, peer.in_flight_flows],
             transfers: (peer.bulk_sent, peer.bulk_received),
+            said: (peer.role, peer.hello_sequence),
         };
         Self {
             flows: [stats.flows, stats.flows_local, stats.flows_found, stats.flows_peer, stats.tombstones],
@@ -62,22 +65,35 @@ pub struct Stranger {
     taken: Vec<VecDeque<(LinkId, Vec<u8>)>>,
     /// Frames on their way to somebody.
     fresh: VecDeque<Vec<u8>>,
+    /// Of the frames taken, hellos once more: they are few.
+    hellos: Vec<VecDeque<(LinkId, Vec<u8>)>>,
+    sent: u64,
     /// By receiver and segment: the advert heard last.
     adverts: Vec<[Option<Packet>; SEGMENTS]>,
 }
 
 impl Stranger {
     pub fn new(nodes: usize) -> Self {
-        Self { taken: vec![VecDeque::new(); nodes], fresh: VecDeque::new(), adverts: vec![[None; SEGMENTS]; nodes] }
+        Self {
+            taken: vec![VecDeque::new(); nodes],
+            fresh: VecDeque::new(),
+            hellos: vec![VecDeque::new(); nodes],
+            sent: 0,
+            adverts: vec![[None; SEGMENTS]; nodes],
+        }
     }
 
     pub fn record_taken(&mut self, receiver: usize, link: LinkId, bytes: Vec<u8>) {
-        if let Some(taken) = self.taken.get_mut(receiver) {
-            if taken.len() == RECORDED_MAX {
-                taken.pop_front();
+        let keep = |kept: &mut VecDeque<_>, bytes| {
+            if kept.len() == RECORDED_MAX {
+                kept.pop_front();
             }
-            taken.push_back((link, bytes));
+            kept.push_back((link, bytes));
+        };
+        if Header::parse(&bytes).is_ok_and(|header| header.kind == Kind::Hello) {
+            self.hellos.get_mut(receiver).into_iter().for_each(|hellos| keep(hellos, bytes.clone()));
         }
+        self.taken.get_mut(receiver).into_iter().for_each(|taken| keep(taken, bytes.clone()));
     }
 
     pub fn record_fresh(&mut self, bytes: &[u8]) {
@@ -100,11 +116,21 @@ impl Stranger {
         self.adverts[receiver][segment]
     }
 
-    /// A frame for a receiver that nobody with the secret has sent to it just now.
-    pub fn frame(&self, random: &mut Random, receiver: usize) -> (LinkId, Vec<u8>) {
+    /// A frame for a receiver that nobody with the secret has sent to it just now, over one of so many links.
+    pub fn frame(&mut self, random: &mut Random, receiver: usize, links: u8) -> (LinkId, Vec<u8>) {
         let nodes = self.taken.len();
+        self.sent += 1;
         let from = match random.below(10) {
-            0..=4 => self.taken[receiver].get(random.index(self.taken[receiver].len().max(1))).cloned(),
+            0..=4 => {
+                let at = random.index(self.taken[receiver].len().max(1));
+                let hellos = &self.hellos[receiver];
+                let is_hello = self.sent.is_multiple_of(4) && !hellos.is_empty();
+                let recorded = if is_hello { hellos.get(at % hellos.len()) } else { self.taken[receiver].get(at) };
+                // Also over a link where its like was not heard for long.
+                let other =
+                    |link: LinkId| if self.sent.is_multiple_of(8) { LinkId((link.0 + 1) % links) } else { link };
+                recorded.map(|(link, bytes)| (other(*link), bytes.clone()))
+            }
             // Reflected: what the others took is not for this one.
             5 => {
                 let other = &self.taken[(receiver + 1) % nodes];

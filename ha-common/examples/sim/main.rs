@@ -24,6 +24,7 @@ mod sync_loop;
 mod tests;
 mod timeline;
 mod traffic;
+mod traps;
 mod world;
 mod writing;
 

@@ -279,7 +279,7 @@ pub const ALL: &[Mutation] = &[
     ),
     bug(
         "older-state-written-over-packets",
-        "sync/keepalive.rs",
+        "sync/retries.rs",
         "            self.restore_soon(now, slot, out);",
         "            self.create(now, slot, out);",
         "a copy that is to be restored is written over a newer connection",
@@ -325,6 +325,13 @@ pub const ALL: &[Mutation] = &[
         "        entry.id = 0;\n        out.push(Action::Update(written(entry.flow())));",
         "        out.push(Action::Update(written(entry.flow())));",
         "a copy that was made anew unnoticed is never deleted",
+    ),
+    bug(
+        "backup-insists",
+        "sync/remote.rs",
+        "        if is_masters && self.role != Role::Master {\n            return false;",
+        "        if is_masters && self.role != Role::Master && told.mark == u32::MAX {\n            return false;",
+        "what a backup had traffic of is written over the master's new connection",
     ),
     bug(
         "dump-line-revives",

@@ -4,6 +4,9 @@ use crate::random::Random;
 use ha_common::sync::{Mode, Sending, VERSION, VERSION_MIN};
 use std::time::Duration;
 
+/// Portions of a dump follow each other so.
+const DUMP_PAUSE: Duration = Duration::from_micros(200);
+
 /// A run is of one of these kinds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
@@ -77,11 +80,19 @@ pub struct Options {
     pub hostile: bool,
     /// Programs in the driver path judge frames by their headers; else the engine has to by itself.
     pub programs: bool,
+    /// Faults are followed by [`crate::traps`].
+    pub traps: bool,
+    /// Between the portions of a dump.
+    pub dump_pause: Duration,
 }
 
 impl Options {
     pub fn draw(seed: u64) -> Self {
         let mut random = Random::new(seed, 1);
+        // Of their own, so that they change nothing of the others.
+        let mut extra = Random::new(seed, 7);
+        let traps = extra.percent(25);
+        let dump_pauses: &[Duration] = if traps { &[DUMP_PAUSE, DUMP_PAUSE * 20] } else { &[DUMP_PAUSE] };
         let kind = match random.below(20) {
             0..=12 => Kind::Pair,
             13..=14 => Kind::Timers,
@@ -132,6 +143,8 @@ impl Options {
             clean_path: random.percent(60).then(|| random.index(3)),
             hostile: random.percent(50),
             programs: random.percent(50),
+            traps,
+            dump_pause: extra.pick(dump_pauses),
         }
     }
 }

@@ -151,6 +151,7 @@ fn tallies(world: &World) -> Tallies {
         ("transitions", transitions),
         ("hand-overs ended", hand_overs),
         ("processes ended", restarts),
+        ("traps", world.traps.sprung),
         ("changes of secret", key_changes),
         ("strangers' packets", hostile + hostile_refused_early),
         ("strangers' packets refused by header", hostile_refused_early),

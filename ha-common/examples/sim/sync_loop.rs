@@ -9,6 +9,7 @@ use crate::writing::{Done, Report, Write, Writing};
 use ha_common::role::{NodeId, Role, SyncHealth};
 use ha_common::secret::ClusterKey;
 use ha_common::sync::filter::{Admission, Filter};
+use ha_common::sync::flow::FlowKey;
 use ha_common::sync::{self, Action, Capabilities, Config, Engine, Input, LinkId, LinkSet, PeerId, VERSION};
 use ha_common::time::{Instant, earliest};
 use ha_common::wire::frame::{Header, Kind};
@@ -19,9 +20,8 @@ use std::time::Duration;
 const ROUNDS_MAX: usize = 4;
 /// Events and datagrams are gathered for so long.
 const WAKE_GAP: Duration = Duration::from_micros(500);
-/// Lines of a dump that come at once, and the time between.
+/// Lines of a dump that come at once.
 const DUMP_LINES: usize = 64;
-const DUMP_PAUSE: Duration = Duration::from_micros(200);
 const REQUESTS_PER_WAKE: usize = 16;
 const EVENTS_PER_WAKE: usize = 256;
 const DATAGRAMS_PER_WAKE: usize = 64;
@@ -73,6 +73,9 @@ pub struct SyncLoop {
     pub mailbox: VecDeque<Request>,
     pub inbox: VecDeque<Datagram>,
     dump: Option<(Number, Instant)>,
+    /// A dump is to begin when so many writes are done.
+    dump_after: Option<u64>,
+    dump_pause: Duration,
     writing: Writing,
     /// Acknowledgements that wait until so many writes are done.
     held: VecDeque<(u64, Outgoing)>,
@@ -123,6 +126,8 @@ impl SyncLoop {
             mailbox: VecDeque::new(),
             inbox: VecDeque::new(),
             dump: None,
+            dump_after: None,
+            dump_pause: options.dump_pause,
             writing: Writing::new(options.write_cost),
             held: VecDeque::new(),
             gather_until: now,
@@ -186,9 +191,14 @@ impl SyncLoop {
         self.engine.stats().flows_refused_full > 0
     }
 
+    /// A flow is to be written that the kernel may lack.
+    pub fn creates(&self, key: &FlowKey) -> bool {
+        self.writing.creates(key)
+    }
+
     /// Nothing waits in the loop itself.
     pub fn is_idle(&self) -> bool {
-        self.dump.is_none() && !self.writing.is_busy()
+        self.dump.is_none() && self.dump_after.is_none() && !self.writing.is_busy()
     }
 
     fn on_mailbox(&mut self, now: Instant, kernel: &mut Conntrack) {
@@ -248,7 +258,7 @@ impl SyncLoop {
             self.admission.dumped(now, flow, &mut self.engine, &mut self.actions);
             from = number + 1;
         }
-        self.dump = Some((from, at.max(now) + DUMP_PAUSE));
+        self.dump = Some((from, at.max(now) + self.dump_pause));
     }
 
     fn on_datagrams(&mut self, now: Instant, effects: &mut Effects) {
@@ -290,7 +300,7 @@ impl SyncLoop {
             let actions = std::mem::take(&mut self.actions);
             let mut writes = Vec::new();
             for action in actions {
-                self.sort(now, action, &mut writes, effects);
+                self.sort(action, &mut writes, effects);
             }
             self.with_reports(now, kernel, effects, |writing, kernel, done| {
                 writing.submit(now, &mut writes, kernel, done);
@@ -298,6 +308,15 @@ impl SyncLoop {
             self.hold_back(effects);
         }
         self.hold_back(effects);
+        self.start_dump_if_due(now);
+    }
+
+    fn start_dump_if_due(&mut self, now: Instant) {
+        if self.dump_after.is_some_and(|writes| writes <= self.writing.completed()) {
+            self.dump_after = None;
+            self.give(now, Input::DumpBegin);
+            self.dump = Some((0, now));
+        }
     }
 
     fn give(&mut self, now: Instant, input: Input<'_>) {
@@ -306,7 +325,7 @@ impl SyncLoop {
         self.actions_most = self.actions_most.max(self.actions.len() - before);
     }
 
-    fn sort(&mut self, now: Instant, action: Action, writes: &mut Vec<Write>, effects: &mut Effects) {
+    fn sort(&mut self, action: Action, writes: &mut Vec<Write>, effects: &mut Effects) {
         match action {
             Action::Create(flow) => {
                 self.admission.written(&flow.key);
@@ -324,10 +343,7 @@ impl SyncLoop {
             Action::Fetch(key) => writes.push(Write::Fetch(key)),
             Action::Expect { .. } | Action::Unexpect { .. } => panic!("no flow of the simulation has a helper"),
             Action::Send { peer, links, datagram } => effects.datagrams.push(Outgoing { peer, links, bytes: datagram }),
-            Action::Dump => {
-                self.give(now, Input::DumpBegin);
-                self.dump = Some((0, now));
-            }
+            Action::Dump => self.dump_after = Some(self.writing.submitted() + writes.len() as u64),
             Action::Health(health) => effects.health = Some(health),
             Action::Event(event) => {
                 if let sync::Event::KeyChanged { to, .. } = event {

@@ -27,6 +27,7 @@ pub enum Note {
     Session(Number, Option<u32>),
     Write(Number, Option<u32>, Option<u32>),
     Calm(bool),
+    Trap(crate::traps::Trap),
     Peace,
     Settled,
 }
@@ -93,6 +94,7 @@ impl Timeline {
             Note::HandOver(end) => format!("{end:?}").hash(hasher),
             Note::Session(number, mark) => (number, mark).hash(hasher),
             Note::Write(number, before, after) => (number, before, after).hash(hasher),
+            Note::Trap(trap) => (trap as u8).hash(hasher),
             Note::Peace | Note::Settled => {}
         }
     }
@@ -115,6 +117,7 @@ impl fmt::Display for Note {
             }
             Self::Calm(true) => write!(f, "calm"),
             Self::Calm(false) => write!(f, "no longer calm"),
+            Self::Trap(trap) => write!(f, "trap: {}", trap.name()),
             Self::Peace => write!(f, "the faults stop"),
             Self::Settled => write!(f, "one master, equal tables"),
         }

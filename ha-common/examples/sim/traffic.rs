@@ -142,7 +142,7 @@ impl World {
         let to = self.random.index(self.hosts.len());
         match self.random.below(10) {
             0..=6 => {
-                let (link, bytes) = self.stranger.frame(&mut self.random, to);
+                let (link, bytes) = self.stranger.frame(&mut self.random, to, self.options.links);
                 let path = if link.0 == 0 { crate::world::SYNC } else { 0 };
                 self.network.inject(self.now, to, path, Payload::Frame { link, bytes, is_hostile: true });
             }

@@ -15,6 +15,7 @@ use crate::options::{Kind, NodeOptions, Options};
 use crate::random::Random;
 use crate::sync_loop::{Effects, Request, key};
 use crate::timeline::{Note, Timeline};
+use crate::traps::Traps;
 use ha_common::election::Input;
 use ha_common::role::{Role, SyncHealth};
 use ha_common::sync;
@@ -40,6 +41,7 @@ pub struct World {
     pub random: Random,
     /// Of the paths alone, so that what a node sends does not decide what happens next.
     pub weather: Random,
+    pub traps: Traps,
     pub timeline: Timeline,
     pub checks: Checks,
     pub violation: Option<Violation>,
@@ -83,6 +85,7 @@ impl World {
             clients: Clients::new(BEGIN, options.sessions, &mut random),
             stranger: Stranger::new(options.nodes.len()),
             weather: Random::new(seed, 3),
+            traps: Traps::new(seed, options.traps),
             timeline: Timeline::new(BEGIN, lines),
             checks: Checks::new(BEGIN, options.nodes.len(), options.sessions),
             violation: None,
@@ -127,7 +130,7 @@ impl World {
 
     /// The process ends at once; its kernel goes on.
     pub fn kill(&mut self, node: usize) {
-        self.checks.process_ended(node);
+        self.checks.process_ended(self.now, node);
         self.counts.restarts += 1;
         self.hosts[node].control = None;
         self.end_sync(node);
@@ -138,7 +141,7 @@ impl World {
         host.sync = None;
         host.conntrack.socket = None;
         host.health = SyncHealth::default();
-        self.checks.process_ended(node);
+        self.checks.process_ended(self.now, node);
     }
 
     /// The process ends for a restart that keeps its role.
@@ -350,11 +353,13 @@ fn host(options: &Options, node: NodeOptions, random: &mut Random) -> Host {
         control_frozen_until: BEGIN,
         sync_frozen_until: BEGIN,
         freeze_in_tick: None,
+        freeze_at_offer: None,
         paused_until: BEGIN,
         stalls: VecDeque::new(),
         missed: Missed::default(),
         told: (0, 0),
         draining: None,
+        offered: None,
         health: SyncHealth::default(),
     }
 }

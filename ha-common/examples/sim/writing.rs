@@ -86,6 +86,12 @@ impl Writing {
         }
     }
 
+    /// A creation of this flow waits.
+    pub fn creates(&self, key: &FlowKey) -> bool {
+        let is_it = |write: &Write| matches!(write, Write::Create(flow) | Write::Update(flow) if flow.key == *key);
+        self.waiting.iter().any(|(_, write)| is_it(write))
+    }
+
     pub fn poll_at(&self) -> Option<Instant> {
         self.busy_until
     }

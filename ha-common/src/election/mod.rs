@@ -72,6 +72,17 @@ pub struct Config {
     pub preempt_delay: Duration,
     pub times: PairTimes,
     pub damping: Damping,
+    pub foreign_masters: ForeignMasters,
+}
+
+/// What adverts of a master that is not the peer mean, while the peer's heartbeats are heard or their silence is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ForeignMasters {
+    /// A better one is obeyed, as CARP wants it: there may be a third router.
+    #[default]
+    Follow,
+    /// They are refused: nobody but the two nodes takes part, and an advert can be repeated by anybody with a better priority.
+    Refuse,
 }
 
 /// How long things last between two nodes that hear each other's heartbeats.

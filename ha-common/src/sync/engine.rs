@@ -5,12 +5,13 @@ use super::digest::digest_key;
 use super::expect::{EarlyExpectations, ExpectationDump};
 use super::fetch::Fetches;
 use super::health::Flush;
-use super::keepalive::{Retries, Wheel};
+use super::keepalive::Wheel;
 use super::modes::Mode;
 use super::peer::{Peer, bit};
 use super::purge::Remains;
 use super::recent::Recent;
 use super::reconcile::Dump;
+use super::retries::Retries;
 use super::seal::Keyring;
 use super::session::Statement;
 use super::table::{Owner, Slot, Table};
@@ -75,6 +76,8 @@ pub struct Engine {
     pub(super) recent: Recent,
     /// What a mastership left behind and nobody has judged yet.
     pub(super) remains: Option<Remains>,
+    /// When a master's word is applied to what nobody answers for any more.
+    pub(super) orphans_due: Option<Instant>,
     /// The next slot whose TCP windows are to be opened.
     pub(super) relaxing: Option<Slot>,
     pub(super) full_reported: bool,
@@ -120,6 +123,7 @@ impl Engine {
             retries: Retries::default(),
             recent: Recent::default(),
             remains: None,
+            orphans_due: None,
             relaxing: None,
             full_reported: false,
             counters: Counters::default(),
@@ -209,6 +213,7 @@ impl Engine {
             self.fetches.poll_at(),
             self.refresh_at(),
             self.remains_at(),
+            self.orphans_due,
         ];
         peers.chain(own).fold(None, earliest)
     }
@@ -309,6 +314,8 @@ impl Engine {
         self.run_fetches(now, out);
         self.run_dump(now, out);
         self.run_purge(now, out);
+        self.run_orphans(now, out);
+        self.run_retries(now, out);
         self.run_keep_alive(now, out);
         for index in 0..self.peers.len() {
             let silent = |peer: &&Peer| peer.up && now.since(peer.heard) >= self.peer_timeout;

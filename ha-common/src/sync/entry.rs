@@ -21,7 +21,7 @@ pub(super) enum Owner {
 pub(super) struct Flags(u16);
 
 impl Flags {
-    /// Known to be missing in the kernel.
+    /// Known to be missing in the kernel, in this state at least.
     pub const ABSENT: Flags = Flags(1);
     /// A real event was seen while this node was not master.
     pub const LIVE_HERE: Flags = Flags(2);
@@ -39,8 +39,10 @@ impl Flags {
     pub const CUT: Flags = Flags(128);
     /// Its sequence adjustment is read from time to time.
     pub const FETCHED: Flags = Flags(256);
+    /// Absent, because the kernel has refused an update: it still has an earlier state.
+    pub const OUTDATED: Flags = Flags(512);
     /// It waits to be tried again.
-    pub const RETRIED: Flags = Flags(512);
+    pub const RETRIED: Flags = Flags(1024);
 
     pub fn has(self, flag: Flags) -> bool {
         self.0 & flag.0 != 0
@@ -234,6 +236,11 @@ impl Entry {
 
     pub fn is_live(&self) -> bool {
         self.life == Life::Live
+    }
+
+    /// The kernel should have it, and lacks it or has an earlier state.
+    pub fn is_lacking(&self) -> bool {
+        self.is_live() && self.flags.has(Flags::ABSENT)
     }
 
     pub fn is_tombstone(&self) -> bool {

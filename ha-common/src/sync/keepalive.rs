@@ -6,33 +6,21 @@
 //! so a slot looked at every [`VISIT_MAX`] seconds is never late, whatever happened to its flow meanwhile.
 //! The price of a long-lived flow is one look a minute.
 
+use super::Action;
 use super::engine::Engine;
 use super::entry::UNLINKED;
 use super::flow::{Flow, status};
 use super::order::Parent;
+use super::retries::Remedy;
 use super::table::{Entry, Flags, Owner, Slot, Table};
-use super::{Action, PeerId};
-use crate::time::{Instant, earliest};
-use core::time::Duration;
-use std::collections::VecDeque;
+use crate::time::Instant;
 
 /// Shortest timeout written for a peer's flow, in seconds. Short ones (SYN_SENT, unreplied UDP) are
 /// lengthened: the owner's deletion ends them, and after a takeover they expire a little later.
 const TIMEOUT_MIN: u32 = 120;
-const VISIT_MAX: u32 = 40;
+pub(super) const VISIT_MAX: u32 = 40;
 const BUCKETS: u32 = 64;
 const NONE: Slot = Slot::MAX;
-/// Pause before a flow is created again that could not be, or was lost more than once.
-const RETRY_DELAY: Duration = Duration::from_secs(1);
-/// Pause before one is created again that has vanished. Where packets have used its tuple again, the kernel tells of that
-/// next, and some events may wait: what is written then would be written over a newer connection, or outlive it unnoticed.
-const RESTORE_DELAY: Duration = Duration::from_millis(10);
-/// Flows waiting for either; of those that find no place the ones are tried at their next visit by the wheel, the others at
-/// once.
-const RETRIES_QUEUED_MAX: usize = 65_536;
-/// Immediate and delayed creations of one flow before its owner is asked for it, and before a pause.
-const CREATIONS_MAX: u8 = 3;
-const RETRIES_MAX: u8 = 8;
 
 /// Seconds of the engine's clock.
 fn seconds(now: Instant) -> u32 {
@@ -90,39 +78,6 @@ impl Wheel {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Remedy {
-    Create,
-    AskOwner,
-}
-
-struct Retry {
-    at: Instant,
-    slot: Slot,
-    remedy: Remedy,
-}
-
-/// A flow to be created again unless it changes meanwhile.
-struct Restoration {
-    at: Instant,
-    slot: Slot,
-    version: u64,
-}
-
-/// Flows to be tried again after a pause, in the order of their time.
-#[derive(Default)]
-pub(super) struct Retries {
-    queue: VecDeque<Retry>,
-    restorations: VecDeque<Restoration>,
-}
-
-impl Retries {
-    pub fn poll_at(&self) -> Option<Instant> {
-        let restoration = self.restorations.front().map(|restoration| restoration.at);
-        earliest(restoration, self.queue.front().map(|retry| retry.at))
-    }
-}
-
 impl Engine {
     /// The kernel's timeout of a peer's flow was just written: write it again in good time. Where copies are not kept
     /// alive, note when it ends.
@@ -164,54 +119,19 @@ impl Engine {
         entry.flags.has(Flags::CUT) || (!self.mode.keeps_alive() && entry.refresh_at <= seconds(now) + 1)
     }
 
-    /// A peer's flow vanished from this node's kernel: it is created again, after ever longer pauses, then asked for.
-    pub(super) fn restore(&mut self, now: Instant, slot: Slot, peer: PeerId, out: &mut Vec<Action>) {
-        let Some(entry) = self.table.get_mut(slot) else { return };
-        entry.id = 0;
-        entry.retries = entry.retries.saturating_add(1);
-        let retries = entry.retries;
-        self.table.set_absent(slot, true);
-        self.counters.restored += 1;
-        if retries == 1 {
-            self.restore_soon(now, slot, out);
-        } else if retries <= CREATIONS_MAX {
-            self.retry_later(now, slot, Remedy::Create);
-        } else if retries <= RETRIES_MAX {
-            debug_assert!(self.is_up(peer));
-            self.retry_later(now, slot, Remedy::AskOwner);
-        }
-    }
-
-    /// The kernel refused to create a flow, maybe for a reason that passes. A peer's is tried again for ever. One that this node
-    /// answers for since it took over is given up in the end: it is gone then, and peers are told so.
-    pub(super) fn creation_refused(&mut self, now: Instant, slot: Slot) {
-        self.table.set_absent(slot, true);
-        // It was tried in between, because a peer has named it.
-        let Some(entry) = self.table.get_mut(slot).filter(|entry| !entry.flags.has(Flags::RETRIED)) else { return };
-        entry.retries = entry.retries.saturating_add(1);
-        let (retries, local) = (entry.retries, entry.is_local());
-        let queued = !local || self.retries.queue.len() < RETRIES_QUEUED_MAX;
-        if retries <= RETRIES_MAX && queued {
-            return self.retry_later(now, slot, Remedy::Create);
-        }
-        self.counters.writes_abandoned += 1;
-        if local {
-            self.entomb_local(now, slot);
-        } else {
-            self.keep_alive_within(now, slot, VISIT_MAX);
-        }
-    }
-
     /// Emits the creation of a peer's flow, and of what it expects. A related flow waits for its master.
     pub(super) fn create(&mut self, now: Instant, slot: Slot, out: &mut Vec<Action>) {
         let parent = self.parent_of(slot);
         self.table.set_absent(slot, parent == Parent::Awaited);
+        let generation = self.dump.generation();
         let Some(entry) = self.table.get_mut(slot) else { return };
         entry.id = 0;
         if parent == Parent::Awaited {
             entry.retries = 1;
             return self.retry_later(now, slot, Remedy::Create);
         }
+        // A dump that runs may have passed its place.
+        entry.dump = generation;
         entry.flags.set(Flags::WRITTEN);
         let mut flow = written(entry.flow());
         if parent == Parent::Missing {
@@ -225,7 +145,10 @@ impl Engine {
 
     /// Emits the update of a peer's flow.
     pub(super) fn update(&mut self, now: Instant, slot: Slot, out: &mut Vec<Action>) {
+        self.table.set_absent(slot, false);
+        let generation = self.dump.generation();
         let Some(entry) = self.table.get_mut(slot) else { return };
+        entry.dump = generation;
         entry.flags.set(Flags::WRITTEN);
         // Where the kernel's entry has gone unnoticed, the write makes another one, whose number no event tells: a deletion
         // that named the old one would leave it there.
@@ -234,16 +157,8 @@ impl Engine {
         self.keep_alive(now, slot);
     }
 
-    /// Does what the wheel and the retry queue have due.
+    /// Does what the wheel has due.
     pub(super) fn run_keep_alive(&mut self, now: Instant, out: &mut Vec<Action>) {
-        while self.retries.restorations.front().is_some_and(|restoration| restoration.at <= now) {
-            let Some(restoration) = self.retries.restorations.pop_front() else { break };
-            self.restore_now(now, &restoration, out);
-        }
-        while self.retries.queue.front().is_some_and(|retry| retry.at <= now) {
-            let Some(retry) = self.retries.queue.pop_front() else { break };
-            self.try_again(now, &retry, out);
-        }
         let second = seconds(now);
         while let Some(mut slot) = self.wheel.turn(second) {
             while slot != NONE {
@@ -265,12 +180,12 @@ impl Engine {
         }
         if entry.refresh_at > seconds(now) {
             self.wheel.link(&mut self.table, slot);
-        } else if is_lacking(entry) {
+        } else if entry.is_lacking() {
             // Enough time has passed since the last attempt: begin anew.
             if let Some(entry) = self.table.get_mut(slot) {
                 entry.retries = 0;
             }
-            self.create(now, slot, out);
+            self.write_again(now, slot, out);
         } else {
             if let Some(entry) = self.table.get_mut(slot) {
                 entry.retries = 0;
@@ -279,63 +194,11 @@ impl Engine {
             self.update(now, slot, out);
         }
     }
-
-    fn restore_soon(&mut self, now: Instant, slot: Slot, out: &mut Vec<Action>) {
-        let Some(version) = self.table.get(slot).map(Entry::version) else { return };
-        if self.retries.restorations.len() >= RETRIES_QUEUED_MAX {
-            return self.create(now, slot, out);
-        }
-        self.retries.restorations.push_back(Restoration { at: now + RESTORE_DELAY, slot, version });
-    }
-
-    fn retry_later(&mut self, now: Instant, slot: Slot, remedy: Remedy) {
-        let Some(entry) = self.table.get_mut(slot) else { return };
-        if !entry.flags.has(Flags::RETRIED) && self.retries.queue.len() < RETRIES_QUEUED_MAX {
-            entry.flags.set(Flags::RETRIED);
-            self.retries.queue.push_back(Retry { at: now + RETRY_DELAY, slot, remedy });
-        }
-        self.keep_alive_within(now, slot, VISIT_MAX);
-    }
-
-    fn try_again(&mut self, now: Instant, retry: &Retry, out: &mut Vec<Action>) {
-        let Some(entry) = self.table.get_mut(retry.slot).filter(|entry| entry.flags.has(Flags::RETRIED)) else {
-            return;
-        };
-        entry.flags.clear(Flags::RETRIED);
-        if !is_lacking(entry) {
-            return;
-        }
-        let key = entry.key();
-        match (retry.remedy, entry.owner()) {
-            (Remedy::Create, Owner::Peer(_) | Owner::Local) => self.create(now, retry.slot, out),
-            // Nobody else can be asked for what this node answers for.
-            (Remedy::Create, Owner::Found) | (Remedy::AskOwner, Owner::Local | Owner::Found) => {}
-            (Remedy::AskOwner, Owner::Peer(peer)) => {
-                if let Some(peer) = self.peers.get_mut(usize::from(peer.0)).filter(|peer| peer.up) {
-                    peer.outbox.want(&key);
-                }
-            }
-        }
-    }
-
-    /// Creates what has vanished, unless packets have made it again, or a peer has told of it.
-    fn restore_now(&mut self, now: Instant, restoration: &Restoration, out: &mut Vec<Action>) {
-        let is_it = |entry: &&Entry| {
-            let is_copy = matches!(entry.owner(), Owner::Peer(_));
-            is_lacking(entry) && is_copy && entry.version() == restoration.version
-        };
-        if self.table.get(restoration.slot).filter(is_it).is_some() {
-            self.create(now, restoration.slot, out);
-        }
-    }
-}
-
-fn is_lacking(entry: &Entry) -> bool {
-    entry.is_live() && entry.flags.has(Flags::ABSENT)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::PeerId;
     use super::super::table::tests::flow;
     use super::*;
 

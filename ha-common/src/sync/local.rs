@@ -35,6 +35,11 @@ const SHORT: u32 = 180;
 /// that is.
 const MASTERSHIP: u64 = 1 << 20;
 
+/// The kernel refuses now what it may do a moment later.
+fn is_passing(error: i32) -> bool {
+    matches!(error, errno::ENOMEM | errno::ENOSPC | errno::ENOBUFS | errno::EAGAIN | errno::EINTR)
+}
+
 impl Engine {
     /// Real traffic (or an operator) created or changed a flow here.
     pub(super) fn on_changed(&mut self, now: Instant, flow: &Flow, out: &mut Vec<Action>) {
@@ -142,6 +147,7 @@ impl Engine {
         let peer = match entry.owner() {
             Owner::Peer(peer) => peer,
             Owner::Local if write == WriteKind::Create => return self.creation_refused(now, slot),
+            Owner::Local if write == WriteKind::Update && is_passing(error) => return self.update_refused(now, slot),
             Owner::Local | Owner::Found => return,
         };
         match (write, error) {
@@ -159,8 +165,9 @@ impl Engine {
                     self.restore(now, slot, peer, out);
                 }
             }
-            (_, errno::ENOMEM | errno::ENOSPC | errno::ENOBUFS | errno::EAGAIN | errno::EINTR)
-            | (WriteKind::Create, errno::EEXIST | errno::EBUSY | errno::ENOENT) => self.creation_refused(now, slot),
+            (WriteKind::Update, error) if is_passing(error) => self.update_refused(now, slot),
+            (WriteKind::Create, error) if is_passing(error) => self.creation_refused(now, slot),
+            (WriteKind::Create, errno::EEXIST | errno::EBUSY | errno::ENOENT) => self.creation_refused(now, slot),
             (WriteKind::Create | WriteKind::Update, _) => {
                 self.table.set_absent(slot, true);
                 self.counters.writes_abandoned += 1;
@@ -203,7 +210,7 @@ impl Engine {
             match entry.owner() {
                 Owner::Local => {}
                 Owner::Found => {
-                    self.table.set_version(slot, version);
+                    self.table.claim(slot, Owner::Local, version);
                     self.adopt(now, slot, out);
                 }
                 Owner::Peer(_) => self.adopt(now, slot, out),
@@ -220,12 +227,12 @@ impl Engine {
         }
     }
 
-    /// A peer's flow, or nobody's, is this node's from now on. One that the kernel lacks, and that waited to be created again, is not
+    /// A peer's or nobody's flow is this node's from now on. One that the kernel lacks, and that waited to be created again, is not
     /// waited for any more: whoever answers for a flow has it, or says that it is gone.
     pub(super) fn adopt(&mut self, now: Instant, slot: Slot, out: &mut Vec<Action>) {
         self.table.set_owner(slot, Owner::Local);
         if self.table.get(slot).is_some_and(|entry| entry.flags.has(Flags::ABSENT)) {
-            self.create(now, slot, out);
+            self.write_again(now, slot, out);
         }
         self.fetch_if_adjusted(now, slot, out);
     }
@@ -355,7 +362,7 @@ mod tests {
             out.clear();
             engine.on_destroyed(NOW, &flow(1).key, 0, &mut out);
             assert_eq!((engine.stats().tombstones, out.len()), (1 - creations, 0));
-            engine.run_keep_alive(Instant(NOW.0 + 20_000_000), &mut out);
+            engine.run_retries(Instant(NOW.0 + 20_000_000), &mut out);
             assert_eq!(out.len() as u64, creations, "{role}");
         }
     }

@@ -44,6 +44,7 @@ mod refresh;
 mod refused_tests;
 mod relax;
 mod remote;
+mod retries;
 mod rtt;
 mod seal;
 mod selection;
@@ -286,6 +287,9 @@ pub enum Event {
 pub struct PeerStats {
     pub alive: bool,
     pub session: u64,
+    /// Its role, as its newest hello said, and the number of that hello in its session.
+    pub role: Role,
+    pub hello_sequence: u64,
     /// The protocol version of the peer, what it understands, and its mode, if it tells; zero and nothing before its
     /// first hello.
     pub version: u32,

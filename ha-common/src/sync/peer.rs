@@ -226,6 +226,8 @@ impl Peer {
         PeerStats {
             alive: self.up,
             session: self.session.peer_session(),
+            role: self.role,
+            hello_sequence: self.session.hello_sequence(),
             version: self.session.told().version,
             capabilities: self.session.told().capabilities,
             mode: self.session.told().mode,

@@ -17,6 +17,8 @@ use core::time::Duration;
 
 /// After the end of a mastership the new master has so long to send its table before this node helps itself.
 const JUDGEMENT_MAX: Duration = Duration::from_secs(10);
+/// What a peer does not answer for any more may be on its way from the master: so long it is waited for.
+const ORPHAN_AGE: Duration = Duration::from_secs(1);
 /// Slots looked at per call.
 const SLOTS_PER_RUN: Slot = 4096;
 
@@ -99,10 +101,29 @@ impl Engine {
                     self.adopt(now, slot, out);
                     self.mark_all(now, slot);
                 }
-                Fate::Nobodys => self.table.set_owner(slot, Owner::Found),
+                Fate::Nobodys => {
+                    self.table.set_owner(slot, Owner::Found);
+                    self.orphans_due = self.orphans_due.or(Some(now + ORPHAN_AGE));
+                }
             }
         }
         purged
+    }
+
+    /// Ends what a peer that is not master has left, unless the master names it meanwhile. The master's own transfer may have
+    /// ended before, when the flow still had an owner, and could not judge it.
+    pub(super) fn run_orphans(&mut self, now: Instant, out: &mut Vec<Action>) {
+        if self.orphans_due.is_none_or(|due| due > now) {
+            return;
+        }
+        self.orphans_due = None;
+        // A master adopts them itself; without one they are kept for the next.
+        if self.role == Role::Master || !self.peers.iter().any(|peer| peer.up && peer.role == Role::Master) {
+            return;
+        }
+        if !self.purge_found_if_judged(now, out) {
+            self.orphans_due = Some(now + ORPHAN_AGE);
+        }
     }
 
     fn fate(&self, entry: &Entry, judge: Judge, scope: Scope<'_>) -> Fate {
@@ -216,9 +237,54 @@ mod tests {
     use super::super::digest::BUCKETS;
     use super::super::fixture::config;
     use super::super::table::tests::flow;
-    use super::super::{Config, Input};
+    use super::super::{Config, Input, encode};
     use super::*;
     use crate::proto::{self, change::Kind};
+
+    /// A frame of the peer's transfer `epoch`, and what it leads to.
+    fn hear(engine: &mut Engine, now: Instant, peer: PeerId, epoch: u32, kind: Kind) -> Vec<Action> {
+        let data = proto::Data { epoch, changes: vec![proto::Change { kind: Some(kind) }], ..proto::Data::default() };
+        engine.peers[usize::from(peer.0)].inbox.epoch = epoch;
+        let mut out = Vec::new();
+        engine.on_data(now, peer, 1, &data, &mut out);
+        out
+    }
+
+    fn end(epoch: u32, master: bool) -> Kind {
+        Kind::BulkEnd(proto::BulkEnd { epoch, answers: 1, master, ..proto::BulkEnd::default() })
+    }
+
+    /// Of three nodes a backup had a flow of the other backup, which starts anew and knows nothing of it. The master's transfer
+    /// has ended before that: what it does not name until a second later is deleted all the same.
+    #[test]
+    fn what_a_backup_leaves_is_judged_by_the_masters_earlier_word() {
+        let [master, backup] = [PeerId(0), PeerId(1)];
+        for is_named in [false, true] {
+            let (mut engine, mut now) = (Engine::new(config(Mode::Ftfw), 1), Instant(1_000_000_000));
+            engine.role = Role::Backup;
+            let named = |version| Kind::Upsert(encode::flow_message(&flow(1), version, false));
+            for peer in &mut engine.peers {
+                (peer.up, peer.heard) = (true, Instant(u64::MAX));
+            }
+            engine.peers[0].role = Role::Master;
+            hear(&mut engine, now, backup, 1, named(5));
+            assert_eq!(hear(&mut engine, now, master, 1, end(1, true)).len(), 1);
+            assert_eq!(hear(&mut engine, now, backup, 2, end(2, false)).len(), 1);
+            if is_named {
+                hear(&mut engine, now, master, 1, named(4));
+            }
+            let mut deleted = Vec::new();
+            for _ in 0..15 {
+                now = now + Duration::from_millis(100);
+                let mut out = Vec::new();
+                engine.handle(now, Input::Timer, &mut out);
+                out.retain(|action| matches!(action, Action::Delete { .. }));
+                deleted.extend(out.into_iter().map(|action| (now, action)));
+            }
+            let late = deleted.iter().all(|(at, _)| *at >= Instant(1_000_000_000) + ORPHAN_AGE);
+            assert_eq!((deleted.len(), late), (usize::from(!is_named), true), "{deleted:?}");
+        }
+    }
 
     /// A mastership has ended, and its flows are the new master's, which has sent its table before and repairs some buckets
     /// now: what is in the others was proven, and is not cut because the repair does not name it.

@@ -270,3 +270,16 @@ fn tcp_states_are_not_set_back() {
     let another = hear(&mut engine, BEGIN, &[(&tcp(1), newer(80))]);
     assert!(matches!(&another[..], [Action::Delete { .. }, Action::Create(_)]), "{another:?}");
 }
+
+/// A backup had traffic of a session, and the master tells of an earlier state: its packets have begun another connection with the
+/// tuple, and the backup does not insist on what is over.
+#[test]
+fn a_backup_insists_on_nothing_to_a_master() {
+    let mut engine = Engine::new(config(Mode::Ftfw), 1);
+    handle(&mut engine, BEGIN, Input::Role(Role::Backup));
+    engine.peers[0].role = Role::Master;
+    handle(&mut engine, BEGIN, Input::Changed(&tcp(3)));
+    let begun = hear(&mut engine, BEGIN, &[(&tcp(1), 50)]);
+    assert!(matches!(&begun[..], [Action::Delete { .. }, Action::Create(_)]), "{begun:?}");
+    assert_eq!(engine.stats().regressions_ignored, 0);
+}

@@ -5,6 +5,7 @@
 
 use super::engine::Engine;
 use super::flow::Flow;
+use super::peer::Peer;
 use super::purge::Scope;
 use super::remote::is_same_state;
 use super::table::{Flags, Owner, Slot};
@@ -211,7 +212,8 @@ impl Engine {
     /// its packets pass here, and those that change nothing tell of nothing.
     pub(super) fn vanished(&mut self, now: Instant, slot: Slot, out: &mut Vec<Action>) {
         let Some(entry) = self.table.get(slot) else { return };
-        let is_ended_by_master = self.role == Role::Master && !entry.flags.has(Flags::ABSENT);
+        let was_there = !entry.flags.has(Flags::ABSENT) || entry.flags.has(Flags::OUTDATED);
+        let is_ended_by_master = self.role == Role::Master && was_there;
         match entry.owner() {
             Owner::Local => self.entomb_local(now, slot),
             Owner::Peer(_) if is_ended_by_master => {
@@ -227,11 +229,13 @@ impl Engine {
         }
     }
 
-    /// Flows found at the start that a master, which has sent its whole table, did not name.
-    fn purge_found_if_judged(&mut self, now: Instant, out: &mut Vec<Action>) {
-        let judged =
-            |peer: &super::peer::Peer| peer.up && peer.inbox.is_complete(peer.wanted) && peer.inbox.ended_by_master;
-        let Some(judge) = self.peers.iter().find(|peer| judged(peer)).map(|peer| peer.id) else { return };
+    /// Ends nobody's flows that a master, which has sent its whole table, did not name. False: none has.
+    pub(super) fn purge_found_if_judged(&mut self, now: Instant, out: &mut Vec<Action>) -> bool {
+        let judged = |peer: &Peer| {
+            peer.up && peer.role == Role::Master && peer.inbox.is_complete(peer.wanted) && peer.inbox.ended_by_master
+        };
+        let Some(judge) = self.peers.iter().find(|peer| judged(peer)).map(|peer| peer.id) else { return false };
         self.purge(now, judge, true, Scope::Found, out);
+        true
     }
 }

@@ -54,7 +54,7 @@ fn it_is_tried_again_once() {
     }
     for second in 2..6 {
         let mut out = Vec::new();
-        engine.run_keep_alive(Instant(second * BEGIN.0 + 1), &mut out);
+        engine.run_retries(Instant(second * BEGIN.0 + 1), &mut out);
         assert_eq!(creations(&out), 1);
         engine.on_write_failed(Instant(second * BEGIN.0), &flow(1).key, WriteKind::Create, ENOMEM, &mut out);
     }

@@ -103,13 +103,14 @@ impl Engine {
             self.tell_the_owner(now, origin.peer, slot, version);
             return true;
         }
-        if self.is_set_back(slot, &flow) {
+        if self.is_set_back(origin.peer, slot, &flow) {
             self.counters.regressions_ignored += 1;
             self.insist(now, slot);
             return true;
         }
         let Some(entry) = self.table.get(slot) else { return true };
-        let (was_live, old, absent) = (entry.is_live(), entry.flow(), entry.flags.has(Flags::ABSENT));
+        let absent = entry.flags.has(Flags::ABSENT) && !entry.flags.has(Flags::OUTDATED);
+        let (was_live, old, is_outdated) = (entry.is_live(), entry.flow(), entry.flags.has(Flags::OUTDATED));
         let (was_found, listed) = (entry.owner() == Owner::Found, entry.dump);
         let was_cut = entry.flags.has(Flags::CUT);
         let changed = entry.version() != version;
@@ -131,7 +132,7 @@ impl Engine {
         } else if is_replacement(&old, &flow) {
             out.push(Action::Delete { key: flow.key, id: old.id });
             self.create(now, slot, out);
-        } else if was_cut || !is_same_state(&old, &flow) || self.has_own_windows(slot) {
+        } else if was_cut || is_outdated || !is_same_state(&old, &flow) || self.has_own_windows(slot) {
             self.update(now, slot, out);
             let before = old.extra.map(|extra| extra.expectations).unwrap_or_default();
             self.expect_as_told(slot, &before, out);
@@ -155,8 +156,13 @@ impl Engine {
         self.table.get(slot).is_some_and(|entry| entry.has_tcp() && !entry.flags.has(Flags::WRITTEN))
     }
 
-    /// The flow has traffic here, and what the peer tells is an earlier state of the same connection.
-    fn is_set_back(&self, slot: Slot, told: &Flow) -> bool {
+    /// The flow has traffic here, and what the peer tells is an earlier state of the same connection. Of a master, a node that
+    /// is none believes it: there the tuple is used again.
+    fn is_set_back(&self, peer: PeerId, slot: Slot, told: &Flow) -> bool {
+        let is_masters = self.peers.get(usize::from(peer.0)).is_some_and(|peer| peer.role == Role::Master);
+        if is_masters && self.role != Role::Master {
+            return false;
+        }
         let Some(entry) = self.table.get(slot).filter(|entry| entry.is_local()) else { return false };
         let old = entry.flow();
         is_tcp_set_back(&old, told) && !is_reopened(&old, told)
@@ -416,12 +422,12 @@ mod tests {
         engine.on_destroyed(Instant(0), &flow.key, 0, &mut out);
         flow.mark = 9;
         engine.on_changed(Instant(0), &flow, &mut out);
-        engine.run_keep_alive(Instant(20_000_000), &mut out);
+        engine.run_retries(Instant(20_000_000), &mut out);
         assert_eq!(out, []);
         engine.on_data(Instant(0), PeerId(0), 2, &upsert(50, 2), &mut out);
         out.clear();
         engine.on_destroyed(Instant(0), &flow.key, 0, &mut out);
-        engine.run_keep_alive(Instant(20_000_000), &mut out);
+        engine.run_retries(Instant(20_000_000), &mut out);
         assert!(matches!(out[..], [Action::Create(Flow { mark: 2, .. })]), "{out:?}");
     }
 
@@ -478,7 +484,7 @@ mod tests {
         engine.on_data(now, PeerId(0), 2, &upsert(5, 1), &mut out);
         out.clear();
         engine.on_dump_end(now, true, &mut out);
-        engine.run_keep_alive(Instant(now.0 + 20_000_000), &mut out);
+        engine.run_retries(Instant(now.0 + 20_000_000), &mut out);
         assert!(out.iter().any(|action| matches!(action, Action::Create(Flow { mark: 1, .. }))), "{out:?}");
     }
 

@@ -201,6 +201,7 @@ impl Table {
             entry.flags.set(Flags::ABSENT);
         } else {
             entry.flags.clear(Flags::ABSENT);
+            entry.flags.clear(Flags::OUTDATED);
         }
         let (owner, version, life, key) = (entry.owner(), entry.version(), entry.life, entry.key());
         if life == Life::Live {

@@ -2,7 +2,8 @@
 
 pub use crate::model::segments::{GROUP, Packet, SEGMENTS, VHIDS, VIPS, address, members};
 use ha_common::election::{
-    Action, Config, Damping, Election, Input, InterfaceId, LinkState, PairTimes, ReceivedAdvert, VipState,
+    Action, Config, Damping, Election, ForeignMasters, Input, InterfaceId, LinkState, PairTimes, ReceivedAdvert,
+    VipState,
 };
 use ha_common::role::{NodeId, Role};
 use ha_common::time::Instant;
@@ -40,6 +41,7 @@ impl Node {
             preempt_delay: Duration::ZERO,
             times: PairTimes::default(),
             damping: Damping::default(),
+            foreign_masters: ForeignMasters::default(),
         };
         Self { election: Election::new(config, seed), holds_vips: false, actions: Vec::new() }
     }

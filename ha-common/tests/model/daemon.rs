@@ -4,8 +4,8 @@ use super::lease_kernel::{Kernel, PATHS};
 use super::segments::{GROUP, Packet, SEGMENTS, address, members};
 use ha_common::abi::SelfEntry;
 use ha_common::election::{
-    Action, Config, Damping, Election, HandOverEnd, Input, InterfaceId, LeaseEvent, LeaseOrder, LinkState, MemberId,
-    PairTimes, ReceivedAdvert, Transition, VipState,
+    Action, Config, Damping, Election, ForeignMasters, HandOverEnd, Input, InterfaceId, LeaseEvent, LeaseOrder,
+    LinkState, MemberId, PairTimes, ReceivedAdvert, Transition, VipState,
 };
 use ha_common::liveness::{self, PathId, Prober};
 use ha_common::role::{NodeId, Role};
@@ -94,6 +94,7 @@ impl Daemon {
             preempt_delay: settings.preempt_delay,
             times: pair.map_or(PairTimes::default(), |pair| pair.times),
             damping: Damping::default(),
+            foreign_masters: ForeignMasters::default(),
         };
         let prober = |(pair, peer): (Pair, NodeId)| liveness::Config {
             node: config.node,
@@ -186,6 +187,8 @@ impl Daemon {
             return;
         };
         self.election.handle(now, Input::Lease(event), actions);
+        let renewed = self.election.stats().lease.is_some_and(|renewed| renewed.term == lease.term);
+        assert!(!renewed, "a lease that is over is not renewed: {event:?}");
     }
 
     /// The tick: reads the clock, then everything else, then decides. [`Self::finish`] does what was decided.

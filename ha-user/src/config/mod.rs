@@ -22,7 +22,7 @@ pub use ha_common::sync::filter::Filter;
 pub(crate) use values::parse_duration;
 
 use error::Problems;
-use ha_common::election::{InterfaceId, Transport};
+use ha_common::election::{ForeignMasters, InterfaceId, Transport};
 use ha_common::role::NodeId;
 use ha_common::secret::{ClusterKey, Secret};
 use std::io::Read;
@@ -107,6 +107,7 @@ pub struct Election {
     pub advbase: u8,
     pub dead_ratio: u8,
     pub preempt: bool,
+    pub foreign_masters: ForeignMasters,
     pub announce_burst: Vec<Duration>,
     pub announce_refresh: Option<Duration>,
     /// How long an interface must be back before it counts as up, and be lost before it counts as down.

@@ -5,6 +5,7 @@ use super::{
     Election, Log, LogFormat, Node, PIN_DIRECTORY, RUN_DIRECTORY, Resolved, STATE_DIRECTORY, Sync, XdpChoice,
     heartbeat, links, schema, secret, sync_filter, sync_mode, timing, vips,
 };
+use ha_common::election::ForeignMasters;
 use ha_common::role::NodeId;
 use ha_common::secret::ClusterKey;
 use ha_common::wire::frame::DEFAULT_PORT;
@@ -198,6 +199,7 @@ fn resolve_election(whole: &schema::File, heartbeat: Duration, problems: &mut Pr
         advbase,
         dead_ratio,
         preempt: value_or(file.preempt.as_ref(), false),
+        foreign_masters: value_or(file.foreign_masters.as_ref(), ForeignMasters::default()),
         announce_burst,
         announce_refresh: value_or(file.announce_refresh.as_ref(), Some(ANNOUNCE_REFRESH)),
         link_up_delay: value_or(file.link_up_delay.as_ref(), LINK_UP_DELAY),

@@ -6,6 +6,7 @@ use super::values::{
     address, address_with_prefix, boolean, choice, duration, integer, interface, password, path, string, text,
 };
 use super::{LogFormat, XdpChoice, heartbeat, hooks, links, sync_filter, sync_mode, timing, track};
+use ha_common::election::ForeignMasters;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -77,6 +78,7 @@ pub struct Election {
     pub advbase: Option<Found<u8>>,
     pub dead_ratio: Option<Found<u8>>,
     pub preempt: Option<Found<bool>>,
+    pub foreign_masters: Option<Found<ForeignMasters>>,
     pub announce_burst_ms: Option<FoundList<u32>>,
     pub announce_refresh: Option<Found<Option<Duration>>>,
     pub link_up_delay: Option<Found<Duration>>,
@@ -95,6 +97,8 @@ const XDP_CHOICES: &[(&str, XdpChoice)] = &[
     ("generic", XdpChoice::Generic),
     ("off", XdpChoice::Off),
 ];
+const FOREIGN_MASTERS: &[(&str, ForeignMasters)] =
+    &[("follow", ForeignMasters::Follow), ("refuse", ForeignMasters::Refuse)];
 const LOG_FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
 
 impl File {
@@ -235,6 +239,7 @@ fn read_election(root: &mut Section<'_>, problems: &mut Problems<'_>) -> Electio
             advbase: section.optional(problems, "advbase", integer(1..=254)),
             dead_ratio: section.optional(problems, "dead_ratio", integer(1..=255)),
             preempt: section.optional(problems, "preempt", boolean),
+            foreign_masters: section.optional(problems, "foreign_masters", choice(FOREIGN_MASTERS)),
             announce_burst_ms: section.list(problems, "announce_burst_ms", integer(0..=60_000)),
             announce_refresh: section.optional(problems, "announce_refresh", duration(ms(1000)..=ms(3_600_000))),
             link_up_delay: section.optional(problems, "link_up_delay", track::fixed(ms(0)..=ms(600_000))),
@@ -246,6 +251,7 @@ fn read_election(root: &mut Section<'_>, problems: &mut Problems<'_>) -> Electio
         advbase: None,
         dead_ratio: None,
         preempt: None,
+        foreign_masters: None,
         announce_burst_ms: None,
         announce_refresh: None,
         link_up_delay: None,

@@ -194,6 +194,20 @@ fn wrong_kinds() {
     "#);
 }
 
+/// Foreign masters are obeyed unless the file says otherwise, in a word that is known.
+#[test]
+fn foreign_masters() {
+    let with = |line: &str| Files::new().resolve(&format!("{PACKAGED}[election]\n{line}")).unwrap().0;
+    assert_eq!(with("").election.foreign_masters, ForeignMasters::Follow);
+    assert_eq!(with("foreign_masters = \"refuse\"\n").election.foreign_masters, ForeignMasters::Refuse);
+    insta::assert_snapshot!(Files::new().report(&format!("{PACKAGED}[election]\nforeign_masters = \"refuze\"\n")), @r#"
+    t.toml:19:19: error: election.foreign_masters: "refuze" is not one of "follow", "refuse"
+        remedy: did you mean `refuse`?
+    t.toml:6:22: warning: sync.interface: eth0 also carries clients (vip[0].interface)
+        remedy: a dedicated link keeps state traffic private and undisturbed
+    "#);
+}
+
 /// IPv6 throughout: addresses, sync link, gateway by link-local address, and the reminder of icmpv6.
 #[test]
 fn ipv6_pair() {

@@ -282,8 +282,8 @@ fn kinds(builder: &Builder) -> Vec<u16> {
     Attributes::new(&payload[4..]).map(|attribute| attribute.unwrap().0).collect()
 }
 
-/// NAT attributes appear exactly for the directions that are translated, and never in an update, where the
-/// kernel would refuse them.
+/// NAT attributes appear for the directions that are translated, and for an untranslated destination beside a translated
+/// source where the protocol has ports; never in an update, where the kernel would refuse them.
 #[test]
 fn nat_attributes() {
     let plain = {
@@ -295,12 +295,18 @@ fn nat_attributes() {
     let port_only = Flow { reply: tuple("10.0.1.1", "10.0.0.1", 17, (53, 2000)), ..plain.clone() };
     let dnat = Flow { reply: tuple("10.8.8.8", "10.0.0.1", 17, (53, 1000)), ..plain.clone() };
     let to_itself = Flow { status: 0x19e, ..plain.clone() };
+    let echo = {
+        let original = tuple("10.0.0.1", "10.0.1.1", 1, (7, 0x0800));
+        let reply = Tuple { destination: "10.9.9.9".parse().unwrap(), ..original.inverse() };
+        Flow { key: FlowKey { original, zone: 0 }, reply, ..plain.clone() }
+    };
     let cases = [
         (plain, vec![]),
-        (snat, vec![uapi::CTA_NAT_SRC]),
-        (port_only, vec![uapi::CTA_NAT_SRC]),
+        (echo, vec![uapi::CTA_NAT_SRC]),
+        (snat, vec![uapi::CTA_NAT_SRC, uapi::CTA_NAT_DST]),
+        (port_only, vec![uapi::CTA_NAT_SRC, uapi::CTA_NAT_DST]),
         (dnat, vec![uapi::CTA_NAT_DST]),
-        (to_itself, vec![uapi::CTA_NAT_SRC]),
+        (to_itself, vec![uapi::CTA_NAT_SRC, uapi::CTA_NAT_DST]),
     ];
     for (flow, expected) in cases {
         let mut builder = Builder::default();

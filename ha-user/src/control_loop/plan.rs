@@ -59,6 +59,7 @@ pub fn election_config(config: &Resolved, heritage: &Heritage) -> Config {
             ..PairTimes::default()
         },
         damping: Damping::default(),
+        foreign_masters: config.election.foreign_masters,
     }
 }
 

@@ -24,6 +24,8 @@ pub(super) struct Pending {
     datagrams: Vec<Outgoing>,
     /// Acknowledgements that wait until so many writes are done: no more than frames are taken meanwhile.
     held: VecDeque<(u64, Outgoing)>,
+    /// A dump is to begin when so many writes are done.
+    dump_after: Option<u64>,
     /// Not yet taken by the control loop; only the newest counts.
     health: Option<SyncHealth>,
     /// The epoch that the peer accepts: the newest counts, too.
@@ -55,6 +57,7 @@ impl SyncLoop {
     /// Takes note of batches of writes that have ended, and sends what waited for them.
     pub(super) fn on_written(&mut self) {
         self.with_reports(|writing, sink| writing.collect(sink));
+        self.start_dump_if_due();
         self.send();
     }
 
@@ -103,7 +106,10 @@ impl SyncLoop {
                 self.pending.writes.push(Write::Unexpect { master, expectation });
             }
             Action::Fetch(key) => self.pending.writes.push(Write::Fetch(key)),
-            Action::Dump => self.start_dump(),
+            Action::Dump => {
+                let ordered = self.writing.submitted() + self.pending.writes.len() as u64;
+                self.pending.dump_after = Some(ordered);
+            }
             Action::Health(health) => self.pending.health = Some(health),
             Action::Event(event) => {
                 if let Event::KeyChanged { to, .. } = event {
@@ -118,6 +124,7 @@ impl SyncLoop {
         let mut writes = std::mem::take(&mut self.pending.writes);
         self.with_reports(|writing, sink| writing.submit(&mut writes, sink));
         self.pending.writes = writes;
+        self.start_dump_if_due();
     }
 
     /// Lets something be done with the kernel's table, and tells the engine what it reports.
@@ -142,6 +149,15 @@ impl SyncLoop {
             // A dump finds what is missing.
             Report::Unknown => admission.events_lost(now, engine, actions),
         });
+    }
+
+    /// What was written before a dump was asked for is to be in it: what it does not list counts as gone, and what it lists as
+    /// there.
+    fn start_dump_if_due(&mut self) {
+        if self.pending.dump_after.is_some_and(|writes| writes <= self.writing.completed()) {
+            self.pending.dump_after = None;
+            self.start_dump();
+        }
     }
 
     fn start_dump(&mut self) {

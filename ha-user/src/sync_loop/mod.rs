@@ -52,7 +52,7 @@ const PORTIONS_BEFORE_ROLE: usize = 1024;
 
 /// Events and datagrams that follow each other closely are taken together: the loop is not woken for them again before this
 /// time has passed. A wake-up costs as much as several of them.
-const WAKE_GAP: Duration = Duration::from_micros(500);
+const WAKE_GAP: Duration = Duration::from_millis(1);
 
 /// What each descriptor of the poller is; those that are ready together are served in this order. What the kernel has told comes
 /// first: what happened before a change of role belongs to the former role, and a peer's frame must not be written over a

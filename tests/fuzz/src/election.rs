@@ -3,8 +3,8 @@
 use crate::bytes::{Bytes, Record};
 use ha_common::election::auth::Authenticator;
 use ha_common::election::{
-    Action, Command, Config, Damping, Election, Input, InterfaceId, LeaseEvent, LinkState, Member, MemberId, PairTimes,
-    ReceivedAdvert, Transport,
+    Action, Command, Config, Damping, Election, ForeignMasters, Input, InterfaceId, LeaseEvent, LinkState, Member,
+    MemberId, PairTimes, ReceivedAdvert, Transport,
 };
 use ha_common::role::{NodeId, Role, SyncHealth};
 use ha_common::sight::{PeerReport, Sight};
@@ -71,6 +71,7 @@ fn config(input: &mut Bytes<'_>) -> Config {
         preempt_delay: Duration::from_millis(u64::from(resume)),
         times: PairTimes::default(),
         damping: Damping::default(),
+        foreign_masters: if choice & 0x18 == 0 { ForeignMasters::Refuse } else { ForeignMasters::Follow },
     }
 }
 

@@ -9,6 +9,7 @@ mod process;
 mod proof;
 mod socket;
 mod stage;
+mod upgrade;
 mod wire;
 mod wiretap;
 
@@ -16,6 +17,7 @@ use anyhow::Result;
 use std::fmt::Write;
 
 pub use proof::expect_equal_and_proven;
+pub use upgrade::{OLDER_PEER, older_program};
 
 /// How much of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +49,7 @@ pub struct Fault {
     pub prove: fn(Extent) -> Result<String>,
 }
 
-/// Every row, in the order of the table.
+/// Every row that needs this build alone, in the order of the table; [`OLDER_PEER`] needs another one beside it.
 pub const MATRIX: [Fault; 17] = [
     process::KILL_LOOP,
     process::STATE_DISK_FULL,

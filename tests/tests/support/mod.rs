@@ -2,7 +2,7 @@
 //!
 //! Each test uses what it needs of this module.
 
-use ha_common::election::{InterfaceId, Transport};
+use ha_common::election::{ForeignMasters, InterfaceId, Transport};
 use ha_common::role::NodeId;
 use ha_common::secret::ClusterKey;
 use ha_user::config::heartbeat::Heartbeat;
@@ -48,6 +48,7 @@ pub fn resolved(node: u8, interfaces: &[&str], vips: Vec<Vip>) -> Resolved {
             advbase: 1,
             dead_ratio: 3,
             preempt: true,
+            foreign_masters: ForeignMasters::Follow,
             announce_burst: vec![Duration::ZERO, Duration::from_millis(100)],
             announce_refresh: None,
             link_up_delay: Duration::from_millis(100),

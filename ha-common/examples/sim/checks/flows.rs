@@ -7,7 +7,7 @@
 use crate::conntrack::{Applied, Number, number as number_of};
 use crate::timeline::Note;
 use crate::world::World;
-use ha_common::election::{HandOverPhase, PairTimes};
+use ha_common::election::PairTimes;
 use ha_common::sync::Mode;
 use ha_common::sync::flow::Flow;
 use ha_common::time::Instant;
@@ -22,6 +22,8 @@ const REMEMBERED: Duration = Duration::from_secs(20);
 const UNREAD: Duration = Duration::from_millis(5);
 /// What a peer had said so long before a loop stood still may be read after it: its kernel may have gone on without its daemon.
 const BEFORE_STALL: Duration = Duration::from_millis(100);
+/// Who is the only master for so long has heard what was said before.
+const ALONE: Duration = Duration::from_secs(1);
 /// After lost events the table is read within this: a pause between two readings, and the reading.
 const REREAD: Duration = Duration::from_secs(6);
 
@@ -45,6 +47,8 @@ struct Record {
     /// it. Zero: it knows of no end.
     deleted: u32,
     deleted_at: Instant,
+    /// When the kernel last ended it by itself, or an operator.
+    ended_at: Instant,
 }
 
 pub struct Flows {
@@ -52,6 +56,11 @@ pub struct Flows {
     records: Vec<Vec<Record>>,
     /// When events of each node were last lost.
     lost_at: Vec<Option<Instant>>,
+    /// When each engine last took itself for a master, and since when its process runs.
+    master_at: Vec<Instant>,
+    runs_since: Vec<Instant>,
+    /// When some engine last began to miss a peer; `true`: it still does.
+    parted: (Instant, bool),
     pub excused: u64,
 }
 
@@ -60,13 +69,31 @@ impl Flows {
         Self {
             records: vec![vec![Record::default(); sessions as usize]; nodes],
             lost_at: vec![None; nodes],
+            master_at: vec![Instant(0); nodes],
+            runs_since: vec![Instant(0); nodes],
+            parted: (Instant(0), true),
             excused: 0,
         }
     }
 
     /// Whatever that engine knew is forgotten.
-    pub fn process_ended(&mut self, node: usize) {
+    pub fn process_ended(&mut self, now: Instant, node: usize) {
+        self.runs_since[node] = now;
         self.records[node].iter_mut().for_each(|record| record.deleted = 0);
+    }
+
+    pub fn is_master(&mut self, now: Instant, node: usize) {
+        self.master_at[node] = now;
+    }
+
+    pub fn hears_all(&mut self, now: Instant, hears: bool) {
+        let (at, parted) = self.parted;
+        self.parted = (if !hears && !parted { now } else { at }, !hears);
+    }
+
+    /// No other node was master since then.
+    fn is_only_master_since(&self, node: usize, since: Instant) -> bool {
+        self.master_at.iter().enumerate().all(|(other, at)| other == node || *at < since)
     }
 
     pub fn power_lost(&mut self, now: Instant, node: usize) {
@@ -133,9 +160,16 @@ impl World {
         let record = &mut self.checks.flows.records[node][number as usize];
         let last = record.held.back().filter(|held| held.until.is_none()).map(|held| held.mark);
         record.close(now);
+        record.ended_at = now;
         if let Some(last) = last.filter(|_| is_known) {
             record.delete(now, last);
         }
+    }
+
+    /// And so has an operator.
+    pub fn ended_by_operator(&mut self, node: usize, number: Number) {
+        let record = &mut self.checks.flows.records[node][number as usize];
+        (record.ended_at, _) = (self.now, record.close(self.now));
     }
 
     /// An engine's writes came about.
@@ -167,6 +201,32 @@ impl World {
                 }
             }
         }
+        for write in applied.iter().filter(|write| deleted_just_now.contains(&write.number)) {
+            self.check_wiped(node, write);
+        }
+    }
+
+    /// A master's engine deletes nothing that lives: the newest state of a session that no kernel has ended.
+    fn check_wiped(&mut self, node: usize, write: &Applied) {
+        let (number, since) = (write.number, self.now - ALONE);
+        let session = self.clients.sessions[number as usize];
+        let is_newest = session.is_open && write.before == Some(session.mark) && write.after.is_none();
+        let flows = &self.checks.flows;
+        // Before the only master was so for a while, transfers and removals of the other's time may be under way.
+        let is_settled = flows.master_at[node] >= self.now - UNREAD && flows.is_only_master_since(node, since);
+        // Of an end on another node while the two did not hear each other this one knew nothing: that is concurrent, and the
+        // versions decide. A silence is noticed only after a while.
+        let unheard_from = flows.parted.0 - (self.options.peer_timeout + ALONE);
+        let unknown_from = unheard_from.min(session.changed - ALONE);
+        let ended = |records: &Vec<Record>| records[number as usize].ended_at >= unknown_from;
+        let is_there = self.hosts[node].conntrack.mark(number).is_some();
+        let returns = self.hosts[node].sync.as_ref().is_some_and(|sync| sync.creates(&session.flow(number).key));
+        if !is_newest || !is_settled || is_there || returns || self.options.mode != Mode::Ftfw || self.may_overflow() {
+            return;
+        }
+        if !flows.records.iter().any(ended) {
+            self.fail("wiped", format!("master {node} deletes session {number} in its newest state {}", session.mark));
+        }
     }
 
     fn check_set_back(&mut self, node: usize, write: &Applied, before: u32, after: u32) {
@@ -180,15 +240,36 @@ impl World {
         // Packets made it while the write was under way to the kernel, or so lately that the engine had not read of it.
         let is_overtaken = held.is_own && held.event > write.asked.events;
         // Of a state whose event was lost the engine does not know before it has read the table again.
-        let is_unheard = flows.lost_at[node].is_some_and(|lost| held.from <= lost && self.now.since(lost) < REREAD);
+        let is_unheard = self.hosts[node].conntrack.is_unheard(write.number, before)
+            && flows.lost_at[node].is_some_and(|lost| held.from <= lost && self.now.since(lost) < REREAD);
+        let is_undone = self.is_undone(node, write.number, (&held, after));
         // Where frames may be lost for good nothing is promised but that refreshes put it right.
         if is_unheard || is_overtaken {
             self.checks.flows.excused += 1;
             self.hosts[node].conntrack.overtaken.insert(write.number);
-        } else if self.options.mode == Mode::Ftfw && !is_held && !self.is_known_elsewhere(node, write.number, after) {
+        } else if self.options.mode != Mode::Ftfw {
+            // Whoever says it counts.
+        } else if is_undone || !is_held && !self.is_known_elsewhere(node, write.number, after) {
             let number = write.number;
             self.fail("older state", format!("node {node}, session {number}: state {before} is set back to {after}"));
         }
+    }
+
+    /// Packets at the only master made a state of one that it had from its peer: the engine knew that one, and whoever says it once
+    /// more, nobody's word is newer than what came of it.
+    fn is_undone(&self, node: usize, number: Number, (held, after): (&Held, u32)) -> bool {
+        let flows = &self.checks.flows;
+        let record = &flows.records[node][number as usize];
+        let earlier = record.held.iter().find(|earlier| earlier.mark == after && !earlier.is_own);
+        // An engine that has begun since knows nothing of it, and says what it finds anew.
+        let is_known = |earlier: &Held| flows.runs_since.iter().all(|since| *since < earlier.from);
+        let is_unseen = self.hosts.iter().any(|host| host.conntrack.is_unheard(number, after));
+        held.is_own
+            && !is_unseen
+            && earlier.is_some_and(is_known)
+            && self.is_told_master(node)
+            && flows.is_only_master_since(node, held.from)
+            && !self.may_overflow()
     }
 
     /// What packets did here is concurrent to what a peer has said and this engine has not read yet, because it was under way
@@ -245,23 +326,28 @@ impl World {
         }
     }
 
+    /// An offer stands or not, of a hand-over that began `since`. Before the end of the time for it nothing is offered that is
+    /// not flushed.
+    pub fn offers(&mut self, node: usize, since: Option<Instant>) {
+        let now = self.now;
+        let host = &mut self.hosts[node];
+        let before = host.offered;
+        host.offered = since.map(|since| before.unwrap_or(since));
+        let Some(since) = since.filter(|_| before.is_none()) else { return };
+        let (waited, flushed) = (host.local(now).since(since), host.health.flushed);
+        if flushed < since && waited < PairTimes::default().drain {
+            self.fail("hand-over", format!("node {node} offers the group {waited:?} after it began to, unflushed"));
+        }
+    }
+
     /// A backup takes what it is offered. When everything of before the offer was flushed, it holds that.
     pub fn check_hand_over(&mut self, node: usize) {
-        let giver = (0..self.hosts.len()).filter(|other| *other != node).find_map(|other| {
-            let over = self.hosts[other].control.as_ref()?.election.stats().hand_over?;
-            (over.phase == HandOverPhase::Offered).then_some((other, over.since))
-        });
+        let offered = |other: usize| self.hosts[other].offered.map(|since| (other, since));
+        let giver = (0..self.hosts.len()).filter(|other| *other != node).find_map(offered);
         let Some((giver, since)) = giver else { return };
         let (from, to) = (&self.hosts[giver], &self.hosts[node]);
         let flushed = from.health.flushed >= since && from.health.in_sync;
-        let lossless = from.conntrack.lost_events == 0 && to.conntrack.refused_writes == 0 && !to.conntrack.is_full();
-        // Before the end of the time for it nothing is offered that is not flushed.
-        let waited = from.local(self.now).since(since);
-        if from.health.flushed < since && waited < PairTimes::default().drain {
-            return self
-                .fail("hand-over", format!("node {giver} offers the group {waited:?} after it began to, unflushed"));
-        }
-        if !flushed || !lossless || self.options.mode != Mode::Ftfw || self.may_overflow() {
+        if !flushed || self.options.mode != Mode::Ftfw || self.may_overflow() {
             return;
         }
         let since = self.world_time(giver, since);
@@ -271,7 +357,15 @@ impl World {
             let record = &self.checks.flows.records[node][**number as usize];
             let concurrent = record.held.back().is_some_and(|held| held.is_own);
             let settled = session.is_open && session.node == giver && session.changed < since;
-            settled && !concurrent && to.conntrack.mark(**number).is_none_or(|mark| mark < entry.flow.mark)
+            // The engines know of neither: a state whose event was lost here, an end whose event was lost there.
+            let unheard = from.conntrack.unheard.get(number) == Some(&entry.flow.mark)
+                || to.conntrack.ended_unheard.contains(number);
+            let refused = to.conntrack.refused.contains(number);
+            settled
+                && !concurrent
+                && !unheard
+                && !refused
+                && to.conntrack.mark(**number).is_none_or(|mark| mark < entry.flow.mark)
         });
         if let Some((number, entry)) = missing {
             let (had, has) = (entry.flow.mark, to.conntrack.mark(*number));

@@ -5,7 +5,7 @@ use crate::options::Kind;
 use crate::timeline::Note;
 use crate::world::World;
 use ha_common::role::Role;
-use ha_common::time::Instant;
+use ha_common::time::{Instant, earliest};
 use ha_common::wire::heartbeat::{FLAG_OFFER, Standing};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -30,7 +30,11 @@ const CONTACT_OVER: Duration = Duration::from_secs(12);
 
 pub struct Gates {
     connected_since: Option<Instant>,
+    /// Since when the words of the newer of two masters reach the older.
+    fencing_since: Option<Instant>,
     two_since: Option<Instant>,
+    /// When two gates were last open: the one that stays so announces itself again.
+    two_until: Instant,
     /// When an offer last stood.
     offered_at: Option<Instant>,
     /// Since when each gate is open.
@@ -53,7 +57,9 @@ impl Gates {
     pub fn new(nodes: usize) -> Self {
         Self {
             connected_since: None,
+            fencing_since: None,
             two_since: None,
+            two_until: Instant(0),
             offered_at: None,
             open_since: vec![None; nodes],
             role_changed_at: Instant(0),
@@ -97,18 +103,26 @@ impl World {
         }
         let told = self.paths.iter().take(2).all(|path| path.loss_percent == 0);
         self.checks.gates.told_since = told.then(|| self.checks.gates.told_since.unwrap_or(now));
+        let hears = self.hosts.iter().all(|host| host.health.peer_alive);
+        self.checks.hears_all(now, hears);
         let mut open = 0;
         for node in 0..self.hosts.len() {
             let is_open = self.hosts[node].is_open(now);
             open += usize::from(is_open);
             self.note_gate(node, is_open);
             self.check_lease(node, is_open);
+            if self.is_told_master(node) {
+                self.checks.is_master(now, node);
+            }
         }
         if open > 1 {
             let since = *self.checks.gates.two_since.get_or_insert(now);
+            self.checks.gates.two_until = now;
+            let fences = self.is_fenced_by_the_newer();
+            self.checks.gates.fencing_since = fences.then(|| self.checks.gates.fencing_since.unwrap_or(now));
             self.check_two(now, now.since(since));
         } else {
-            self.checks.gates.two_since = None;
+            (self.checks.gates.two_since, self.checks.gates.fencing_since) = (None, None);
             self.check_apart(now);
         }
     }
@@ -168,6 +182,28 @@ impl World {
         alive && runs && understood && (0..self.paths.len()).any(carries)
     }
 
+    /// The newer of two masters sends probes to the very process that has the older gate, and some path carries them, whatever
+    /// becomes of the answers (docs/safety.md, "Two masters after all").
+    fn is_fenced_by_the_newer(&self) -> bool {
+        let now = self.now;
+        let term = |node: &usize| self.hosts[*node].kernel.as_ref().map_or(0, |kernel| kernel.entry.term);
+        if self.options.kind != Kind::Pair {
+            return false;
+        }
+        let Some(newer) = (0..2).max_by_key(term) else { return false };
+        let (from, to) = (&self.hosts[newer], &self.hosts[1 - newer]);
+        let (Some(own), Some(other)) = (&from.kernel, &to.kernel) else { return false };
+        // Its probes are for the process that it heard last.
+        let heard = own.replies.iter().flatten().max_by_key(|reply| reply.received);
+        let is_known = heard.is_some_and(|reply| reply.report.session == other.entry.session);
+        let carries = |path: usize| {
+            let weather = &self.paths[path];
+            weather.loss_percent == 0 && !weather.cut[newer][1 - newer] && self.is_up(path)
+        };
+        let is_sent = from.control_runs(now) && to.is_alive(now) && to.accepts(from.heartbeat_epoch());
+        is_sent && is_known && (0..self.paths.len()).any(carries)
+    }
+
     fn is_up(&self, path: usize) -> bool {
         self.hosts.iter().all(|host| host.link_up[path])
     }
@@ -175,7 +211,8 @@ impl World {
     /// Never two open gates, but for the moment of a hand-over, and when no heartbeat can tell one of the other.
     fn check_two(&mut self, now: Instant, lasted: Duration) {
         let gates = &mut self.checks.gates;
-        let connected = gates.connected_since.map(|since| now.since(since));
+        let since = earliest(gates.connected_since, gates.fencing_since);
+        let connected = since.map(|since| now.since(since));
         let by_adverts = self.options.kind != Kind::Pair;
         let patience = if by_adverts { CONTACT } else { HEALED + self.options.interval * 4 };
         let slowest = self.paths.iter().map(|path| path.delay_max.min(PROMPT_MAX)).max().unwrap_or_default();
@@ -213,7 +250,7 @@ impl World {
         // itself again when it is over.
         let by_adverts = self.options.kind != Kind::Pair;
         let patience = if by_adverts { CONTACT_OVER } else { ANNOUNCED };
-        let quiet = now.since(since.max(gates.role_changed_at));
+        let quiet = now.since(since.max(gates.role_changed_at).max(gates.two_until));
         if apart && taken && told && links && runs && quiet > patience + self.stalled_since(node, since) {
             self.fail(
                 "apart",

@@ -57,8 +57,8 @@ impl Checks {
         heartbeat_key(&key(epoch).secret, CLUSTER, epoch)
     }
 
-    pub fn process_ended(&mut self, node: usize) {
-        self.flows.process_ended(node);
+    pub fn process_ended(&mut self, now: Instant, node: usize) {
+        self.flows.process_ended(now, node);
     }
 
     pub fn role_changed(&mut self, now: Instant, node: usize, to: Role) {
@@ -68,6 +68,16 @@ impl Checks {
     pub fn power_lost(&mut self, now: Instant, node: usize) {
         self.gates.forget_terms(node);
         self.flows.power_lost(now, node);
+    }
+
+    /// The engine of that node takes itself for a master.
+    pub fn is_master(&mut self, now: Instant, node: usize) {
+        self.flows.is_master(now, node);
+    }
+
+    /// Every engine hears all of its peers, or not.
+    pub fn hears_all(&mut self, now: Instant, hears: bool) {
+        self.flows.hears_all(now, hears);
     }
 
     pub fn audit_pause(&self) -> Duration {

@@ -5,7 +5,8 @@ use super::member::{Heard, Member};
 use super::silence::Hold;
 use crate::election::compare::Interval;
 use crate::election::timers::CROSSED_JITTER_MAX;
-use crate::election::{Action, Cause, HandOverEnd, ReceivedAdvert};
+use crate::election::{Action, Cause, ForeignMasters, HandOverEnd, ReceivedAdvert};
+use crate::reason::DropReason;
 use crate::role::Role;
 use crate::sight::Sight;
 use crate::time::Instant;
@@ -17,9 +18,7 @@ impl Election {
         let index = usize::from(received.member.0);
         let Some(member) = self.members.get_mut(index) else { return };
         if let Err(reason) = member.admit(received) {
-            if let Some(count) = self.stats.refused.get_mut(index).and_then(|row| row.get_mut(reason as usize)) {
-                *count += 1;
-            }
+            self.count_refused(index, reason);
             return;
         }
         self.stats.adverts_accepted += 1;
@@ -125,8 +124,18 @@ impl Election {
             return;
         }
         self.suspect = None;
-        if self.is_foreign(heard.interval, heard.at) {
-            self.meet(now, index, heard, actions);
+        if !self.is_foreign(heard.interval, heard.at) {
+            return;
+        }
+        match self.config.foreign_masters {
+            ForeignMasters::Follow => self.meet(now, index, heard, actions),
+            ForeignMasters::Refuse => self.count_refused(index, DropReason::ForeignMaster),
+        }
+    }
+
+    fn count_refused(&mut self, index: usize, reason: DropReason) {
+        if let Some(count) = self.stats.refused.get_mut(index).and_then(|row| row.get_mut(reason as usize)) {
+            *count += 1;
         }
     }
 

@@ -2,11 +2,11 @@
 
 use super::Election;
 use super::member::Heard;
-use crate::election::Action;
 use crate::election::claim::CLAIM_INTERVAL;
 use crate::election::compare::Interval;
 use crate::election::lease::{next_term, owner};
 use crate::election::timers::{AWAY, CAREFUL, PROMISE, SILENCE_PROVEN, STRAGGLERS, TAKE_OVER_WINDOW};
+use crate::election::{Action, ForeignMasters};
 use crate::role::Role;
 use crate::sight::{PeerReport, Sight};
 use crate::time::Instant;
@@ -185,6 +185,9 @@ impl Election {
 
     /// A foreign master is heard on some member, and is not one that this node would preempt.
     pub(super) fn follows_foreign(&self, now: Instant) -> bool {
+        if self.config.foreign_masters == ForeignMasters::Refuse {
+            return false;
+        }
         let alive =
             |heard: &Heard| heard.at + self.timing.master_down > now && self.is_foreign(heard.interval, heard.at);
         let any = self.members.iter().flat_map(|member| member.followed.iter().flatten()).any(alive);

@@ -31,9 +31,10 @@ const CPU_MASTER: usize = 1;
 const TIMEOUT_SECONDS: &str = "3600";
 /// So many flows fit into every machine's table as it is.
 pub const ORDINARY: u32 = 50_000;
-/// Entries and buckets of the machine's connection tables, at least.
+/// Entries and buckets of the machine's connection tables, at least: one bucket for each entry, which is the ratio that the kernel
+/// chooses by itself (`nf_conntrack_init_start` in net/netfilter/nf_conntrack_core.c).
 const ENTRIES: u32 = 4_194_304;
-const BUCKETS: u32 = 1_048_576;
+const BUCKETS: u32 = ENTRIES;
 /// Conntrack entries that are no flows of the generator (adverts, heartbeats) stay below this.
 const OTHERS_MAX: u64 = 64;
 

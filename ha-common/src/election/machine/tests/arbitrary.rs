@@ -47,12 +47,13 @@ prop_compose! {
         burst in prop::collection::vec(any::<u64>().prop_map(Duration::from_nanos), 0..5),
         refresh in prop::option::of((0..10_000u64).prop_map(Duration::from_millis)),
         resume in prop::option::weighted(0.2, 0..2048u64), term_seen in 0..1024u64, maintenance in prop::bool::weighted(0.1),
-        delay in 0..5_000u64, losses in 0..4u32,
+        delay in 0..5_000u64, losses in 0..4u32, refuse in any::<bool>(),
     ) -> Config {
         let mut config = Config {
             advbase, dead_ratio, preempt, announce_burst: burst, announce_refresh: refresh,
             peer_node: peer.then_some(NodeId(0)), resume, term_seen, maintenance,
             preempt_delay: Duration::from_millis(delay), damping: Damping { losses, ..Damping::default() },
+            foreign_masters: if refuse { ForeignMasters::Refuse } else { ForeignMasters::Follow },
             ..config(advskew)
         };
         config.members.truncate(members);

@@ -17,8 +17,8 @@ mod wish;
 use super::*;
 use crate::election::auth::Authenticator;
 use crate::election::{
-    Damping, Fault, HandOverPhase, LeaseEvent, LeaseOrder, Member as MemberConfig, PairTimes, ReceivedAdvert,
-    Transport, VipState,
+    Damping, Fault, ForeignMasters, HandOverPhase, LeaseEvent, LeaseOrder, Member as MemberConfig, PairTimes,
+    ReceivedAdvert, Transport, VipState,
 };
 use crate::role::NodeId;
 use crate::sight::PeerReport;
@@ -74,6 +74,7 @@ fn config(advskew: u8) -> Config {
         preempt_delay: Duration::ZERO,
         times: PairTimes::default(),
         damping: Damping::default(),
+        foreign_masters: ForeignMasters::default(),
     }
 }
 

@@ -136,6 +136,29 @@ fn recorded_adverts_between_nodes_that_hear_each_other() {
     assert_eq!((master.role(), master.cause()), (Role::Backup, Cause::BetterMaster));
 }
 
+/// Where foreign masters are refused, the same advert moves no master and holds no backup back, and is counted; without
+/// heartbeats it counts as ever.
+#[test]
+fn foreign_masters_are_refused_while_heartbeats_decide() {
+    let refusing = |advskew| Config { foreign_masters: ForeignMasters::Refuse, ..config(advskew) };
+    let mut master = Rig::ahead(refusing(100));
+    let ready = master.ready();
+    master.hear_from(LAN, THIRD[0], 0, 0);
+    master.see_for(SECOND, ready);
+    assert_eq!(master.role(), Role::Master);
+    assert_eq!(master.stats().refused[0][DropReason::ForeignMaster as usize], 1);
+
+    let mut backup = Rig::behind(refusing(100));
+    backup.hear_from(LAN, THIRD[0], 0, 0);
+    backup.see_for(ms(500), backup.report(ROLE_BACKUP, FLAG_MAINTENANCE, Gate::Closed, PEER_TERM));
+    assert_eq!((backup.role(), backup.cause()), (Role::Master, Cause::NoMaster));
+
+    let mut alone = Rig::ahead(refusing(100));
+    alone.input(Input::Peer(Sight::Unknown));
+    alone.hear_from(LAN, THIRD[0], 0, 0);
+    assert_eq!((alone.role(), alone.cause()), (Role::Backup, Cause::BetterMaster));
+}
+
 /// A refused advert does not touch the counter: the node goes on in its random phase, and a valid one ends it.
 #[test]
 fn the_counter_is_adopted_from_valid_adverts_only() {
