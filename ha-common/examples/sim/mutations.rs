@@ -329,8 +329,8 @@ pub const ALL: &[Mutation] = &[
     bug(
         "backup-insists",
         "sync/remote.rs",
-        "        if is_masters && self.role != Role::Master {\n            return false;",
-        "        if is_masters && self.role != Role::Master && told.mark == u32::MAX {\n            return false;",
+        "        if self.role != Role::Master {\n            return false;",
+        "        if self.role != Role::Master && told.mark == u32::MAX {\n            return false;",
         "what a backup had traffic of is written over the master's new connection",
     ),
     bug(

@@ -103,7 +103,7 @@ impl Engine {
             self.tell_the_owner(now, origin.peer, slot, version);
             return true;
         }
-        if self.is_set_back(origin.peer, slot, &flow) {
+        if self.is_set_back(slot, &flow) {
             self.counters.regressions_ignored += 1;
             self.insist(now, slot);
             return true;
@@ -156,11 +156,10 @@ impl Engine {
         self.table.get(slot).is_some_and(|entry| entry.has_tcp() && !entry.flags.has(Flags::WRITTEN))
     }
 
-    /// The flow has traffic here, and what the peer tells is an earlier state of the same connection. Of a master, a node that
-    /// is none believes it: there the tuple is used again.
-    fn is_set_back(&self, peer: PeerId, slot: Slot, told: &Flow) -> bool {
-        let is_masters = self.peers.get(usize::from(peer.0)).is_some_and(|peer| peer.role == Role::Master);
-        if is_masters && self.role != Role::Master {
+    /// The flow has traffic here, and what the peer tells is an earlier state of the same connection. A node that is not master
+    /// believes it: the peer may have become master, before a hello says so, and the tuple is used again there.
+    fn is_set_back(&self, slot: Slot, told: &Flow) -> bool {
+        if self.role != Role::Master {
             return false;
         }
         let Some(entry) = self.table.get(slot).filter(|entry| entry.is_local()) else { return false };
