@@ -30,6 +30,11 @@ const UNKNOWN_TIMEOUT_SHORT: u32 = 5;
 const UNKNOWN_TIMEOUT_LONG: u32 = 60;
 const SHORT: u32 = 180;
 
+/// How far the clock is put forward when a mastership begins. A master that stood still has read nothing of what its kernel did
+/// meanwhile when another takes over, and will tell it as news: what the new one has changed by then is newer, however much
+/// that is.
+const MASTERSHIP: u64 = 1 << 20;
+
 /// The kernel refuses now what it may do a moment later.
 fn is_passing(error: i32) -> bool {
     matches!(error, errno::ENOMEM | errno::ENOSPC | errno::ENOBUFS | errno::EAGAIN | errno::EINTR)
@@ -188,6 +193,7 @@ impl Engine {
         if role == Role::Master {
             self.judgement_done();
             self.adopt_all(now, out);
+            self.clock = self.clock.saturating_add(MASTERSHIP);
             let recent = self.transfer_classes();
             for peer in self.peers.iter_mut().filter(|peer| peer.up) {
                 peer.start_bulk(true, &self.table, recent);
@@ -312,6 +318,61 @@ impl Engine {
     pub(super) fn mark_all(&mut self, now: Instant, slot: Slot) {
         for peer in self.peers.iter_mut().filter(|peer| peer.up) {
             peer.outbox.mark(&mut self.table, slot, Stamp::at(now));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::config;
+    use super::super::table::tests::flow;
+    use super::super::{Config, Input, Mode, encode};
+    use super::*;
+    use crate::proto::{self, change::Kind};
+
+    const NOW: Instant = Instant(1_000_000_000);
+
+    fn engine() -> Engine {
+        let mut engine = Engine::new(Config { flows_max: 20, ..config(Mode::Ftfw) }, 1);
+        engine.peers[0].up = true;
+        engine.peers.iter_mut().for_each(|peer| peer.heard = NOW);
+        engine
+    }
+
+    /// What the peer's word of a flow leads to.
+    fn hear(engine: &mut Engine, n: u32, mark: u32, version: u64) -> Vec<Action> {
+        let message = encode::flow_message(&Flow { mark, ..flow(n) }, version, false);
+        let changes = vec![proto::Change { kind: Some(Kind::Upsert(message)) }];
+        let mut out = Vec::new();
+        engine.on_data(NOW, PeerId(0), 1, &proto::Data { changes, ..proto::Data::default() }, &mut out);
+        out
+    }
+
+    /// A master stood still while this node took over, and tells late what its kernel did before, numbered behind what it
+    /// heard last: what this node has changed as master stays, and what it has not is taken.
+    #[test]
+    fn what_a_new_master_changes_is_newer() {
+        let mut engine = engine();
+        assert!([1, 2].iter().all(|n| hear(&mut engine, *n, 1, 5).len() == 1));
+        engine.handle(NOW, Input::Role(Role::Master), &mut Vec::new());
+        engine.on_changed(NOW, &Flow { mark: 3, ..flow(1) }, &mut Vec::new());
+        assert_eq!(hear(&mut engine, 1, 2, 10_000), []);
+        assert!(matches!(hear(&mut engine, 2, 2, 10_001)[..], [Action::Update(Flow { mark: 2, .. })]));
+    }
+
+    /// The kernel ends a flow that a peer has told of: on a master it is over and the peer hears so, on a backup it is made
+    /// anew.
+    #[test]
+    fn what_a_masters_kernel_has_ended_is_over() {
+        for (role, creations) in [(Role::Master, 0), (Role::Backup, 1)] {
+            let (mut engine, mut out) = (engine(), Vec::new());
+            engine.handle(NOW, Input::Role(role), &mut out);
+            hear(&mut engine, 1, 1, 5);
+            out.clear();
+            engine.on_destroyed(NOW, &flow(1).key, 0, &mut out);
+            assert_eq!((engine.stats().tombstones, out.len()), (1 - creations, 0));
+            engine.run_retries(Instant(NOW.0 + 20_000_000), &mut out);
+            assert_eq!(out.len() as u64, creations, "{role}");
         }
     }
 }

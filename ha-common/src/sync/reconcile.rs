@@ -208,11 +208,18 @@ impl Engine {
         }
     }
 
-    /// A live entry is not in the kernel any more.
+    /// A live entry is not in the kernel any more. What a master's kernel has ended is over, whoever has told of the flow:
+    /// its packets pass here, and those that change nothing tell of nothing.
     pub(super) fn vanished(&mut self, now: Instant, slot: Slot, out: &mut Vec<Action>) {
         let Some(entry) = self.table.get(slot) else { return };
+        let was_there = !entry.flags.has(Flags::ABSENT) || entry.flags.has(Flags::OUTDATED);
+        let is_ended_by_master = self.role == Role::Master && was_there;
         match entry.owner() {
             Owner::Local => self.entomb_local(now, slot),
+            Owner::Peer(_) if is_ended_by_master => {
+                self.table.set_owner(slot, Owner::Local);
+                self.entomb_local(now, slot);
+            }
             Owner::Peer(peer) if self.is_up(peer) && !self.is_over(now, entry) => {
                 if !entry.flags.has(Flags::ABSENT) {
                     self.restore(now, slot, peer, out);

@@ -237,7 +237,7 @@ impl World {
         let flows = &self.checks.flows;
         let record = &flows.records[node][write.number as usize];
         let Some(held) = record.held.back().copied() else { return };
-        let from = if held.is_own { self.unaware_since(held.from) } else { held.from };
+        let from = if held.is_own { self.unaware_since(node, held.from) } else { self.said_since(node, held.from) };
         // The engine's clock is the host's.
         let asked = self.world_time(node, write.asked.at);
         let is_held = flows.is_held_elsewhere(node, write.number, after, from.min(asked));
@@ -276,21 +276,23 @@ impl World {
             && !self.may_overflow()
     }
 
-    /// What packets did on a node is concurrent to what a peer has said and its engine has not read yet, because it was under
-    /// way or because the loop stood still; and to what the peer's kernel has told and the peer's loop, which stood still, had
-    /// not read. Which of both is the later only the versions say, and they order what knows of each other
-    /// (docs/architecture.md, decision 3).
-    fn unaware_since(&self, at: Instant) -> Instant {
+    /// What packets did here is concurrent to what a peer has said and this engine has not read yet, because it was under way
+    /// or because the loop stood still. Which of both is the later only the versions say, and they order what knows of each
+    /// other (docs/architecture.md, decision 3).
+    fn unaware_since(&self, node: usize, at: Instant) -> Instant {
         let slowest = self.paths.iter().map(|path| path.delay_max).max().unwrap_or_default();
         let under_way = at - (slowest + UNREAD);
+        let host = &self.hosts[node];
         // Stalls that follow each other closely are one.
-        let since = |host: &crate::host::Host| {
-            host.stalls.iter().rev().fold(under_way, |since, (from, until)| {
-                let is_in = *from <= at + UNREAD && since <= *until + UNREAD;
-                if is_in { since.min(*from - (slowest + BEFORE_STALL)) } else { since }
-            })
-        };
-        self.hosts.iter().map(since).min().unwrap_or(under_way)
+        host.stalls.iter().rev().fold(under_way, |since, (from, until)| {
+            if since <= *until + UNREAD { since.min(*from - (slowest + BEFORE_STALL)) } else { since }
+        })
+    }
+
+    /// What a loop writes for a peer just after it stood still was said while it did.
+    fn said_since(&self, node: usize, at: Instant) -> Instant {
+        let stalls = self.hosts[node].stalls.iter().rev();
+        stalls.fold(at, |since, (from, until)| if since <= *until + UNREAD { since.min(*from) } else { since })
     }
 
     /// Another engine knows the flow in this state, and no later one: its kernel has refused it, or its events were lost.
@@ -320,7 +322,7 @@ impl World {
             let engine = self.hosts[other].sync.as_ref().map(|sync| &sync.engine);
             engine.is_some_and(|engine| engine.standing(&key).is_some())
         });
-        let since = self.unaware_since(record.deleted_at);
+        let since = self.unaware_since(node, record.deleted_at);
         if elsewhere || self.checks.flows.is_held_elsewhere(node, number, mark, since) {
             self.checks.flows.excused += 1;
         } else {
