@@ -97,7 +97,7 @@ impl Engine {
             return true;
         };
         let Some(entry) = self.table.get(slot) else { return true };
-        if !self.is_accepted(entry, origin.peer, version) {
+        if !self.is_accepted(entry, origin, version) {
             self.counters.stale_ignored += 1;
             self.name_in_epoch(origin, slot);
             self.tell_the_owner(now, origin.peer, slot, version);
@@ -163,7 +163,10 @@ impl Engine {
         if is_masters && self.role != Role::Master {
             return false;
         }
-        let Some(entry) = self.table.get(slot).filter(|entry| entry.is_local()) else { return false };
+        // What is left from a time as master has none any more.
+        let has_traffic =
+            |entry: &&Entry| entry.is_local() && (self.role == Role::Master || entry.flags.has(Flags::LIVE_HERE));
+        let Some(entry) = self.table.get(slot).filter(has_traffic) else { return false };
         let old = entry.flow();
         is_tcp_set_back(&old, told) && !is_reopened(&old, told)
     }
@@ -187,7 +190,7 @@ impl Engine {
         if entry.is_live() && entry.flags.has(Flags::LIVE_HERE) && entry.owner() == Owner::Local {
             // The flow has traffic here: the peer is mistaken, and told so.
             self.mark_all(now, slot);
-        } else if self.is_accepted(entry, origin.peer, version) {
+        } else if self.is_accepted(entry, origin, version) {
             if entry.is_live() {
                 out.push(Action::Delete { key, id: entry.id });
             }
@@ -259,15 +262,22 @@ impl Engine {
     }
 
     /// Is what a peer says newer than what this node holds?
-    fn is_accepted(&self, entry: &Entry, peer: PeerId, version: u64) -> bool {
+    fn is_accepted(&self, entry: &Entry, origin: Origin, version: u64) -> bool {
         match entry.owner() {
-            Owner::Found => true,
+            // What was told before it became nobody's may still come late. What a peer's present transfer says of it is true.
+            Owner::Found => version >= entry.version() || self.is_present(origin),
             Owner::Peer(_) if entry.is_live() => version >= entry.version(),
             // A removal is final against the state it removed.
             Owner::Peer(_) => version > entry.version(),
             Owner::Local if version != entry.version() => version > entry.version(),
-            Owner::Local => entry.is_live() && self.yields_to(peer),
+            Owner::Local => entry.is_live() && self.yields_to(origin.peer),
         }
+    }
+
+    /// The frame was built in the newest transfer of its sender; where frames are lost for good, any is as good.
+    fn is_present(&self, origin: Origin) -> bool {
+        let newest = self.peers.get(usize::from(origin.peer.0)).map(|peer| peer.inbox.epoch);
+        newest == Some(origin.epoch) || !self.mode.is_reliable()
     }
 
     /// The owner knows less of its flow than this node: what was given away with the flow was lost. Where lost frames are
@@ -429,6 +439,22 @@ mod tests {
         engine.on_destroyed(Instant(0), &flow.key, 0, &mut out);
         engine.run_retries(Instant(20_000_000), &mut out);
         assert!(matches!(out[..], [Action::Create(Flow { mark: 2, .. })]), "{out:?}");
+    }
+
+    /// A flow has become nobody's. What was told of it before comes late and is older; what a new transfer says counts, also from
+    /// a node whose clock has begun anew.
+    #[test]
+    fn a_late_word_of_nobodys_flow_does_not_count() {
+        for (epoch, accepted) in [(3, false), (4, true)] {
+            let mut engine = engine();
+            let mut found = crate::sync::table::tests::flow(1);
+            found.mark = 9;
+            engine.insert(&found, Owner::Found, 9, &mut Vec::new());
+            engine.peers[0].inbox.epoch = 4;
+            let mut out = Vec::new();
+            engine.on_data(Instant(0), PeerId(0), 1, &proto::Data { epoch, ..upsert(8, 1) }, &mut out);
+            assert_eq!((out.len(), engine.stats().flows_peer), (usize::from(accepted), u64::from(accepted)));
+        }
     }
 
     /// A peer takes over a flow of this node, and ends it: the kernel's entry is deleted whatever its number is, because the
