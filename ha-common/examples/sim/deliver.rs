@@ -9,7 +9,7 @@ use crate::random::Random;
 use crate::sync_loop::{Datagram, Outgoing, Request, SyncLoop};
 use crate::timeline::Note;
 use crate::world::{PATHS, SYNC, World};
-use ha_common::election::{Election, HandOverPhase, Input, MemberId, PairTimes, ReceivedAdvert};
+use ha_common::election::{Command, Election, HandOverPhase, Input, MemberId, PairTimes, ReceivedAdvert};
 use ha_common::sync::LinkId;
 use ha_common::wire::frame::{self, Header};
 use ha_common::wire::genuine::Admission;
@@ -108,6 +108,8 @@ impl World {
         for (segment, packet) in missed.adverts {
             self.hear(node, segment, packet);
         }
+        missed.maintenance.into_iter().for_each(|on| self.control(node, Input::Command(Command::Maintenance(on))));
+        missed.demotion.into_iter().for_each(|total| self.control(node, Input::Demotion(total)));
         missed.health.into_iter().for_each(|health| self.control(node, Input::Sync(health)));
     }
 

@@ -7,6 +7,7 @@ use crate::model::lease_kernel::Kernel;
 use crate::model::segments::Packet;
 use crate::sync_loop::SyncLoop;
 use crate::world::PATHS;
+use ha_common::election::{Command, Input};
 use ha_common::role::SyncHealth;
 use ha_common::secret::ClusterKey;
 use ha_common::time::Instant;
@@ -23,6 +24,27 @@ pub struct Missed {
     pub adverts: Vec<(usize, Packet)>,
     pub health: Option<SyncHealth>,
     pub links: bool,
+    /// What an operator and the tracks said last.
+    pub maintenance: Option<bool>,
+    pub demotion: Option<u16>,
+}
+
+impl Missed {
+    /// Keeps what is not lost when nobody reads it at once: it waits in the loop's mailbox.
+    pub fn keep(&mut self, input: &Input<'_>) {
+        match input {
+            Input::Command(Command::Maintenance(on)) => self.maintenance = Some(*on),
+            Input::Demotion(total) => self.demotion = Some(*total),
+            Input::Command(Command::Stop | Command::HandOver { .. } | Command::Want) => {}
+            // Time and words are those of the next tick; the rest has its place above.
+            Input::Timer
+            | Input::Advert(_)
+            | Input::Link { .. }
+            | Input::Sync(_)
+            | Input::Peer(_)
+            | Input::Lease(_) => {}
+        }
+    }
 }
 
 pub struct Host {

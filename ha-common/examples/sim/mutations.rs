@@ -340,6 +340,27 @@ pub const ALL: &[Mutation] = &[
         "            let _ = generation;\n            if dumping {",
         "a line of a dump that runs turns an ended flow into this node's",
     ),
+    bug(
+        "orphans-unjudged",
+        "sync/purge.rs",
+        "                    self.orphans_due = self.orphans_due.or(Some(now + ORPHAN_AGE));",
+        "                    let _ = ORPHAN_AGE;",
+        "what another backup left stays on one of three nodes",
+    ),
+    bug(
+        "refused-update-created",
+        "sync/retries.rs",
+        "            entry.flags.set(Flags::OUTDATED);",
+        "            let _ = &mut *entry;",
+        "what a kernel refused to update becomes the newest word of a new master",
+    ),
+    bug(
+        "adverts-before-words",
+        "election/machine/pair.rs",
+        "            self.pair.blind_until = Some(now + AWAY);",
+        "            self.pair.blind_until = None;",
+        "a stopped node takes over on adverts that waited",
+    ),
 ];
 
 /// Where a mutation's text begins in its file.

@@ -206,7 +206,7 @@ impl World {
         let now = self.now;
         let host = &mut self.hosts[node];
         if !host.control_runs(now) {
-            return;
+            return host.missed.keep(&input);
         }
         let local = host.local(now);
         if let (Some(control), Some(kernel)) = (&mut host.control, &mut host.kernel) {

@@ -23,6 +23,8 @@ const RETRY: Duration = Duration::from_millis(10);
 /// Pauses between repairs, doubling while they do not help.
 const REPAIR_PAUSE_MIN: Duration = Duration::from_millis(100);
 const REPAIR_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Whether a repair has helped, or something else has, is asked within this.
+const RECHECK_MAX: Duration = Duration::from_secs(1);
 /// With more flows waiting to be sent a digest would cost more than it can prove.
 pub(super) const MOVING_MAX: usize = 8192;
 
@@ -52,6 +54,8 @@ pub(super) struct Prover {
     suspects: u64,
     found: Buckets,
     pause: Duration,
+    /// No repair before this.
+    repair_from: Instant,
     /// When the digest was sent that the peer last found equal in everything.
     pub proven_at: Option<Instant>,
     /// Buckets known to differ.
@@ -69,6 +73,7 @@ impl Prover {
             suspects: 0,
             found: Buckets::default(),
             pause: REPAIR_PAUSE_MIN,
+            repair_from: Instant(0),
             proven_at: None,
             differing: 0,
             counters: Counters::default(),
@@ -131,7 +136,7 @@ impl Prover {
                 self.counters.equal += 1;
                 self.proven_at = Some(asked.at);
                 self.differing = 0;
-                self.pause = REPAIR_PAUSE_MIN;
+                (self.pause, self.repair_from) = (REPAIR_PAUSE_MIN, now);
                 self.due = now + INTERVAL;
                 None
             }
@@ -163,8 +168,12 @@ impl Prover {
             // It was a change under way that no bucket shows any more.
             return None;
         }
+        self.due = now + self.pause.min(RECHECK_MAX);
+        if now < self.repair_from {
+            return None;
+        }
         self.counters.repairs += 1;
-        self.due = now + self.pause;
+        self.repair_from = now + self.pause;
         self.pause = (self.pause * 2).min(REPAIR_PAUSE_MAX);
         Some(found)
     }
@@ -336,20 +345,32 @@ mod tests {
         assert_eq!(prover.counters.equal, 1);
     }
 
-    /// Repairs that do not help become rare.
+    /// Repairs that do not help become rare, but that the tables are equal at last is found soon.
     #[test]
     fn useless_repairs_back_off() {
         let tables = pair(100, |holder| holder.remove(holder.find(&flow(7).key).unwrap()));
         let mut prover = Prover::new();
-        let mut pauses = Vec::new();
-        for _ in 0..12 {
-            let before = prover.poll_at();
-            assert!(prove(&mut prover, &tables, &Buckets::default()).is_some());
-            pauses.push(prover.poll_at().since(before.max(NOW)));
-            prover.due = Instant(0);
+        let (mut now, mut repairs) = (NOW, Vec::new());
+        let ask = |prover: &mut Prover, now, [owner, holder]: &[Table; 2]| {
+            let digest = prover.ask(now, owner.sums(Owner::Local).unwrap(), || Some(Buckets::default())).unwrap();
+            prover.on_answer(now, &compare(holder, PeerId(0), &digest).unwrap()).is_some()
+        };
+        while now < NOW + SECOND * 200 {
+            now = now.max(prover.poll_at());
+            if ask(&mut prover, now, &tables) {
+                repairs.push(now);
+            }
         }
-        assert!(pauses.first().is_some_and(|first| *first < SECOND));
-        assert!(pauses.last().is_some_and(|last| *last >= REPAIR_PAUSE_MAX));
+        let pauses: Vec<_> = repairs.windows(2).map(|pair| pair[1].since(pair[0])).collect();
+        assert!(pauses.first().is_some_and(|first| *first < SECOND), "{pauses:?}");
+        assert!(pauses.last().is_some_and(|last| *last >= REPAIR_PAUSE_MAX && *last < REPAIR_PAUSE_MAX + SECOND * 2));
+        // By something else than a repair.
+        let equal = pair(100, |_| {});
+        let end = now + RECHECK_MAX + RETRY * 2;
+        while prover.proven_at.is_none() {
+            now = now.max(prover.poll_at());
+            assert!(now <= end && !ask(&mut prover, now, &equal));
+        }
     }
 
     const SECOND: Duration = Duration::from_secs(1);

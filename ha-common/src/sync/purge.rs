@@ -85,8 +85,9 @@ impl Engine {
         let mut purged = 0;
         for slot in 0..self.table.slots() {
             let Some(entry) = self.table.get(slot).filter(|entry| entry.is_live()) else { continue };
+            // Nobody's flow is told to nobody, whatever it was before.
             let offered = entry.dirty & bit != 0 || (handing_over && entry.flags.has(Flags::HANDOVER));
-            if offered {
+            if offered && entry.owner() != Owner::Found {
                 continue;
             }
             match self.fate(entry, judge, scope) {
@@ -103,6 +104,9 @@ impl Engine {
                 }
                 Fate::Nobodys => {
                     self.table.set_owner(slot, Owner::Found);
+                    if let Some(entry) = self.table.get_mut(slot) {
+                        entry.flags.clear(Flags::HANDOVER);
+                    }
                     self.orphans_due = self.orphans_due.or(Some(now + ORPHAN_AGE));
                 }
             }
@@ -234,6 +238,7 @@ impl Engine {
 
 #[cfg(test)]
 mod tests {
+    use super::super::bulk::RecentVersions;
     use super::super::digest::BUCKETS;
     use super::super::fixture::config;
     use super::super::table::tests::flow;
@@ -307,5 +312,27 @@ mod tests {
         engine.on_data(now, PeerId(0), 1, &data, &mut out);
         engine.run_purge(now + JUDGEMENT_MAX, &mut out);
         assert_eq!(engine.counters.cut, 0);
+    }
+
+    /// What was given away and is nobody's since is not told to a master, and so not spared by the end of its transfer, although
+    /// this node's own is under way and changes wait.
+    #[test]
+    fn what_is_nobodys_is_not_on_offer() {
+        let [master, backup] = [PeerId(0), PeerId(1)];
+        let (mut engine, now) = (Engine::new(config(Mode::Ftfw), 1), Instant(1_000_000_000));
+        engine.role = Role::Backup;
+        let slot = engine.table.insert(&flow(1), Owner::Peer(backup), 5).unwrap();
+        let entry = engine.table.get_mut(slot).unwrap();
+        entry.flags.set(Flags::HANDOVER);
+        entry.dirty = super::super::peer::bit(master);
+        let bulk = &mut engine.peers[1].outbox.bulk;
+        bulk.start(1, false, 0, RecentVersions::default());
+        bulk.on_end_sent();
+        assert!(bulk.on_end_settled(1, true));
+        for (peer, deletes) in [(master, 0), (backup, 0), (master, 1)] {
+            let led_to = hear(&mut engine, now, peer, 1, end(1, peer == master));
+            let is_delete = |action: &&Action| matches!(action, Action::Delete { .. });
+            assert_eq!(led_to.iter().filter(is_delete).count(), deletes, "{peer:?}");
+        }
     }
 }

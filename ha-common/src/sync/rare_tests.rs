@@ -282,3 +282,15 @@ fn a_backup_insists_on_nothing() {
     assert!(matches!(&begun[..], [Action::Delete { .. }, Action::Create(_)]), "{begun:?}");
     assert_eq!(engine.stats().regressions_ignored, 0);
 }
+
+/// Nor does one insist that had the traffic as a master, before it has heard that another node is master now.
+#[test]
+fn a_former_master_insists_on_nothing() {
+    let mut engine = Engine::new(config(Mode::Ftfw), 1);
+    handle(&mut engine, BEGIN, Input::Role(Role::Master));
+    handle(&mut engine, BEGIN, Input::Changed(&tcp(3)));
+    handle(&mut engine, BEGIN, Input::Role(Role::Backup));
+    let begun = hear(&mut engine, BEGIN, &[(&tcp(1), 50)]);
+    assert!(matches!(&begun[..], [Action::Delete { .. }, Action::Create(_)]), "{begun:?}");
+    assert_eq!(engine.stats().regressions_ignored, 0);
+}

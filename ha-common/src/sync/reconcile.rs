@@ -134,10 +134,14 @@ impl Engine {
         let Some(slot) = self.table.find(&flow.key) else { return self.on_dumped_unknown(now, flow, out) };
         let Some(entry) = self.table.get_mut(slot) else { return };
         if entry.dump == generation {
-            // A peer has ended it before this line told that the kernel has it. On a master it may have traffic by now.
-            let is_ended = entry.is_tombstone() && matches!(entry.owner(), Owner::Peer(_));
-            if is_ended && self.role != Role::Master {
-                out.push(Action::Delete { key: flow.key, id: flow.id });
+            // A peer has ended it before this line told that the kernel has it. On a master it may be a newer connection, whose
+            // event was lost: the next dump tells, when what is to be deleted is gone.
+            match (entry.is_tombstone() && matches!(entry.owner(), Owner::Peer(_)), self.role) {
+                (false, _) => {}
+                (true, Role::Master) => self.dump.wanted = true,
+                (true, Role::Init | Role::Backup | Role::Fault) => {
+                    out.push(Action::Delete { key: flow.key, id: flow.id });
+                }
             }
             return;
         }

@@ -97,7 +97,7 @@ impl Engine {
             return true;
         };
         let Some(entry) = self.table.get(slot) else { return true };
-        if !self.is_accepted(entry, origin.peer, version) {
+        if !self.is_accepted(entry, origin, version) {
             self.counters.stale_ignored += 1;
             self.name_in_epoch(origin, slot);
             self.tell_the_owner(now, origin.peer, slot, version);
@@ -162,7 +162,10 @@ impl Engine {
         if self.role != Role::Master {
             return false;
         }
-        let Some(entry) = self.table.get(slot).filter(|entry| entry.is_local()) else { return false };
+        // What is left from a time as master has none any more.
+        let has_traffic =
+            |entry: &&Entry| entry.is_local() && (self.role == Role::Master || entry.flags.has(Flags::LIVE_HERE));
+        let Some(entry) = self.table.get(slot).filter(has_traffic) else { return false };
         let old = entry.flow();
         is_tcp_set_back(&old, told) && !is_reopened(&old, told)
     }
@@ -186,7 +189,7 @@ impl Engine {
         if entry.is_live() && entry.flags.has(Flags::LIVE_HERE) && entry.owner() == Owner::Local {
             // The flow has traffic here: the peer is mistaken, and told so.
             self.mark_all(now, slot);
-        } else if self.is_accepted(entry, origin.peer, version) {
+        } else if self.is_accepted(entry, origin, version) {
             if entry.is_live() {
                 out.push(Action::Delete { key, id: entry.id });
             }
@@ -258,15 +261,22 @@ impl Engine {
     }
 
     /// Is what a peer says newer than what this node holds?
-    fn is_accepted(&self, entry: &Entry, peer: PeerId, version: u64) -> bool {
+    fn is_accepted(&self, entry: &Entry, origin: Origin, version: u64) -> bool {
         match entry.owner() {
-            Owner::Found => true,
+            // What was told before it became nobody's may still come late. What a peer's present transfer says of it is true.
+            Owner::Found => version >= entry.version() || self.is_present(origin),
             Owner::Peer(_) if entry.is_live() => version >= entry.version(),
             // A removal is final against the state it removed.
             Owner::Peer(_) => version > entry.version(),
             Owner::Local if version != entry.version() => version > entry.version(),
-            Owner::Local => entry.is_live() && self.yields_to(peer),
+            Owner::Local => entry.is_live() && self.yields_to(origin.peer),
         }
+    }
+
+    /// The frame was built in the newest transfer of its sender; where frames are lost for good, any is as good.
+    fn is_present(&self, origin: Origin) -> bool {
+        let newest = self.peers.get(usize::from(origin.peer.0)).map(|peer| peer.inbox.epoch);
+        newest == Some(origin.epoch) || !self.mode.is_reliable()
     }
 
     /// The owner knows less of its flow than this node: what was given away with the flow was lost. Where lost frames are
@@ -430,6 +440,22 @@ mod tests {
         assert!(matches!(out[..], [Action::Create(Flow { mark: 2, .. })]), "{out:?}");
     }
 
+    /// A flow has become nobody's. What was told of it before comes late and is older; what a new transfer says counts, also from
+    /// a node whose clock has begun anew.
+    #[test]
+    fn a_late_word_of_nobodys_flow_does_not_count() {
+        for (epoch, accepted) in [(3, false), (4, true)] {
+            let mut engine = engine();
+            let mut found = crate::sync::table::tests::flow(1);
+            found.mark = 9;
+            engine.insert(&found, Owner::Found, 9, &mut Vec::new());
+            engine.peers[0].inbox.epoch = 4;
+            let mut out = Vec::new();
+            engine.on_data(Instant(0), PeerId(0), 1, &proto::Data { epoch, ..upsert(8, 1) }, &mut out);
+            assert_eq!((out.len(), engine.stats().flows_peer), (usize::from(accepted), u64::from(accepted)));
+        }
+    }
+
     /// A peer takes over a flow of this node, and ends it: the kernel's entry is deleted whatever its number is, because the
     /// write in between may have found none and made another.
     #[test]
@@ -449,7 +475,7 @@ mod tests {
     }
 
     /// A peer ends a flow while a dump runs that lists it: the line was made before, and makes it nobody's again. What is
-    /// still there is deleted.
+    /// still there is deleted. A master looks again: what the next dump lists is a newer connection, whose event was lost.
     #[test]
     fn a_line_of_a_dump_revives_nothing() {
         for role in [Role::Backup, Role::Master] {
@@ -467,7 +493,15 @@ mod tests {
             engine.on_dumped(now, &Flow { id: 9, ..crate::sync::table::tests::flow(1) }, &mut out);
             let deletes = [Action::Delete { key, id: 9 }];
             assert_eq!(out, if role == Role::Backup { &deletes[..] } else { &[] }, "{role}");
+            engine.on_dump_end(now, true, &mut out);
             assert_eq!(engine.standing(&key), None, "{role}");
+            if role == Role::Master {
+                (engine.peers[0].heard, out) = (Instant(u64::MAX), Vec::new());
+                engine.handle(Instant(2_000_000_000), crate::sync::Input::Timer, &mut out);
+                assert!(out.contains(&Action::Dump));
+                engine.on_dumped(now, &Flow { id: 9, ..crate::sync::table::tests::flow(1) }, &mut out);
+                assert_eq!(engine.standing(&key), Some(crate::sync::Standing::Own));
+            }
         }
     }
 

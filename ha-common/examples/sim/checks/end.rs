@@ -26,7 +26,9 @@ impl World {
         let roles: Vec<_> = self.hosts.iter().map(|host| host.control.as_ref().map(|control| control.role())).collect();
         let serving: Vec<_> = (0..self.hosts.len()).filter(|node| self.hosts[*node].is_open(now)).collect();
         let [master] = serving.as_slice() else {
-            return Some(format!("gates open: {serving:?}; roles: {roles:?}"));
+            let waits = |host: &crate::host::Host| host.control.as_ref().and_then(|it| it.election.stats().wait);
+            let waits: Vec<_> = self.hosts.iter().map(waits).collect();
+            return Some(format!("gates open: {serving:?}; roles: {roles:?}, waits for {waits:?}"));
         };
         for (node, host) in self.hosts.iter().enumerate() {
             let wanted = if node == *master { Role::Master } else { Role::Backup };

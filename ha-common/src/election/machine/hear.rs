@@ -60,12 +60,29 @@ impl Election {
             member.follow(heard, now, master_down);
             member.arm(heard.at, master_down);
         }
-        // Of a peer that is heard by heartbeats the words decide.
-        if self.pair.sight != Sight::Unknown {
+        // Of a peer that is heard by heartbeats the words decide, and whether it is heard must be known.
+        if self.pair.sight != Sight::Unknown || self.pair.is_blind(now) {
             return;
         }
+        self.judge_adverts(now, actions);
+    }
+
+    /// The peer has not answered after this node was away: adverts decide, with those that waited.
+    pub(super) fn judge_what_waited(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        match self.role {
+            Role::Init | Role::Master | Role::Fault => {}
+            // They were goodbyes.
+            Role::Backup if self.members.iter().all(|member| member.silence.is_some()) => {
+                self.take_over_if_silent(now, actions);
+            }
+            Role::Backup => self.judge_adverts(now, actions),
+        }
+    }
+
+    /// What a backup makes of the adverts heard, where they decide.
+    fn judge_adverts(&mut self, now: Instant, actions: &mut Vec<Action>) {
         self.preempt_if_better(now, actions);
-        // A member that was silent before this advert may be the silent half of a foreign peer.
+        // A member that was silent before an advert may be the silent half of a foreign peer.
         if self.role == Role::Backup {
             self.take_over_if_silent(now, actions);
         }

@@ -40,7 +40,6 @@ use super::prng::Prng;
 use super::timers::{ATTENTION, STEP_DOWN_HOLD_MIN, Timing};
 use super::{Action, Cause, Command, Config, Input, InterfaceId, LinkState, MemberId, Stats, Wait};
 use crate::role::{Role, SyncHealth};
-use crate::sight::Sight;
 use crate::time::{Instant, earliest};
 use contact::{Contact, Yielded};
 use damper::Damper;
@@ -222,7 +221,8 @@ impl Election {
             self.giving_poll_at(),
             self.asked_since.map(|since| since + self.asking_max()),
             // A controller that is looked at this often can tell when it was away.
-            (self.pair.sight != Sight::Unknown).then(|| self.now + ATTENTION),
+            self.pair.is_watched.then(|| self.now + ATTENTION),
+            self.pair.blind_until,
         ];
         // The end of time is where additions saturate; waiting for it would be a busy loop.
         members.chain(group).fold(None, earliest).filter(|at| *at < Instant(u64::MAX))
@@ -239,6 +239,10 @@ impl Election {
     }
 
     fn on_timer(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if self.pair.blind_until.is_some_and(|until| until <= now) {
+            self.pair.blind_until = None;
+            self.judge_what_waited(now, actions);
+        }
         match self.role {
             Role::Init | Role::Fault => {}
             Role::Backup => self.look_for_silence(now, actions),

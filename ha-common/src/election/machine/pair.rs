@@ -17,6 +17,10 @@ use core::time::Duration;
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Pair {
     pub(super) sight: Sight,
+    /// Something was told of the peer in the life of this process, if only that it is not heard.
+    pub(super) is_watched: bool,
+    /// This node was away, and heard nothing before. Until then its peer may answer, and is not judged by adverts that waited.
+    pub(super) blind_until: Option<Instant>,
     /// The highest term known, own or the peer's, of a mastership or of a candidacy.
     pub(super) term: u64,
     /// Until then this node takes nothing on the peer's words alone: it may have promised something that it does not
@@ -88,6 +92,10 @@ impl Pair {
         self.careful_until.is_none_or(|until| now < until)
     }
 
+    pub(super) fn is_blind(&self, now: Instant) -> bool {
+        self.blind_until.is_some_and(|until| now < until)
+    }
+
     pub(super) fn has_promised(&self, now: Instant) -> bool {
         self.promised_until.is_some_and(|until| now < until)
     }
@@ -96,9 +104,12 @@ impl Pair {
 impl Election {
     /// Called before every input: a controller that did not run for a while knows only old words.
     pub(super) fn note_absence(&mut self, now: Instant) {
-        let was_away = now.since(self.now) > AWAY && self.pair.sight != Sight::Unknown;
+        let was_away = now.since(self.now) > AWAY && self.pair.is_watched;
         if was_away || self.pair.careful_until.is_none() {
             self.pair.be_careful(now);
+        }
+        if was_away && self.pair.sight == Sight::Unknown {
+            self.pair.blind_until = Some(now + AWAY);
         }
         // Without heartbeats yet: no deadline of a backup is later than that. The grace for the peer to show up begins anew.
         let overslept = now.since(self.now) > self.timing.master_down + AWAY;
@@ -112,6 +123,8 @@ impl Election {
             return;
         }
         let before = core::mem::replace(&mut self.pair.sight, sight);
+        self.pair.is_watched = true;
+        self.pair.blind_until = self.pair.blind_until.filter(|_| sight == Sight::Unknown);
         match sight {
             Sight::Alive(report) => {
                 self.hear_words(now, &report);

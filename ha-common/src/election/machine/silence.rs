@@ -62,7 +62,7 @@ impl Election {
 
     fn judge_silence(&self, now: Instant) -> Verdict {
         // Heartbeats decide, as long as there are any.
-        if self.pair.sight != Sight::Unknown {
+        if self.pair.sight != Sight::Unknown || self.pair.is_blind(now) {
             return Verdict::Patience;
         }
         // A goodbye explains a takeover better than the silence that followed it.

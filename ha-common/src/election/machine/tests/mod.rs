@@ -21,7 +21,7 @@ use crate::election::{
     ReceivedAdvert, Transport, VipState,
 };
 use crate::role::NodeId;
-use crate::sight::PeerReport;
+use crate::sight::{PeerReport, Sight};
 use crate::wire::carp::Advert;
 use crate::wire::heartbeat::{
     FLAG_ASKED, FLAG_MAINTENANCE, FLAG_OFFER, FLAG_READY, FLAG_WANT, Gate, ROLE_BACKUP, ROLE_FAULT, ROLE_MASTER,

@@ -217,6 +217,33 @@ fn without_proof_adverts_decide() {
     assert_eq!((rig.role(), rig.cause()), (Role::Master, Cause::MasterDown));
 }
 
+/// A node that hears no heartbeats is stopped. Meanwhile the peer can be heard again, and has become master: the adverts that
+/// waited are read before its words, and decide nothing. Where it is not heard within a moment they count.
+#[test]
+fn adverts_that_waited_do_not_decide_before_words() {
+    for (advbase, advskew, cause) in [(1, 100, Cause::Preempt), (255, 255, Cause::Goodbye)] {
+        for is_heard in [true, false] {
+            let mut rig = Rig::backup(config(0));
+            rig.sync(true, true);
+            rig.hear(LAN, 1, 0);
+            rig.hear(WAN, 1, 0);
+            rig.input(Input::Peer(Sight::Unknown));
+            rig.now = rig.now + ms(170);
+            rig.hear(LAN, advbase, advskew);
+            rig.hear(WAN, advbase, advskew);
+            rig.input(Input::Peer(Sight::Unknown));
+            rig.run(ms(20));
+            assert_eq!(rig.role(), Role::Backup);
+            if is_heard {
+                rig.see(rig.report(ROLE_MASTER, 0, Gate::Open, PEER_TERM));
+            }
+            rig.run(ms(30));
+            let expected = if is_heard { (Role::Backup, Cause::Start) } else { (Role::Master, cause) };
+            assert_eq!((rig.role(), rig.cause()), expected);
+        }
+    }
+}
+
 /// The core has one clock argument: the same inputs with all times shifted by an hour, by ten years or by nothing give
 /// the same decisions, so that a step of any other clock cannot matter.
 #[test]
