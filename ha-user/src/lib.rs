@@ -4,6 +4,7 @@
 //! other nor a loop.
 
 pub mod advert_socket;
+pub mod affinity;
 pub mod child;
 pub mod cli;
 pub mod clock;

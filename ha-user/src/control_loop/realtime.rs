@@ -1,5 +1,6 @@
 //! A thread that load on the machine cannot delay: SCHED_FIFO, and no page of the process swapped out.
 
+use crate::affinity;
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, capabilities};
@@ -32,6 +33,9 @@ impl Realtime {
                         %error,
                         "no real-time scheduling: load may delay the election (grant CAP_SYS_NICE or LimitRTPRIO=)"
                     );
+                }
+                if let Err(error) = affinity::go_to_reserved() {
+                    tracing::warn!(%error, "no processor is left to the election: reading large tables may delay it");
                 }
                 if let Err(error) = lock_memory() {
                     tracing::warn!(

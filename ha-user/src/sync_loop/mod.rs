@@ -9,6 +9,7 @@ mod sessions;
 mod status;
 mod writing;
 
+use crate::affinity;
 use crate::clock;
 use crate::config::Resolved;
 use crate::conntrack::ConntrackError;
@@ -178,7 +179,11 @@ impl SyncLoop {
         self.poller.watch(self.expectations.fd(), EXPECTATIONS)?;
         self.poller.watch(self.addresses.fd(), ADDRESSES)?;
         self.poller.watch(&self.links, LINKS)?;
-        if let Err(error) = self.writing.start() {
+        let allowed = affinity::leave_reserved();
+        if let Err(error) = &allowed {
+            tracing::warn!(%error, "no processor is left to the election: reading large tables may delay it");
+        }
+        if let Err(error) = self.writing.start(allowed.ok()) {
             tracing::warn!(%error, "cannot start a thread for conntrack writes: they are done between other work");
         }
         self.poller.watch(self.writing.fd(), WRITTEN)?;

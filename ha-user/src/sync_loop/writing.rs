@@ -8,6 +8,7 @@ use crate::conntrack::writer::{Conflict, Outcome, Write, Writer};
 use crate::mailbox::{Mailbox, Postman, mailbox};
 use ha_common::sync::WriteKind;
 use ha_common::sync::flow::{Flow, FlowKey};
+use rustix::thread::{CpuSet, sched_setaffinity};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -85,16 +86,23 @@ impl Writing {
         })
     }
 
-    /// Starts the thread; it keeps network namespace and privileges of the caller. Without it all writes are done in the loop.
+    /// Starts the thread, on the `allowed` processors; it keeps network namespace and privileges of the caller. Without it all
+    /// writes are done in the loop.
     ///
     /// # Errors
     /// When there is no room for another thread or descriptor.
-    pub fn start(&mut self) -> io::Result<()> {
+    pub fn start(&mut self, allowed: Option<CpuSet>) -> io::Result<()> {
         let (postman, done) = mailbox(JOBS_MAX as usize + 1)?;
         let (jobs, inbox) = sync_channel(JOBS_MAX as usize);
         let shared = Arc::clone(&self.shared);
         let thread = std::thread::Builder::new().name(THREAD_NAME.into());
-        self.thread = Some(thread.spawn(move || work(&shared, &inbox, &postman))?);
+        self.thread = Some(thread.spawn(move || {
+            // Its system calls are short, unlike the caller's. Refused, it shares the caller's processors.
+            if let Some(allowed) = allowed {
+                let _ = sched_setaffinity(None, &allowed);
+            }
+            work(&shared, &inbox, &postman);
+        })?);
         (self.jobs, self.done) = (Some(jobs), done);
         Ok(())
     }

@@ -27,14 +27,15 @@ use std::time::{Duration, Instant};
 const CPU_GENERATOR: usize = 0;
 /// fw1's daemon runs here.
 const CPU_MASTER: usize = 1;
+/// The thread of twinwall's election.
+const CONTROL: &str = "control";
 /// Flows live longer than a measurement.
 const TIMEOUT_SECONDS: &str = "3600";
 /// So many flows fit into every machine's table as it is.
 pub const ORDINARY: u32 = 50_000;
-/// Entries and buckets of the machine's connection tables, at least: one bucket for each entry, which is the ratio that the kernel
-/// chooses by itself (`nf_conntrack_init_start` in net/netfilter/nf_conntrack_core.c).
+/// Entries and buckets of the machine's connection tables, at least.
 const ENTRIES: u32 = 4_194_304;
-const BUCKETS: u32 = ENTRIES;
+const BUCKETS: u32 = 1_048_576;
 /// Conntrack entries that are no flows of the generator (adverts, heartbeats) stay below this.
 const OTHERS_MAX: u64 = 64;
 
@@ -124,16 +125,22 @@ impl Rig {
 
     /// fw1's daemon has processor 1 to itself; fw2's shares processor 0 with the generator. On two processors fw2's
     /// conntrackd loses its real-time class, in which it would starve the packets that it is to tell of; twinwall's
-    /// real-time thread does the election only and keeps it.
+    /// real-time threads do the election only: they keep their class, and stay where they are not alone with what carries
+    /// state, which is the other node's processor.
     fn pin(&mut self) -> Result<()> {
         for (node, cpu) in [(Node::Fw1, CPU_MASTER), (Node::Fw2, CPU_GENERATOR)] {
             let pid = self.pid(node)?;
             let mut set = CpuSet::new();
             set.set(cpu);
+            let mut other = CpuSet::new();
+            other.set(CPU_MASTER + CPU_GENERATOR - cpu);
             for task in fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero()))? {
-                let id = task?.file_name().to_string_lossy().parse().ok().and_then(Pid::from_raw);
+                let task = task?;
+                let id = task.file_name().to_string_lossy().parse().ok().and_then(Pid::from_raw);
+                let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+                let set = if name.trim() == CONTROL { &other } else { &set };
                 // A thread that has just ended cannot be pinned, and need not be.
-                let _ = sched_setaffinity(id, &set);
+                let _ = sched_setaffinity(id, set);
             }
         }
         if self.conntrackd[Node::Fw2.index()].is_some() {
