@@ -161,6 +161,10 @@ impl Engine {
         seen.complete_with(&told);
         let same = is_same_state(&told, &seen);
         let owner = entry.owner();
+        if owner == Owner::Local && !same && entry.flags.has(Flags::OUTDATED) {
+            // The kernel has refused to update it and is asked again: that it has an earlier state is no news.
+            return;
+        }
         self.table.set_absent(slot, false);
         let authority = match owner {
             Owner::Peer(peer) => self.is_up(peer),
