@@ -291,6 +291,20 @@ mod tests {
         }
     }
 
+    /// Of three nodes the new master knows less of a flow than another backup has told of, and names it in vain. That backup's next
+    /// transfer has the same number as the master's and leaves the flow out: it is nobody's.
+    #[test]
+    fn a_master_names_nothing_for_another_peer() {
+        let [master, backup] = [PeerId(0), PeerId(1)];
+        let (mut engine, now) = (Engine::new(config(Mode::Ftfw), 1), Instant(1_000_000_000));
+        engine.role = Role::Backup;
+        let named = |version| Kind::Upsert(encode::flow_message(&flow(1), version, false));
+        hear(&mut engine, now, backup, 1, named(50));
+        hear(&mut engine, now, master, 2, named(5));
+        hear(&mut engine, now, backup, 2, end(2, false));
+        assert_eq!(engine.stats().flows_found, 1);
+    }
+
     /// A mastership has ended, and its flows are the new master's, which has sent its table before and repairs some buckets
     /// now: what is in the others was proven, and is not cut because the repair does not name it.
     #[test]
