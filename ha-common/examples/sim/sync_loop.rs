@@ -302,7 +302,7 @@ impl SyncLoop {
                 let refused = |engine: &Engine| engine.stats().refused.iter().sum::<u64>();
                 let before = refused(&self.engine);
                 self.give(now, input);
-                if refused(&self.engine) == before {
+                if refused(&self.engine) == before && self.is_believed(&datagram.bytes) {
                     effects.taken.push((datagram.link, datagram.bytes));
                 }
             } else {
@@ -310,6 +310,14 @@ impl SyncLoop {
             }
         }
         self.woken = true;
+    }
+
+    /// A hello that overtook the one by which its session came to be believed was only answered: sent again it is the newest word
+    /// that its sender has, whoever brings it.
+    fn is_believed(&self, bytes: &[u8]) -> bool {
+        let Some(header) = Header::parse(bytes).ok().filter(|header| header.kind == Kind::Hello) else { return true };
+        let peers = self.engine.stats().peers;
+        peers.iter().any(|peer| peer.session == header.session && peer.hello_sequence >= header.sequence)
     }
 
     fn execute(&mut self, now: Instant, kernel: &mut Conntrack, effects: &mut Effects) {
