@@ -76,6 +76,8 @@ pub struct SyncLoop {
     /// A dump is to begin when so many writes are done.
     dump_after: Option<u64>,
     dump_pause: Duration,
+    /// The table is to be read again, as soon as the last reading is long enough ago.
+    rereads: bool,
     /// Lines that wait in the socket: the kernel made them a pause ago. `None`: they are read as they are made.
     lines: Option<Vec<Flow>>,
     writing: Writing,
@@ -130,6 +132,7 @@ impl SyncLoop {
             dump: None,
             dump_after: None,
             dump_pause: options.dump_pause,
+            rereads: false,
             lines: options.traps.then(Vec::new),
             writing: Writing::new(options.write_cost),
             held: VecDeque::new(),
@@ -206,7 +209,7 @@ impl SyncLoop {
 
     /// Nothing waits in the loop itself.
     pub fn is_idle(&self) -> bool {
-        self.dump.is_none() && self.dump_after.is_none() && !self.writing.is_busy()
+        self.dump.is_none() && self.dump_after.is_none() && !self.rereads && !self.writing.is_busy()
     }
 
     fn on_mailbox(&mut self, now: Instant, kernel: &mut Conntrack) {
@@ -219,6 +222,11 @@ impl SyncLoop {
                     self.role = role;
                     self.writing.keep_live = role == Role::Master;
                     self.give(now, Input::Role(role));
+                    // What was ordered before and is not done meets what packets do from now on, and no event tells.
+                    if role == Role::Master && self.writing.is_busy() {
+                        self.give(now, Input::Reread);
+                        self.rereads = true;
+                    }
                 }
                 Request::Flush => {
                     // What the kernel has told already belongs to it.
@@ -294,7 +302,7 @@ impl SyncLoop {
                 let refused = |engine: &Engine| engine.stats().refused.iter().sum::<u64>();
                 let before = refused(&self.engine);
                 self.give(now, input);
-                if refused(&self.engine) == before {
+                if refused(&self.engine) == before && self.is_believed(&datagram.bytes) {
                     effects.taken.push((datagram.link, datagram.bytes));
                 }
             } else {
@@ -302,6 +310,14 @@ impl SyncLoop {
             }
         }
         self.woken = true;
+    }
+
+    /// A hello that overtook the one by which its session came to be believed was only answered: sent again it is the newest word
+    /// that its sender has, whoever brings it.
+    fn is_believed(&self, bytes: &[u8]) -> bool {
+        let Some(header) = Header::parse(bytes).ok().filter(|header| header.kind == Kind::Hello) else { return true };
+        let peers = self.engine.stats().peers;
+        peers.iter().any(|peer| peer.session == header.session && peer.hello_sequence >= header.sequence)
     }
 
     fn execute(&mut self, now: Instant, kernel: &mut Conntrack, effects: &mut Effects) {
@@ -329,7 +345,7 @@ impl SyncLoop {
 
     fn start_dump_if_due(&mut self, now: Instant) {
         if self.dump_after.is_some_and(|writes| writes <= self.writing.completed()) {
-            self.dump_after = None;
+            (self.dump_after, self.rereads) = (None, false);
             self.give(now, Input::DumpBegin);
             self.dump = Some((0, now));
             self.lines.iter_mut().for_each(Vec::clear);

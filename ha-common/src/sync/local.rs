@@ -90,11 +90,20 @@ impl Engine {
     /// The kernel deleted a flow.
     pub(super) fn on_destroyed(&mut self, now: Instant, key: &FlowKey, id: u32, out: &mut Vec<Action>) {
         let Some(slot) = self.table.find(key) else { return self.remember_end(key) };
-        let generation = self.dump.generation();
-        let Some(entry) = self.table.get_mut(slot).filter(|entry| entry.is_live()) else { return };
-        if id != 0 && entry.id != 0 && id != entry.id {
-            // The tuple was used again before this event came: the new flow lives.
+        let (dumping, generation) = (self.dump.is_running(), self.dump.generation());
+        let Some(entry) = self.table.get_mut(slot) else { return };
+        if entry.is_tombstone() {
+            // As one that is not known.
+            if dumping {
+                entry.dump = generation;
+                entry.flags.set(Flags::HELD_FOR_DUMP);
+            }
             return;
+        }
+        if id != 0 && entry.id != 0 && id != entry.id {
+            // The tuple was used again before this event came, and the new flow lives. Or the begin of what has ended was lost,
+            // and a line of a dump that runs, made before, is still to tell of it.
+            return self.dump.read_again_if_running();
         }
         entry.dump = generation;
         self.vanished(now, slot, out);

@@ -179,7 +179,8 @@ pub enum Input<'a> {
     },
     /// The filter is another one: what it refuses is withdrawn, and what is replicated only now is looked for.
     Retain(&'a filter::Filter),
-    /// The kernel has flows of which the events say too little: dump the table, if this node is master.
+    /// The kernel has flows of which the events say too little, or writes of before will be done after what packets do: dump the
+    /// table, if this node is master.
     Reread,
     /// These secrets are valid from now on, as [`Config::keys`]. See [`Engine::peer_without`].
     Keys(&'a [ClusterKey]),

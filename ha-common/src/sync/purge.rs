@@ -169,10 +169,11 @@ impl Engine {
             self.forget(slot);
             return true;
         }
-        // What was written for a peer may have more left than it was told with, what traffic made here has not.
+        // What was written for a peer may have more left than it was told with, whoever's it is now; what traffic made here has
+        // not.
         let may_have_more = match entry.owner() {
             Owner::Peer(_) => true,
-            Owner::Local | Owner::Found => entry.timeout > purge,
+            Owner::Local | Owner::Found => entry.timeout > purge || entry.flags.has(Flags::WRITTEN),
         };
         if may_have_more {
             entry.flags.set(Flags::WRITTEN);
@@ -288,6 +289,41 @@ mod tests {
             }
             let late = deleted.iter().all(|(at, _)| *at >= Instant(1_000_000_000) + ORPHAN_AGE);
             assert_eq!((deleted.len(), late), (usize::from(!is_named), true), "{deleted:?}");
+        }
+    }
+
+    /// Of three nodes the new master knows less of a flow than another backup has told of, and names it in vain. That backup's next
+    /// transfer has the same number as the master's and leaves the flow out: it is nobody's.
+    #[test]
+    fn a_master_names_nothing_for_another_peer() {
+        let [master, backup] = [PeerId(0), PeerId(1)];
+        let (mut engine, now) = (Engine::new(config(Mode::Ftfw), 1), Instant(1_000_000_000));
+        engine.role = Role::Backup;
+        let named = |version| Kind::Upsert(encode::flow_message(&flow(1), version, false));
+        hear(&mut engine, now, backup, 1, named(50));
+        hear(&mut engine, now, master, 2, named(5));
+        hear(&mut engine, now, backup, 2, end(2, false));
+        assert_eq!(engine.stats().flows_found, 1);
+    }
+
+    /// Another backup's flow has become nobody's, and the master does not name it. Its own timeout is short, but the copy of it was
+    /// written with a longer one: that is cut. What traffic made here ends by itself.
+    #[test]
+    fn a_written_copy_is_cut_however_short_its_flows_timeout() {
+        let [master, backup] = [PeerId(0), PeerId(1)];
+        for is_written in [true, false] {
+            let (mut engine, now) = (Engine::new(config(Mode::Alarm), 1), Instant(1_000_000_000));
+            engine.role = Role::Backup;
+            if is_written {
+                hear(&mut engine, now, backup, 1, Kind::Upsert(encode::flow_message(&flow(1), 5, false)));
+                hear(&mut engine, now, backup, 2, end(2, false));
+                engine.table.set_owner(0, Owner::Found);
+            } else {
+                engine.insert(&flow(1), Owner::Found, 5, &mut Vec::new());
+            }
+            let led_to = hear(&mut engine, now, master, 1, end(1, true));
+            let is_cut = |action: &Action| matches!(action, Action::Update(Flow { timeout: 60, .. }));
+            assert_eq!((led_to.iter().any(is_cut), engine.counters.cut), (is_written, 1));
         }
     }
 

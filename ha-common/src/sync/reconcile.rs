@@ -71,6 +71,11 @@ impl Dump {
         }
     }
 
+    /// A line of a dump that runs may be older than what an event has just told of: another dump says what is there.
+    pub fn read_again_if_running(&mut self) {
+        self.wanted |= self.is_running();
+    }
+
     pub fn on_role(&mut self, role: Role) {
         if role == Role::Master && core::mem::take(&mut self.wanted_as_master) {
             self.wanted = true;
@@ -156,6 +161,10 @@ impl Engine {
         seen.complete_with(&told);
         let same = is_same_state(&told, &seen);
         let owner = entry.owner();
+        if owner == Owner::Local && !same && entry.flags.has(Flags::OUTDATED) {
+            // The kernel has refused to update it and is asked again: that it has an earlier state is no news.
+            return;
+        }
         self.table.set_absent(slot, false);
         let authority = match owner {
             Owner::Peer(peer) => self.is_up(peer),
@@ -241,5 +250,53 @@ impl Engine {
         let Some(judge) = self.peers.iter().find(|peer| judged(peer)).map(|peer| peer.id) else { return false };
         self.purge(now, judge, true, Scope::Found, out);
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::config;
+    use super::super::table::tests::flow;
+    use super::super::{Input, Mode};
+    use super::*;
+
+    const NOW: Instant = Instant(1_000_000_000);
+
+    fn engine() -> Engine {
+        let mut engine = Engine::new(config(Mode::Ftfw), 1);
+        engine.peers[0].up = true;
+        engine.peers.iter_mut().for_each(|peer| peer.heard = NOW);
+        engine
+    }
+
+    /// The begin of a connection was not heard, and it ends while a dump runs whose line of it still waits. The line is believed,
+    /// so the table is read again.
+    #[test]
+    fn an_end_amid_a_dump_of_what_was_not_heard_of_is_found() {
+        let (mut engine, mut out) = (engine(), Vec::new());
+        engine.on_changed(NOW, &Flow { id: 7, ..flow(1) }, &mut out);
+        engine.handle(NOW, Input::Role(Role::Master), &mut out);
+        assert!(out.contains(&Action::Dump));
+        engine.on_destroyed(NOW, &flow(1).key, 9, &mut out);
+        engine.on_dumped(NOW, &Flow { id: 9, mark: 2, ..flow(1) }, &mut out);
+        out.clear();
+        engine.handle(NOW, Input::DumpEnd { complete: true }, &mut out);
+        engine.handle(Instant(NOW.0 + 300_000_000), Input::Timer, &mut out);
+        assert!(out.contains(&Action::Dump));
+        engine.handle(Instant(NOW.0 + 300_000_000), Input::DumpEnd { complete: true }, &mut out);
+        assert_eq!(engine.standing(&flow(1).key), None);
+    }
+
+    /// The same where the end of the tuple's former use is still remembered: the line is not believed.
+    #[test]
+    fn an_end_amid_a_dump_counts_beside_a_former_one() {
+        let (mut engine, mut out) = (engine(), Vec::new());
+        engine.on_changed(NOW, &Flow { id: 7, ..flow(1) }, &mut out);
+        engine.on_destroyed(NOW, &flow(1).key, 7, &mut out);
+        assert_eq!(engine.stats().tombstones, 1);
+        engine.handle(NOW, Input::Role(Role::Master), &mut out);
+        engine.on_destroyed(NOW, &flow(1).key, 9, &mut out);
+        engine.on_dumped(NOW, &Flow { id: 9, mark: 2, ..flow(1) }, &mut out);
+        assert_eq!(engine.standing(&flow(1).key), None);
     }
 }

@@ -74,3 +74,22 @@ fn a_master_creates_what_is_nobodys() {
     engine.handle(BEGIN, Input::Role(Role::Master), &mut out);
     assert_eq!(creations(&out), 1);
 }
+
+/// An update was refused, this node becomes master, and its table is read: that the kernel has the earlier state does not make
+/// it the newest. It is updated again.
+#[test]
+fn an_earlier_state_is_no_news_to_a_dump() {
+    let mut engine = engine();
+    engine.handle(BEGIN, Input::DumpEnd { complete: true }, &mut Vec::new());
+    hear(&mut engine, upsert());
+    hear(&mut engine, Kind::Upsert(encode::flow_message(&Flow { mark: 2, ..flow(1) }, 6, false)));
+    for role in [Role::Backup, Role::Master] {
+        engine.handle(BEGIN, Input::Role(role), &mut Vec::new());
+        engine.on_write_failed(BEGIN, &flow(1).key, WriteKind::Update, ENOMEM, &mut Vec::new());
+    }
+    engine.on_dumped(BEGIN, &flow(1), &mut Vec::new());
+    assert!(engine.flows(20).all(|(flow, _)| flow.mark == 2));
+    let mut out = Vec::new();
+    engine.run_retries(Instant(2 * BEGIN.0 + 1), &mut out);
+    assert!(matches!(out[..], [Action::Update(Flow { mark: 2, .. })]), "{out:?}");
+}

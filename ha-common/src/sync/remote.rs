@@ -322,12 +322,12 @@ impl Engine {
         }
     }
 
-    /// The peer's transfer names this flow.
+    /// The peer's transfer names this flow. Of another peer's it says nothing: each counts its own.
     fn name_in_epoch(&mut self, origin: Origin, slot: Slot) {
         let current = self.peers.get(usize::from(origin.peer.0)).map(|peer| peer.inbox.epoch);
         // Where transfers follow each other, a late frame of the last one names the flow as well.
         if (current == Some(origin.epoch) || self.mode == Mode::Alarm)
-            && let Some(entry) = self.table.get_mut(slot)
+            && let Some(entry) = self.table.get_mut(slot).filter(|entry| entry.is_owned_by(origin.peer))
         {
             entry.epoch = origin.epoch as u16;
         }

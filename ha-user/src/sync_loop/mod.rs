@@ -294,6 +294,11 @@ impl SyncLoop {
                     Role::Init | Role::Backup | Role::Fault => Conflict::Replace,
                 });
                 self.engine.handle(now, Input::Role(role), &mut self.actions);
+                // What was ordered for the former master, and is not done, meets what packets do here from now on: a deletion ends
+                // a connection that has begun anew, a creation outlives one, and no event tells.
+                if role == Role::Master && self.writing.is_busy() {
+                    self.engine.handle(now, Input::Reread, &mut self.actions);
+                }
             }
             SyncRequest::Flush => {
                 // What the kernel has told already belongs to it.
