@@ -194,6 +194,7 @@ impl Engine {
             self.judgement_done();
             self.adopt_all(now, out);
             self.clock = self.clock.saturating_add(MASTERSHIP);
+            self.mastership = self.clock;
             let recent = self.transfer_classes();
             for peer in self.peers.iter_mut().filter(|peer| peer.up) {
                 peer.start_bulk(true, &self.table, recent);
