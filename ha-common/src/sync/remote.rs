@@ -308,6 +308,7 @@ impl Engine {
             entry.dump = generation;
             entry.flags.clear(Flags::LIVE_HERE);
             entry.flags.clear(Flags::HANDOVER);
+            entry.flags.clear(Flags::GIVEN);
             entry.flags.clear(Flags::CUT);
             entry.flags.clear(Flags::FIXED_TIMEOUT);
             if entry.status() & status::FIXED_TIMEOUT != 0 {
