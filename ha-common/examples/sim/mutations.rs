@@ -361,6 +361,13 @@ pub const ALL: &[Mutation] = &[
         "            self.pair.blind_until = None;",
         "a stopped node takes over on adverts that waited",
     ),
+    bug(
+        "gift-judged-early",
+        "sync/purge.rs",
+        "is_unnamed && (judge.by_master || !entry.flags.has(Flags::GIVEN))",
+        "is_unnamed",
+        "what a former master gave away is nobody's, and any word of it counts",
+    ),
 ];
 
 /// Where a mutation's text begins in its file.

@@ -19,7 +19,7 @@ use std::time::Duration;
 /// Rounds of actions per call; more wait for the next wake-up.
 const ROUNDS_MAX: usize = 4;
 /// Events and datagrams are gathered for so long.
-const WAKE_GAP: Duration = Duration::from_micros(500);
+const WAKE_GAP: Duration = Duration::from_millis(1);
 /// Lines of a dump that come at once.
 const DUMP_LINES: usize = 64;
 const REQUESTS_PER_WAKE: usize = 16;

@@ -65,6 +65,8 @@ pub struct Engine {
     pub(super) role: Role,
     /// Lamport clock: never behind any version seen.
     pub(super) clock: u64,
+    /// What it showed when this node last became master: later versions are of this mastership.
+    pub(super) mastership: u64,
     pub(super) table: Table,
     pub(super) peers: Vec<Peer>,
     pub(super) dump: Dump,
@@ -113,6 +115,7 @@ impl Engine {
             seed,
             role: Role::Init,
             clock: 0,
+            mastership: 0,
             table: Table::new(seed, digest_key(&config.cluster), peers.len(), config.flows_max),
             peers,
             dump: Dump::new(),

@@ -43,6 +43,8 @@ impl Flags {
     pub const OUTDATED: Flags = Flags(512);
     /// It waits to be tried again.
     pub const RETRIED: Flags = Flags(1024);
+    /// Given away at a demotion, and named by nobody since: of what packets did to it before, events may have been lost.
+    pub const GIVEN: Flags = Flags(2048);
 
     pub fn has(self, flag: Flags) -> bool {
         self.0 & flag.0 != 0

@@ -5,6 +5,7 @@ use super::modes::Mode;
 use super::peer::bit;
 use super::prove::Prover;
 use super::session::{Greeting, role_value};
+use super::table::Flags;
 use super::{Action, Event, LinkId};
 use crate::proto;
 use crate::reason::DropReason;
@@ -173,6 +174,7 @@ impl Engine {
                 // Its clock began anew as well: any word of the new session is newer. So did its transfers: an epoch of
                 // the old session must not pass for one of the new.
                 entry.epoch = 0;
+                entry.flags.clear(Flags::GIVEN);
                 self.table.set_version(slot, 0);
             }
         }

@@ -4,7 +4,7 @@ use super::engine::Engine;
 use super::flow::{Flow, FlowKey};
 use super::outbox::Stamp;
 use super::remote::{absent, is_same_state};
-use super::table::{Flags, Owner, Slot};
+use super::table::{Entry, Flags, Owner, Slot};
 use super::{Action, Event, PeerId, WriteKind};
 use crate::role::Role;
 use crate::time::Instant;
@@ -203,6 +203,7 @@ impl Engine {
             self.judgement_done();
             self.adopt_all(now, out);
             self.clock = self.clock.saturating_add(MASTERSHIP);
+            self.mastership = self.clock;
             let recent = self.transfer_classes();
             for peer in self.peers.iter_mut().filter(|peer| peer.up) {
                 peer.start_bulk(true, &self.table, recent);
@@ -224,8 +225,13 @@ impl Engine {
             let Some(entry) = self.table.get_mut(slot).filter(|entry| entry.is_live()) else { continue };
             entry.flags.clear(Flags::LIVE_HERE);
             entry.flags.clear(Flags::HANDOVER);
+            let has_ended = [Flags::GIVEN, Flags::ABSENT].iter().all(|flag| entry.flags.has(*flag));
+            let has_ended = has_ended && !entry.flags.has(Flags::RETRIED);
+            entry.flags.clear(Flags::GIVEN);
             entry.flags.clear(Flags::CUT);
             match entry.owner() {
+                // In an earlier mastership, and nobody has named it since.
+                Owner::Peer(_) if has_ended => self.forget(slot),
                 Owner::Local => {}
                 Owner::Found => {
                     self.table.claim(slot, Owner::Local, version);
@@ -262,7 +268,10 @@ impl Engine {
         let sending = !state.outbox.bulk.is_done();
         let epoch = state.inbox.epoch as u16;
         for slot in 0..self.table.slots() {
-            let Some(entry) = self.table.get_mut(slot).filter(|entry| entry.is_local()) else { continue };
+            // What was given to another is the master's as well, unless that one has named it.
+            let is_given = |entry: &Entry| entry.flags.has(Flags::GIVEN) && entry.is_live() && !entry.is_owned_by(peer);
+            let is_mine = |entry: &&mut Entry| entry.is_local() || is_given(entry);
+            let Some(entry) = self.table.get_mut(slot).filter(is_mine) else { continue };
             if entry.flags.has(Flags::LIVE_HERE) {
                 continue;
             }
@@ -270,6 +279,7 @@ impl Engine {
             if version.is_none() {
                 // A transfer that began before this moment does not judge it.
                 entry.epoch = epoch;
+                entry.flags.set(Flags::GIVEN);
                 entry.flags.clear(Flags::HANDOVER);
                 if sending {
                     entry.flags.set(Flags::HANDOVER);

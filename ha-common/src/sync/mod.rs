@@ -19,6 +19,8 @@ pub mod filter;
 mod fixture;
 pub mod flow;
 mod frame_size;
+#[cfg(test)]
+mod given_tests;
 mod health;
 mod hearing;
 mod inbox;

@@ -106,6 +106,7 @@ impl Engine {
                     self.table.set_owner(slot, Owner::Found);
                     if let Some(entry) = self.table.get_mut(slot) {
                         entry.flags.clear(Flags::HANDOVER);
+                        entry.flags.clear(Flags::GIVEN);
                     }
                     self.orphans_due = self.orphans_due.or(Some(now + ORPHAN_AGE));
                 }
@@ -139,7 +140,8 @@ impl Engine {
             // No transfer of a whole cache timeout has named it.
             (Owner::Found, Scope::Refresh) => self.role != Role::Master && judge.horizon.is_some(),
             (Owner::Found, Scope::Buckets(_)) | (Owner::Peer(_), Scope::Found) => false,
-            (Owner::Peer(_), Scope::All) => is_unnamed,
+            // What waits in a socket while this node stands still was built before the peer heard that the flow is its own.
+            (Owner::Peer(_), Scope::All) => is_unnamed && (judge.by_master || !entry.flags.has(Flags::GIVEN)),
             (Owner::Peer(_), Scope::Buckets(buckets)) => is_unnamed && buckets.contains(self.table.bucket(entry)),
             (Owner::Peer(_), Scope::Refresh) => is_old(),
         };

@@ -271,6 +271,20 @@ fn tcp_states_are_not_set_back() {
     assert!(matches!(&another[..], [Action::Delete { .. }, Action::Create(_)]), "{another:?}");
 }
 
+/// A master insists on nothing that only an earlier mastership had traffic of: it may have ended unheard, and another node, which
+/// was master meanwhile, tells of the next connection with the tuple.
+#[test]
+fn a_new_mastership_insists_on_nothing_older() {
+    let mut engine = Engine::new(config(Mode::Ftfw), 1);
+    handle(&mut engine, BEGIN, Input::Role(Role::Master));
+    handle(&mut engine, BEGIN, Input::Changed(&tcp(3)));
+    handle(&mut engine, BEGIN, Input::Role(Role::Backup));
+    handle(&mut engine, BEGIN, Input::Role(Role::Master));
+    let begun = hear(&mut engine, BEGIN, &[(&tcp(1), 1 << 40)]);
+    assert!(matches!(&begun[..], [Action::Delete { .. }, Action::Create(_)]), "{begun:?}");
+    assert_eq!(engine.stats().regressions_ignored, 0);
+}
+
 /// A backup had traffic of a session, and hears of an earlier state, from a node that it may not know for the master yet: packets
 /// have begun another connection with the tuple there, and the backup does not insist on what is over.
 #[test]

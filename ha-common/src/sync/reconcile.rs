@@ -5,10 +5,11 @@
 
 use super::engine::Engine;
 use super::flow::Flow;
+use super::outbox::Stamp;
 use super::peer::Peer;
 use super::purge::Scope;
 use super::remote::is_same_state;
-use super::table::{Flags, Owner, Slot};
+use super::table::{Entry, Flags, Owner, Slot};
 use super::{Action, Event};
 use crate::role::Role;
 use crate::time::Instant;
@@ -165,8 +166,11 @@ impl Engine {
             // The kernel has refused to update it and is asked again: that it has an earlier state is no news.
             return;
         }
+        let is_remains = entry.flags.has(Flags::GIVEN) && !entry.is_lacking();
         self.table.set_absent(slot, false);
         let authority = match owner {
+            // Packets did it when this node was master, and their events were lost: only the heir's own word is newer.
+            Owner::Peer(_) if is_remains => false,
             Owner::Peer(peer) => self.is_up(peer),
             Owner::Local | Owner::Found => false,
         };
@@ -176,8 +180,23 @@ impl Engine {
             (Owner::Peer(_), _) if same => {}
             // What this kernel has is an old or failed write: the peer knows better.
             (Owner::Peer(_), _) if authority => self.create(now, slot, out),
+            (Owner::Peer(_), Some(entry)) if is_remains => {
+                entry.set_flow(&seen);
+                let version = entry.version().saturating_add(1);
+                self.give_later(now, slot, version);
+            }
             (Owner::Peer(_) | Owner::Found, Some(entry)) => entry.set_flow(&seen),
             (Owner::Peer(_) | Owner::Found, None) => {}
+        }
+    }
+
+    /// A gift in a later state than was given: newer than that, and older than anything the heir has changed as master.
+    fn give_later(&mut self, now: Instant, slot: Slot, version: u64) {
+        self.clock = self.clock.max(version);
+        self.table.set_version(slot, version);
+        let Some(Owner::Peer(heir)) = self.table.get(slot).map(Entry::owner) else { return };
+        if let Some(state) = self.peers.get_mut(usize::from(heir.0)).filter(|state| state.up) {
+            state.outbox.mark(&mut self.table, slot, Stamp::at(now));
         }
     }
 
@@ -234,8 +253,11 @@ impl Engine {
                 self.entomb_local(now, slot);
             }
             Owner::Peer(peer) if self.is_up(peer) && !self.is_over(now, entry) => {
-                if !entry.flags.has(Flags::ABSENT) {
-                    self.restore(now, slot, peer, out);
+                match (entry.flags.has(Flags::ABSENT), entry.flags.has(Flags::GIVEN)) {
+                    (true, _) => {}
+                    (false, false) => self.restore(now, slot, peer, out),
+                    // It ended when this node was master, and that event was lost, unless the heir names it.
+                    (false, true) => self.table.set_absent(slot, true),
                 }
             }
             Owner::Peer(_) | Owner::Found => self.forget(slot),

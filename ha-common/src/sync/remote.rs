@@ -162,9 +162,8 @@ impl Engine {
         if self.role != Role::Master {
             return false;
         }
-        // What is left from a time as master has none any more.
-        let has_traffic =
-            |entry: &&Entry| entry.is_local() && (self.role == Role::Master || entry.flags.has(Flags::LIVE_HERE));
+        // What was only taken over, or is left from an earlier mastership, may be over: then another connection uses the tuple.
+        let has_traffic = |entry: &&Entry| entry.is_local() && entry.version() > self.mastership;
         let Some(entry) = self.table.get(slot).filter(has_traffic) else { return false };
         let old = entry.flow();
         is_tcp_set_back(&old, told) && !is_reopened(&old, told)
@@ -309,6 +308,7 @@ impl Engine {
             entry.dump = generation;
             entry.flags.clear(Flags::LIVE_HERE);
             entry.flags.clear(Flags::HANDOVER);
+            entry.flags.clear(Flags::GIVEN);
             entry.flags.clear(Flags::CUT);
             entry.flags.clear(Flags::FIXED_TIMEOUT);
             if entry.status() & status::FIXED_TIMEOUT != 0 {

@@ -1,0 +1,113 @@
+//! What a former master has given away, and nobody has named since.
+
+use super::engine::Engine;
+use super::fixture::config;
+use super::flow::Flow;
+use super::table::tests::flow;
+use super::table::{Flags, Owner, Slot};
+use super::{Action, Input, Mode, PeerId, encode};
+use crate::proto::{self, change::Kind};
+use crate::role::Role;
+use crate::time::Instant;
+use core::time::Duration;
+
+const NOW: Instant = Instant(1_000_000_000);
+
+fn handle(engine: &mut Engine, now: Instant, input: Input<'_>) -> Vec<Action> {
+    let mut out = Vec::new();
+    engine.handle(now, input, &mut out);
+    out.retain(|action| matches!(action, Action::Create(_) | Action::Update(_) | Action::Delete { .. }));
+    out
+}
+
+/// A change in a frame of this transfer of a peer.
+fn hear(engine: &mut Engine, peer: PeerId, epoch: u32, kind: Kind) -> Vec<Action> {
+    let data = proto::Data { epoch, changes: vec![proto::Change { kind: Some(kind) }], ..proto::Data::default() };
+    engine.peers[usize::from(peer.0)].inbox.epoch = epoch;
+    let mut out = Vec::new();
+    engine.on_data(NOW, peer, 1, &data, &mut out);
+    out.retain(|action| matches!(action, Action::Create(_) | Action::Update(_) | Action::Delete { .. }));
+    out
+}
+
+fn end(epoch: u32, master: bool) -> Kind {
+    Kind::BulkEnd(proto::BulkEnd { epoch, answers: 1, master, ..proto::BulkEnd::default() })
+}
+
+/// A master whose table was read, with one flow; then it is a backup.
+fn former_master() -> (Engine, Slot) {
+    let mut engine = Engine::new(config(Mode::Ftfw), 1);
+    for peer in &mut engine.peers {
+        (peer.up, peer.heard, peer.inbox.epoch) = (true, Instant(u64::MAX), 1);
+    }
+    handle(&mut engine, NOW, Input::Timer);
+    handle(&mut engine, NOW, Input::DumpEnd { complete: true });
+    handle(&mut engine, NOW, Input::Role(Role::Master));
+    handle(&mut engine, NOW, Input::Changed(&Flow { id: 7, ..flow(1) }));
+    handle(&mut engine, NOW, Input::Role(Role::Backup));
+    // Everything was sent.
+    let slot = engine.table.find(&flow(1).key).unwrap();
+    let entry = engine.table.get_mut(slot).unwrap();
+    entry.dirty = 0;
+    entry.flags.clear(Flags::HANDOVER);
+    engine.peers.iter_mut().for_each(|peer| peer.outbox.bulk.stop());
+    (engine, slot)
+}
+
+/// A transfer that a backup has built before it heard of the gift, and that waited while this node stood still, does not make the
+/// flow nobody's, so that the state that was given stays the newest; the heir's own transfer as master ends it.
+#[test]
+fn an_earlier_transfer_judges_no_gift() {
+    let heir = PeerId(0);
+    let (mut engine, slot) = former_master();
+    assert_eq!(hear(&mut engine, heir, 2, end(2, false)), []);
+    assert!(engine.table.get(slot).unwrap().is_owned_by(heir));
+    let older = encode::flow_message(&Flow { mark: 5, ..flow(1) }, 0, false);
+    assert_eq!(hear(&mut engine, heir, 3, Kind::Upsert(older)), []);
+    assert!(matches!(hear(&mut engine, heir, 4, end(4, true))[..], [Action::Delete { .. }]));
+}
+
+/// The flow was given to one of two backups, and the other one becomes master: it is that one's then.
+#[test]
+fn a_gift_is_the_masters() {
+    let [heir, other] = [PeerId(0), PeerId(1)];
+    let (mut engine, slot) = former_master();
+    assert!(engine.table.get(slot).unwrap().is_owned_by(heir));
+    engine.hand_over(NOW, other, None);
+    assert!(engine.table.get(slot).unwrap().is_owned_by(other));
+    // What its owner has named stays its own.
+    let version = engine.table.get(slot).unwrap().version();
+    hear(&mut engine, other, 2, Kind::Upsert(encode::flow_message(&flow(1), version, false)));
+    engine.hand_over(NOW, heir, None);
+    assert_eq!(engine.table.get(slot).unwrap().owner(), Owner::Peer(other));
+}
+
+/// Events of the last moments as master were lost, and the table is read after it: what it shows is left as it is and given
+/// to the heir, and what it lacks is not made anew, unless the heir has told of the flow meanwhile.
+#[test]
+fn a_late_dump_shows_what_the_master_did() {
+    for is_named in [false, true] {
+        for line in [Some(Flow { mark: 9, id: 7, ..flow(1) }), None] {
+            let (mut engine, slot) = former_master();
+            if is_named {
+                let version = engine.table.get(slot).unwrap().version();
+                hear(&mut engine, PeerId(0), 2, Kind::Upsert(encode::flow_message(&flow(1), version, false)));
+            }
+            handle(&mut engine, NOW, Input::DumpBegin);
+            let mut written = Vec::new();
+            if let Some(line) = &line {
+                written.extend(handle(&mut engine, NOW, Input::Dumped(line)));
+                let gifts = engine.peers[0].outbox.backlog_flows();
+                assert_eq!(gifts, u64::from(!is_named));
+            }
+            written.extend(handle(&mut engine, NOW, Input::DumpEnd { complete: true }));
+            written.extend(handle(&mut engine, NOW + Duration::from_millis(50), Input::Timer));
+            assert_eq!(written.len(), usize::from(is_named), "{line:?}: {written:?}");
+            if !is_named {
+                assert_eq!(handle(&mut engine, NOW, Input::Role(Role::Master)), []);
+                let known = engine.table.find(&flow(1).key).and_then(|slot| engine.table.get(slot));
+                assert_eq!(known.map(|entry| entry.flow().mark), line.map(|line| line.mark));
+            }
+        }
+    }
+}
