@@ -140,6 +140,11 @@ impl Engine {
         let Some(slot) = self.table.find(&flow.key) else { return self.on_dumped_unknown(now, flow, out) };
         let Some(entry) = self.table.get_mut(slot) else { return };
         if entry.dump == generation {
+            // Nobody's flow was deleted, and the kernel has another one by now, of whose begin no event told: the next dump lists it.
+            if entry.is_tombstone() && entry.owner() == Owner::Found && entry.id != 0 && entry.id != flow.id {
+                self.dump.wanted = true;
+                return;
+            }
             // A peer has ended it before this line told that the kernel has it. On a master it may be a newer connection, whose
             // event was lost: the next dump tells, when what is to be deleted is gone.
             match (entry.is_tombstone() && matches!(entry.owner(), Owner::Peer(_)), self.role) {
