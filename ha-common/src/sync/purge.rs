@@ -80,7 +80,8 @@ impl Engine {
         let Some(state) = self.peers.get(usize::from(peer.0)) else { return 0 };
         let horizon = state.inbox.rounds.horizon(now);
         let judge = Judge { peer, by_master, epoch: state.inbox.epoch as u16, horizon };
-        let handing_over = !state.outbox.bulk.is_done();
+        // A repair begins when everything was offered.
+        let handing_over = !state.outbox.bulk.is_done() && !state.outbox.bulk.is_repair();
         let bit = super::peer::bit(peer);
         let mut purged = 0;
         for slot in 0..self.table.slots() {
