@@ -326,4 +326,19 @@ mod tests {
         engine.on_dumped(NOW, &Flow { id: 9, mark: 2, ..flow(1) }, &mut out);
         assert_eq!(engine.standing(&flow(1).key), None);
     }
+
+    /// Nobody's flow is let go while a dump runs. A line that lists it tells nothing; one of another flow with the tuple has the table
+    /// read again.
+    #[test]
+    fn another_flow_in_the_place_of_nobodys_is_looked_for() {
+        for id in [7, 9] {
+            let mut engine = engine();
+            engine.insert(&Flow { id: 7, ..flow(1) }, Owner::Found, 5, &mut Vec::new());
+            engine.on_dump_begin(NOW);
+            engine.forget(0);
+            engine.dump.wanted = false;
+            engine.on_dumped(NOW, &Flow { id, ..flow(1) }, &mut Vec::new());
+            assert_eq!((engine.dump.wanted, engine.standing(&flow(1).key)), (id == 9, None));
+        }
+    }
 }
