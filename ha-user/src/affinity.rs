@@ -59,7 +59,7 @@ mod tests {
             let left = sched_getaffinity(None).unwrap();
             let expected = if allowed.count() > 1 { allowed.count() - 1 } else { 1 };
             assert_eq!(left.count(), expected);
-            assert_eq!(reserved(&allowed).is_some_and(|cpu| left.is_set(cpu)), false);
+            assert!(!reserved(&allowed).is_some_and(|cpu| left.is_set(cpu)));
         })
         .join()
         .unwrap();
