@@ -117,7 +117,10 @@ pub fn attach(
             Ok(adopted) => return Ok(adopted),
             Err(reason) => {
                 tracing::warn!(interface = %plan.name, reason, "the program of the process before is removed");
+                // The end of the last descriptor detaches at once; the end of the last pin, in the background.
+                let held = pins.link(device.ifindex);
                 pins.remove_link(device.ifindex);
+                drop(held);
                 place.was_taken = true;
             }
         }
