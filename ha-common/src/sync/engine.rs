@@ -143,10 +143,10 @@ impl Engine {
 
     /// Takes one input and appends what is to be done, in order. Total: never blocks, never panics.
     ///
-    /// Inputs that come in thousands are only taken note of: what is due after them is done with the next
-    /// [`Input::Timer`], for which [`Engine::poll_at`] then asks at once.
+    /// Inputs that come in thousands are only taken note of, and so is what comes with them: what is due after them is done with
+    /// the next [`Input::Timer`], for which [`Engine::poll_at`] then asks at once.
     pub fn handle(&mut self, now: Instant, input: Input<'_>, out: &mut Vec<Action>) {
-        let comes_in_thousands = match input {
+        let is_only_noted = match input {
             Input::Datagram { .. }
             | Input::Changed(_)
             | Input::Destroyed { .. }
@@ -156,9 +156,10 @@ impl Engine {
             | Input::DumpedExpectation { .. }
             | Input::Expected { .. }
             | Input::ExpectationGone { .. }
-            | Input::Fetched { .. } => true,
+            | Input::Fetched { .. }
+            // Heard between events: changes of role that wait behind them are to be known before the peers are told anything.
+            | Input::EventsLost => true,
             Input::Timer
-            | Input::EventsLost
             | Input::DumpBegin
             | Input::DumpEnd { .. }
             | Input::WriteFailed { .. }
@@ -198,7 +199,7 @@ impl Engine {
             Input::Reread => self.on_reread(),
             Input::Keys(keys) => self.on_keys(keys),
         }
-        if !comes_in_thousands {
+        if !is_only_noted {
             self.run(now, out);
         }
     }

@@ -314,6 +314,19 @@ mod tests {
         assert_eq!(engine.standing(&flow(1).key), None);
     }
 
+    /// A master stood still. That events were lost is heard before the end of its mastership, which waits as well: no peer is told
+    /// before that it is master.
+    #[test]
+    fn no_peer_is_told_anything_when_events_were_lost() {
+        let (mut engine, mut out) = (engine(), Vec::new());
+        engine.handle(NOW, Input::Role(Role::Master), &mut out);
+        let later = Instant(NOW.0 + 2_000_000_000);
+        out.clear();
+        engine.handle(later, Input::EventsLost, &mut out);
+        assert_eq!(out, [Action::Event(Event::EventsLost)]);
+        assert!(engine.poll_at().is_some_and(|at| at <= later));
+    }
+
     /// The same where the end of the tuple's former use is still remembered: the line is not believed.
     #[test]
     fn an_end_amid_a_dump_counts_beside_a_former_one() {
