@@ -332,7 +332,7 @@ impl SyncLoop {
             let actions = std::mem::take(&mut self.actions);
             let mut writes = Vec::new();
             for action in actions {
-                self.sort(action, &mut writes, effects);
+                self.sort(now, action, &mut writes, effects);
             }
             self.with_reports(now, kernel, effects, |writing, kernel, done| {
                 writing.submit(now, &mut writes, kernel, done);
@@ -358,20 +358,11 @@ impl SyncLoop {
         self.actions_most = self.actions_most.max(self.actions.len() - before);
     }
 
-    fn sort(&mut self, action: Action, writes: &mut Vec<Write>, effects: &mut Effects) {
+    fn sort(&mut self, now: Instant, action: Action, writes: &mut Vec<Write>, effects: &mut Effects) {
         match action {
-            Action::Create(flow) => {
-                self.admission.written(&flow.key);
-                writes.push(Write::Create(flow));
-            }
-            Action::Update(flow) => {
-                self.admission.written(&flow.key);
-                writes.push(Write::Update(flow));
-            }
-            Action::Delete { key, id } => {
-                self.admission.written(&key);
-                writes.push(Write::Delete { key, id });
-            }
+            Action::Create(flow) => self.write(now, flow.key, Write::Create(flow), writes),
+            Action::Update(flow) => self.write(now, flow.key, Write::Update(flow), writes),
+            Action::Delete { key, id } => self.write(now, key, Write::Delete { key, id }, writes),
             Action::Relax(_) => writes.push(Write::Relax),
             Action::Fetch(key) => writes.push(Write::Fetch(key)),
             Action::Expect { .. } | Action::Unexpect { .. } => panic!("no flow of the simulation has a helper"),
@@ -384,6 +375,13 @@ impl SyncLoop {
                 }
                 effects.events.push(event);
             }
+        }
+    }
+
+    fn write(&mut self, now: Instant, key: FlowKey, write: Write, writes: &mut Vec<Write>) {
+        let Self { admission, engine, actions, .. } = self;
+        if admission.may_write(now, &key, engine, actions) {
+            writes.push(write);
         }
     }
 

@@ -9,6 +9,7 @@ use crate::mailbox::PostError;
 use crate::peer::Outgoing;
 use crate::request::ControlRequest;
 use ha_common::role::SyncHealth;
+use ha_common::sync::flow::FlowKey;
 use ha_common::sync::{Action, Event, Input, PeerId, WriteKind};
 use ha_common::wire::frame::{Header, Kind};
 use std::collections::VecDeque;
@@ -85,18 +86,9 @@ impl SyncLoop {
 
     fn sort(&mut self, action: Action) {
         match action {
-            Action::Create(flow) => {
-                self.admission.written(&flow.key);
-                self.pending.writes.push(Write::Create(flow));
-            }
-            Action::Update(flow) => {
-                self.admission.written(&flow.key);
-                self.pending.writes.push(Write::Update(flow));
-            }
-            Action::Delete { key, id } => {
-                self.admission.written(&key);
-                self.pending.writes.push(Write::Delete { key, id });
-            }
+            Action::Create(flow) => self.order(flow.key, Write::Create(flow)),
+            Action::Update(flow) => self.order(flow.key, Write::Update(flow)),
+            Action::Delete { key, id } => self.order(key, Write::Delete { key, id }),
             Action::Send { peer, links, datagram } => {
                 self.pending.datagrams.push(Outgoing { peer: usize::from(peer.0), links, bytes: datagram });
             }
@@ -117,6 +109,13 @@ impl SyncLoop {
                 }
                 self.log(event);
             }
+        }
+    }
+
+    fn order(&mut self, key: FlowKey, write: Write) {
+        let Self { admission, engine, actions, pending, .. } = self;
+        if admission.may_write(clock::now(), &key, engine, actions) {
+            pending.writes.push(write);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::young::Young;
 use super::{Filter, FilterReason};
+use crate::role::Role;
 use crate::sync::flow::{Flow, FlowKey, Tuple};
 use crate::sync::{Action, Engine, Input, Standing};
 use crate::time::Instant;
@@ -96,11 +97,17 @@ impl Admission {
         }
     }
 
-    /// This node writes or deletes a peer's flow: one that waits under the same key is not what the kernel has any more, and no
-    /// event will say so.
-    pub fn written(&mut self, key: &FlowKey) {
-        if self.young.len() > 0 {
-            self.young.remove(key, 0);
+    /// The engine wants a flow written or deleted as a peer has told; whether that is to be done. One that waits under the same key
+    /// is not what the kernel has afterwards, and no event will say so. But at a master, whose packets made it, it is newer than
+    /// what any peer knows: the engine hears of it instead.
+    pub fn may_write(&mut self, now: Instant, key: &FlowKey, engine: &mut Engine, out: &mut Vec<Action>) -> bool {
+        let waiting = if self.young.len() > 0 { self.young.take(key) } else { None };
+        match (waiting, engine.role) {
+            (Some(flow), Role::Master) => {
+                self.grown(now, &flow, engine, out);
+                false
+            }
+            (Some(_), Role::Init | Role::Backup | Role::Fault) | (None, _) => true,
         }
     }
 

@@ -69,6 +69,11 @@ impl Young {
         !is_other && self.flows.remove(key).is_some()
     }
 
+    /// The flow that waits under this key.
+    pub fn take(&mut self, key: &FlowKey) -> Option<Flow> {
+        self.flows.remove(key).map(|waiting| waiting.flow)
+    }
+
     /// The next flow that is old enough.
     pub fn pop(&mut self, now: Instant) -> Option<Flow> {
         self.pop_if(|place| place.due <= now)
