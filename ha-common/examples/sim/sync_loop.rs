@@ -56,6 +56,8 @@ pub struct Outgoing {
 pub struct Effects {
     pub datagrams: Vec<Outgoing>,
     pub health: Option<SyncHealth>,
+    /// The kernel's table has been read, from this time on.
+    pub table_read: Option<Instant>,
     pub key_in_use: Option<u8>,
     pub events: Vec<sync::Event>,
     pub applied: Vec<Applied>,
@@ -73,6 +75,7 @@ pub struct SyncLoop {
     pub mailbox: VecDeque<Request>,
     pub inbox: VecDeque<Datagram>,
     dump: Option<(Number, Instant)>,
+    dump_begun: Instant,
     /// A dump is to begin when so many writes are done.
     dump_after: Option<u64>,
     dump_pause: Duration,
@@ -130,6 +133,7 @@ impl SyncLoop {
             mailbox: VecDeque::new(),
             inbox: VecDeque::new(),
             dump: None,
+            dump_begun: now,
             dump_after: None,
             dump_pause: options.dump_pause,
             rereads: false,
@@ -167,7 +171,7 @@ impl SyncLoop {
         self.execute(now, kernel, effects);
         self.on_mailbox(now, kernel);
         self.execute(now, kernel, effects);
-        self.on_dump(now, kernel);
+        self.on_dump(now, kernel, effects);
         self.execute(now, kernel, effects);
         self.on_datagrams(now, effects);
         self.execute(now, kernel, effects);
@@ -264,7 +268,7 @@ impl SyncLoop {
         true
     }
 
-    fn on_dump(&mut self, now: Instant, kernel: &Conntrack) {
+    fn on_dump(&mut self, now: Instant, kernel: &Conntrack, effects: &mut Effects) {
         let Some((mut from, at)) = self.dump.filter(|(_, at)| *at <= now) else { return };
         let made: Vec<Flow> = self.lines.as_mut().map(std::mem::take).unwrap_or_default();
         made.iter().for_each(|flow| self.admission.dumped(now, flow, &mut self.engine, &mut self.actions));
@@ -274,6 +278,7 @@ impl SyncLoop {
                     break;
                 }
                 self.dump = None;
+                effects.table_read = Some(self.dump_begun);
                 return self.give(now, Input::DumpEnd { complete: true });
             };
             match &mut self.lines {
@@ -347,7 +352,7 @@ impl SyncLoop {
         if self.dump_after.is_some_and(|writes| writes <= self.writing.completed()) {
             (self.dump_after, self.rereads) = (None, false);
             self.give(now, Input::DumpBegin);
-            self.dump = Some((0, now));
+            (self.dump, self.dump_begun) = (Some((0, now)), now);
             self.lines.iter_mut().for_each(Vec::clear);
         }
     }

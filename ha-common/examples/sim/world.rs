@@ -290,6 +290,9 @@ impl World {
         }
         self.counts.hostile += effects.hostile_frames;
         self.written(node, &effects.applied);
+        if let Some(begun) = effects.table_read {
+            self.table_read(node, begun);
+        }
         for event in effects.events {
             self.count(event);
             if matches!(event, sync::Event::PeerUp { .. }) {

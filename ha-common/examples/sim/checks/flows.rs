@@ -1,9 +1,11 @@
 //! What is written into a kernel's table is never older than what it replaces, and never brings back what has ended.
 //!
 //! Every state of every session has a number of its own (the mark), and the later one the higher. So it can be told whether
-//! a write sets a flow back. That is right only if another node has the older state at that time, and its word counts
-//! (a new master says what is: docs/architecture.md, decisions 3 and 4); it is wrong when the state is a message that was late.
+//! a write sets a flow back. That is right only if another node has the older state at that time, or has not heard what became of
+//! it, and its word counts (a new master says what is: docs/architecture.md, decisions 3 and 4); it is wrong when the state is a
+//! message that was late.
 
+use super::record::{Held, Record};
 use crate::conntrack::{Applied, Number, number as number_of};
 use crate::timeline::Note;
 use crate::world::World;
@@ -11,13 +13,8 @@ use ha_common::election::PairTimes;
 use ha_common::sync::Mode;
 use ha_common::sync::flow::Flow;
 use ha_common::time::Instant;
-use std::collections::VecDeque;
 use std::time::Duration;
 
-/// States of one flow on one node that are remembered at most, and how long after they were replaced: a loop that has stood
-/// still reads then what its peer had said before, however much has happened since.
-const STATES_MAX: usize = 1000;
-const REMEMBERED: Duration = Duration::from_secs(20);
 /// What waits in a socket is read within this.
 const UNREAD: Duration = Duration::from_millis(5);
 /// What a peer had said so long before a loop stood still may be read after it: its kernel may have gone on without its daemon.
@@ -26,32 +23,6 @@ const BEFORE_STALL: Duration = Duration::from_millis(100);
 const ALONE: Duration = Duration::from_secs(1);
 /// After lost events the table is read within this: a pause between two readings, and the reading.
 const REREAD: Duration = Duration::from_secs(6);
-
-/// A state of a flow in a node's kernel.
-#[derive(Clone, Copy)]
-struct Held {
-    mark: u32,
-    /// Packets made it here; otherwise it was written for a peer.
-    is_own: bool,
-    /// Number of the event that told of it.
-    event: u64,
-    from: Instant,
-    /// `None`: it is there now.
-    until: Option<Instant>,
-}
-
-#[derive(Clone, Default)]
-struct Record {
-    held: VecDeque<Held>,
-    /// This node's engine knows that the flow has ended, up to the state of this mark: it was told as master, or has deleted
-    /// it. Zero: it knows of no end.
-    deleted: u32,
-    deleted_at: Instant,
-    /// When the kernel last ended it by itself, or an operator.
-    ended_at: Instant,
-    /// The number of the event that told of an end that this node's engine knows.
-    ended_event: u64,
-}
 
 pub struct Flows {
     /// By node and session.
@@ -81,7 +52,10 @@ impl Flows {
     /// Whatever that engine knew is forgotten.
     pub fn process_ended(&mut self, now: Instant, node: usize) {
         self.runs_since[node] = now;
-        self.records[node].iter_mut().for_each(|record| record.deleted = 0);
+        for record in &mut self.records[node] {
+            record.deleted = 0;
+            record.believe(now, None);
+        }
     }
 
     pub fn is_master(&mut self, now: Instant, node: usize) {
@@ -112,34 +86,15 @@ impl Flows {
         self.records[node][number as usize].held.back()?.until
     }
 
-    /// Did another node's kernel have this state at that time or later?
+    /// Did another node's kernel have this state at that time or later, or its engine, which has not heard what became of it?
     fn is_held_elsewhere(&self, node: usize, number: Number, mark: u32, since: Instant) -> bool {
         let others = self.records.iter().enumerate().filter(|(other, _)| *other != node);
-        let mut held = others.flat_map(|(_, records)| records[number as usize].held.iter());
-        held.any(|held| held.mark == mark && held.until.is_none_or(|until| until >= since))
-    }
-}
-
-impl Record {
-    fn close(&mut self, now: Instant) {
-        if let Some(last) = self.held.back_mut() {
-            last.until = last.until.or(Some(now));
-        }
-    }
-
-    fn delete(&mut self, now: Instant, last: u32) {
-        if last > self.deleted {
-            (self.deleted, self.deleted_at) = (last, now);
-        }
-    }
-
-    fn open(&mut self, now: Instant, mark: u32, event: Option<u64>) {
-        self.close(now);
-        let is_old = |held: &Held| held.until.is_some_and(|until| now.since(until) > REMEMBERED);
-        while self.held.len() >= STATES_MAX || self.held.front().is_some_and(is_old) {
-            self.held.pop_front();
-        }
-        self.held.push_back(Held { mark, is_own: event.is_some(), event: event.unwrap_or(0), from: now, until: None });
+        let mut records = others.map(|(_, records)| &records[number as usize]);
+        let is_it = |held: &Held| {
+            let is_believed = held.believed_until.is_some_and(|until| until >= since);
+            held.mark == mark && (held.until.is_none_or(|until| until >= since) || is_believed)
+        };
+        records.any(|record| record.held.iter().any(is_it))
     }
 }
 
@@ -150,30 +105,55 @@ impl World {
         if self.hosts[node].conntrack.socket.as_ref().is_none_or(|socket| socket.lost) {
             self.checks.flows.lost_at[node] = Some(now);
         }
-        let event = self.hosts[node].conntrack.events;
-        self.checks.flows.records[node][number as usize].open(now, mark, Some(event));
+        let (event, is_heard) =
+            (self.hosts[node].conntrack.events, !self.hosts[node].conntrack.is_unheard(number, mark));
+        let record = &mut self.checks.flows.records[node][number as usize];
+        record.open(now, mark, Some(event));
+        if is_heard {
+            record.believe(now, Some(mark));
+        }
     }
 
     /// The kernel of a node has ended a flow by itself.
     pub fn ended(&mut self, node: usize, number: Number) {
         let now = self.now;
         // Elsewhere the flow is somebody else's, and is restored.
-        let is_known = self.is_told_master(node) && self.hosts[node].conntrack.socket.as_ref().is_some_and(|s| !s.lost);
+        let is_heard = self.is_heard(node);
+        let is_known = self.is_told_master(node) && is_heard;
         let event = self.hosts[node].conntrack.events;
         let record = &mut self.checks.flows.records[node][number as usize];
         let last = record.held.back().filter(|held| held.until.is_none()).map(|held| held.mark);
         record.close(now);
         record.ended_at = now;
+        if is_heard {
+            record.believe(now, None);
+        }
         if let Some(last) = last.filter(|_| is_known) {
             record.delete(now, last);
             record.ended_event = event;
         }
     }
 
+    /// An engine has read its kernel's table, which it began to do when its clock showed this.
+    pub fn table_read(&mut self, node: usize, begun: Instant) {
+        let (now, begun) = (self.now, self.world_time(node, begun));
+        self.checks.flows.records[node].iter_mut().for_each(|record| record.was_read(now, begun));
+    }
+
     /// And so has an operator.
     pub fn ended_by_operator(&mut self, node: usize, number: Number) {
+        let (now, is_heard) = (self.now, self.is_heard(node));
         let record = &mut self.checks.flows.records[node][number as usize];
-        (record.ended_at, _) = (self.now, record.close(self.now));
+        record.close(now);
+        record.ended_at = now;
+        if is_heard {
+            record.believe(now, None);
+        }
+    }
+
+    /// The last event of this kernel waits for its loop, and was not lost.
+    fn is_heard(&self, node: usize) -> bool {
+        self.hosts[node].conntrack.socket.as_ref().is_some_and(|socket| !socket.lost)
     }
 
     /// An engine's writes came about.
@@ -182,6 +162,7 @@ impl World {
         let mut deleted_just_now: Vec<Number> = Vec::new();
         for (at, write) in applied.iter().enumerate() {
             if write.before == write.after {
+                self.checks.flows.records[node][write.number as usize].believe(now, write.after);
                 continue;
             }
             self.note(node, Note::Write(write.number, write.before, write.after));
@@ -199,9 +180,13 @@ impl World {
             let session = self.clients.sessions[write.number as usize];
             let record = &mut self.checks.flows.records[node][write.number as usize];
             match write.after {
-                Some(after) => record.open(now, after, None),
+                Some(after) => {
+                    record.open(now, after, None);
+                    record.believe(now, Some(after));
+                }
                 None => {
                     record.close(now);
+                    record.believe(now, None);
                     let last = write.before.and_then(|before| session.last_mark_of(before));
                     record.delete(now, last.unwrap_or_default());
                     // Making a flow anew takes a deletion and a creation.

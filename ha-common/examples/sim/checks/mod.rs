@@ -5,6 +5,7 @@ mod end;
 mod flows;
 mod gates;
 mod nonces;
+mod record;
 
 use crate::sync_loop::{CLUSTER, key};
 use calm::Calm;

@@ -1,0 +1,83 @@
+//! What is remembered of one flow on one node: the states that its kernel had, and what its engine takes for the newest.
+
+use ha_common::time::Instant;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// States of one flow on one node that are remembered at most, and how long after they were replaced: a loop that has stood
+/// still reads then what its peer had said before, however much has happened since.
+const STATES_MAX: usize = 1000;
+const REMEMBERED: Duration = Duration::from_secs(20);
+
+/// A state of a flow in a node's kernel.
+#[derive(Clone, Copy)]
+pub struct Held {
+    pub mark: u32,
+    /// Packets made it here; otherwise it was written for a peer.
+    pub is_own: bool,
+    /// Number of the event that told of it.
+    pub event: u64,
+    pub from: Instant,
+    /// `None`: it is there now.
+    pub until: Option<Instant>,
+    /// When this node's engine last took it for the newest, if it has learned otherwise since.
+    pub believed_until: Option<Instant>,
+}
+
+#[derive(Clone, Default)]
+pub struct Record {
+    pub held: VecDeque<Held>,
+    /// What this node's engine takes for the newest state. Events may have been lost since.
+    believed: Option<u32>,
+    /// This node's engine knows that the flow has ended, up to the state of this mark: it was told as master, or has deleted
+    /// it. Zero: it knows of no end.
+    pub deleted: u32,
+    pub deleted_at: Instant,
+    /// When the kernel last ended it by itself, or an operator.
+    pub ended_at: Instant,
+    /// The number of the event that told of an end that this node's engine knows.
+    pub ended_event: u64,
+}
+
+impl Record {
+    pub fn close(&mut self, now: Instant) {
+        if let Some(last) = self.held.back_mut() {
+            last.until = last.until.or(Some(now));
+        }
+    }
+
+    pub fn delete(&mut self, now: Instant, last: u32) {
+        if last > self.deleted {
+            (self.deleted, self.deleted_at) = (last, now);
+        }
+    }
+
+    /// The engine learns that this is the newest state.
+    pub fn believe(&mut self, now: Instant, mark: Option<u32>) {
+        let Some(before) = std::mem::replace(&mut self.believed, mark).filter(|before| Some(*before) != mark) else {
+            return;
+        };
+        if let Some(held) = self.held.iter_mut().rev().find(|held| held.mark == before) {
+            held.believed_until = Some(now);
+        }
+    }
+
+    /// What the engine has heard since is newer than what it has read.
+    pub fn was_read(&mut self, now: Instant, begun: Instant) {
+        let is_changed_since = self.held.back().is_some_and(|held| held.until.unwrap_or(held.from) > begun);
+        if !is_changed_since {
+            let last = self.held.back().filter(|held| held.until.is_none()).map(|held| held.mark);
+            self.believe(now, last);
+        }
+    }
+
+    pub fn open(&mut self, now: Instant, mark: u32, event: Option<u64>) {
+        self.close(now);
+        let is_old = |held: &Held| held.until.is_some_and(|until| now.since(until) > REMEMBERED);
+        while self.held.len() >= STATES_MAX || self.held.front().is_some_and(is_old) {
+            self.held.pop_front();
+        }
+        let (is_own, event) = (event.is_some(), event.unwrap_or(0));
+        self.held.push_back(Held { mark, is_own, event, from: now, until: None, believed_until: None });
+    }
+}
