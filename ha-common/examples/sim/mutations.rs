@@ -368,6 +368,13 @@ pub const ALL: &[Mutation] = &[
         "is_unnamed",
         "what a former master gave away is nobody's, and any word of it counts",
     ),
+    bug(
+        "given-back-taken",
+        "sync/remote.rs",
+        "        if is_given_again || !self",
+        "        let _ = is_given_again;\n        if !self",
+        "a flow that two nodes give each other is ended",
+    ),
 ];
 
 /// Where a mutation's text begins in its file.

@@ -97,7 +97,10 @@ impl Engine {
             return true;
         };
         let Some(entry) = self.table.get(slot) else { return true };
-        if !self.is_accepted(entry, origin, version) {
+        // Who gives a flow to the node that answers for it already says that it is not its own: a frame that was lost carried it
+        // before it came to be this node's, and is sent again.
+        let is_given_again = message.handover && entry.is_local() && version == entry.version();
+        if is_given_again || !self.is_accepted(entry, origin, version) {
             self.counters.stale_ignored += 1;
             self.name_in_epoch(origin, slot);
             self.tell_the_owner(now, origin.peer, slot, version);
@@ -533,6 +536,22 @@ mod tests {
         engine.on_dump_end(now, true, &mut out);
         engine.run_retries(Instant(now.0 + 20_000_000), &mut out);
         assert!(out.iter().any(|action| matches!(action, Action::Create(Flow { mark: 1, .. }))), "{out:?}");
+    }
+
+    /// A master takes over what this node has had traffic of, and a frame of its transfer that was lost is sent again: it gives back
+    /// what it knows to be this node's. Were it the master's then, neither would answer for it.
+    #[test]
+    fn a_flow_given_back_stays_this_nodes() {
+        for (handover, standing) in [(true, super::super::Standing::Own), (false, super::super::Standing::Peer)] {
+            let mut engine = engine();
+            (engine.peers[0].up, engine.peers[0].role) = (true, Role::Master);
+            let flow = crate::sync::table::tests::flow(1);
+            engine.on_changed(Instant(0), &flow, &mut Vec::new());
+            let message = encode::flow_message(&flow, engine.clock, handover);
+            let changes = vec![proto::Change { kind: Some(Kind::Upsert(message)) }];
+            engine.on_data(Instant(0), PeerId(0), 1, &proto::Data { changes, ..Default::default() }, &mut Vec::new());
+            assert_eq!(engine.standing(&flow.key), Some(standing));
+        }
     }
 
     /// A master that says less of its flow than this node knows is told: what was given away with the flow was lost.
