@@ -111,3 +111,18 @@ fn a_late_dump_shows_what_the_master_did() {
         }
     }
 }
+
+/// A node takes over a copy, and gives the flow away before the copy's next visit: it is written within the time for what packets
+/// have changed, however late that visit is.
+#[test]
+fn a_gift_is_kept_alive_in_its_new_time() {
+    let (mut engine, _) = former_master();
+    let version = engine.clock + 1;
+    let created = hear(&mut engine, PeerId(0), 2, Kind::Upsert(encode::flow_message(&flow(2), version, false)));
+    assert_eq!(created.len(), 1);
+    handle(&mut engine, NOW, Input::Role(Role::Master));
+    handle(&mut engine, NOW, Input::Changed(&Flow { mark: 9, timeout: 10, id: 8, ..flow(2) }));
+    handle(&mut engine, NOW, Input::Role(Role::Backup));
+    let written = handle(&mut engine, NOW + Duration::from_secs(5), Input::Timer);
+    assert!(written.iter().any(|write| matches!(write, Action::Update(Flow { mark: 9, .. }))), "{written:?}");
+}

@@ -53,6 +53,12 @@ impl Wheel {
         (self.linked > 0).then(|| Instant((u64::from(self.done) + 1) * 1_000_000_000))
     }
 
+    /// Everything is unlinked, once [`Entry::wheel_next`] of every slot says so, too.
+    pub fn stop(&mut self) {
+        self.heads = [NONE; BUCKETS as usize];
+        self.linked = 0;
+    }
+
     /// Links the slot so that it is visited at its `refresh_at` or at the latest after [`VISIT_MAX`].
     fn link(&mut self, table: &mut Table, slot: Slot) {
         let Some(entry) = table.slot_mut(slot).filter(|entry| !entry.is_in_wheel()) else { return };

@@ -1,6 +1,7 @@
 //! What happens on this node: kernel events, answers to writes, changes of role.
 
 use super::engine::Engine;
+use super::entry::UNLINKED;
 use super::flow::{Flow, FlowKey};
 use super::outbox::Stamp;
 use super::remote::{absent, is_same_state};
@@ -221,7 +222,13 @@ impl Engine {
     /// Whoever owned it: a master answers for every flow. The kernel has them already, but for those that it refused.
     fn adopt_all(&mut self, now: Instant, out: &mut Vec<Action>) {
         let version = self.tick();
+        // These are no copies any more. A flow that stayed linked would have its next visit in the copy's time, also when it is given
+        // away by then, and packets have set a shorter one.
+        self.wheel.stop();
         for slot in 0..self.table.slots() {
+            if let Some(entry) = self.table.slot_mut(slot) {
+                entry.wheel_next = UNLINKED;
+            }
             let Some(entry) = self.table.get_mut(slot).filter(|entry| entry.is_live()) else { continue };
             entry.flags.clear(Flags::LIVE_HERE);
             entry.flags.clear(Flags::HANDOVER);

@@ -114,7 +114,7 @@ impl Engine {
         let Some(entry) = self.table.get(slot) else { return true };
         let absent = entry.flags.has(Flags::ABSENT) && !entry.flags.has(Flags::OUTDATED);
         let (was_live, old, is_outdated) = (entry.is_live(), entry.flow(), entry.flags.has(Flags::OUTDATED));
-        let (was_found, listed) = (entry.owner() == Owner::Found, entry.dump);
+        let (was_copy, listed) = (matches!(entry.owner(), Owner::Peer(_)), entry.dump);
         let was_cut = entry.flags.has(Flags::CUT);
         let changed = entry.version() != version;
         if !was_live {
@@ -144,10 +144,10 @@ impl Engine {
             if let Some(entry) = self.table.get_mut(slot) {
                 entry.dump = listed;
             }
-            if was_found {
-                self.keep_alive_within(now, slot, old.timeout / 3);
-            } else {
+            if was_copy {
                 self.keep_alive_on(slot);
+            } else {
+                self.keep_alive_within(now, slot, old.timeout / 3);
             }
         }
         true
