@@ -112,6 +112,15 @@ fn a_late_dump_shows_what_the_master_did() {
     }
 }
 
+/// The kernel ends the flow after it was given away, and an event tells so: the heir has it, and the copy is made anew.
+#[test]
+fn what_ends_after_it_was_given_is_made_anew() {
+    let (mut engine, _) = former_master();
+    handle(&mut engine, NOW, Input::Destroyed { key: &flow(1).key, id: 7 });
+    let written = handle(&mut engine, NOW + Duration::from_millis(50), Input::Timer);
+    assert!(matches!(written[..], [Action::Create(_)]), "{written:?}");
+}
+
 /// A node takes over a copy, and gives the flow away before the copy's next visit: it is written within the time for what packets
 /// have changed, however late that visit is.
 #[test]

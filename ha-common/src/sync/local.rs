@@ -107,7 +107,7 @@ impl Engine {
             return self.dump.read_again_if_running();
         }
         entry.dump = generation;
-        self.vanished(now, slot, out);
+        self.vanished(now, slot, true, out);
     }
 
     /// A flow that is not known has ended while a dump runs: a line that was made before, and is still to be read, is not believed.

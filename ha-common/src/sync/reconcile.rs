@@ -231,7 +231,7 @@ impl Engine {
                 entry.flags.clear(Flags::HELD_FOR_DUMP);
                 self.table.bury(slot);
             } else if complete && entry.dump != generation {
-                self.vanished(now, slot, out);
+                self.vanished(now, slot, false, out);
             }
         }
         if complete {
@@ -245,9 +245,9 @@ impl Engine {
         }
     }
 
-    /// A live entry is not in the kernel any more. What a master's kernel has ended is over, whoever has told of the flow:
+    /// A live entry is not in the kernel any more, as an event has told just now, or a dump. What a master's kernel has ended is over, whoever has told of the flow:
     /// its packets pass here, and those that change nothing tell of nothing.
-    pub(super) fn vanished(&mut self, now: Instant, slot: Slot, out: &mut Vec<Action>) {
+    pub(super) fn vanished(&mut self, now: Instant, slot: Slot, is_told: bool, out: &mut Vec<Action>) {
         let Some(entry) = self.table.get(slot) else { return };
         let was_there = !entry.flags.has(Flags::ABSENT) || entry.flags.has(Flags::OUTDATED);
         let is_ended_by_master = self.role == Role::Master && was_there;
@@ -258,7 +258,7 @@ impl Engine {
                 self.entomb_local(now, slot);
             }
             Owner::Peer(peer) if self.is_up(peer) && !self.is_over(now, entry) => {
-                match (entry.flags.has(Flags::ABSENT), entry.flags.has(Flags::GIVEN)) {
+                match (entry.flags.has(Flags::ABSENT), entry.flags.has(Flags::GIVEN) && !is_told) {
                     (true, _) => {}
                     (false, false) => self.restore(now, slot, peer, out),
                     // It ended when this node was master, and that event was lost, unless the heir names it.
