@@ -23,7 +23,8 @@ const WAKE_GAP: Duration = Duration::from_millis(1);
 /// Lines of a dump that come at once.
 const DUMP_LINES: usize = 64;
 const REQUESTS_PER_WAKE: usize = 16;
-const EVENTS_PER_WAKE: usize = 256;
+const EVENTS_PER_PORTION: usize = 256;
+const PORTIONS_PER_WAKE: usize = 64;
 const DATAGRAMS_PER_WAKE: usize = 64;
 /// How long a stop waits for what is pending.
 const DRAIN_MAX: Duration = Duration::from_millis(200);
@@ -251,7 +252,7 @@ impl SyncLoop {
     /// True when more may wait.
     fn on_events(&mut self, now: Instant, kernel: &mut Conntrack) -> bool {
         let Some(socket) = &mut kernel.socket else { return false };
-        for _ in 0..EVENTS_PER_WAKE {
+        for _ in 0..EVENTS_PER_PORTION * PORTIONS_PER_WAKE {
             let Some(event) = socket.next() else {
                 // A socket that has overflowed drops events until it is empty: only then the loss is told.
                 if std::mem::take(&mut socket.lost) {

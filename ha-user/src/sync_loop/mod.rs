@@ -48,6 +48,9 @@ const ADDRESS_INTERVAL: Duration = Duration::from_secs(10);
 const DRAIN_MAX: Duration = Duration::from_millis(200);
 /// Requests taken per wake-up.
 const REQUESTS_PER_WAKE: usize = 16;
+/// Portions of events taken per wake-up, before anything else: what waits is read by then, also after this loop has stood still
+/// for a moment, and a storm leaves time for the rest all the same.
+const PORTIONS_PER_WAKE: usize = 64;
 /// Portions of events taken before a change of role, at most: as many as a large socket buffer holds.
 const PORTIONS_BEFORE_ROLE: usize = 1024;
 
@@ -199,7 +202,7 @@ impl SyncLoop {
             for token in &ready {
                 match *token {
                     MAILBOX => self.on_mailbox(&mailbox),
-                    EVENTS => more |= self.on_events(),
+                    EVENTS => more |= self.on_events(PORTIONS_PER_WAKE),
                     DUMP => self.on_dump(),
                     EXPECTATIONS => self.on_expectations(),
                     ADDRESSES => self.on_addresses(),
@@ -283,11 +286,7 @@ impl SyncLoop {
             SyncRequest::Status(reply) => drop(reply.send(self.status())),
             SyncRequest::Flows { limit, reply } => drop(reply.send(self.engine.flows(limit).collect())),
             SyncRequest::Role(role) => {
-                for _ in 0..PORTIONS_BEFORE_ROLE {
-                    if !self.on_events() {
-                        break;
-                    }
-                }
+                self.on_events(PORTIONS_BEFORE_ROLE);
                 // An entry in the way of a peer's flow goes, unless this node forwards.
                 self.writing.set_conflict(match role {
                     Role::Master => Conflict::KeepLive,
@@ -302,7 +301,7 @@ impl SyncLoop {
             }
             SyncRequest::Flush => {
                 // What the kernel has told already belongs to it.
-                self.on_events();
+                self.on_events(PORTIONS_PER_WAKE);
                 let now = clock::now();
                 self.admission.release(now, &mut self.engine, &mut self.actions);
                 self.engine.handle(now, Input::Flush, &mut self.actions);
@@ -322,7 +321,11 @@ impl SyncLoop {
     }
 
     /// True when more may wait.
-    fn on_events(&mut self) -> bool {
+    fn on_events(&mut self, portions: usize) -> bool {
+        (0..portions).all(|_| self.read_events())
+    }
+
+    fn read_events(&mut self) -> bool {
         let now = clock::now();
         let Self { events, engine, actions, admission, .. } = self;
         events.read(|event| match event {
