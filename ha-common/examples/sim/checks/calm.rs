@@ -124,10 +124,14 @@ impl World {
         if theirs == copy || overtaken || unheard {
             return;
         }
-        // What has traffic on a standby belongs to it until packets change it at the master.
+        // What has traffic on a standby belongs to it until packets change it at the master, and a third node has its state of it.
         let key = session.flow(number).key;
-        let standing = self.hosts[standby].sync.as_ref().and_then(|sync| sync.engine.standing(&key));
-        if standing == Some(Standing::Own) {
+        let standing = |node: &usize| self.hosts[*node].sync.as_ref().and_then(|sync| sync.engine.standing(&key));
+        let is_owners = |node: &usize| {
+            let has_it = self.hosts[*node].conntrack.mark(number) == copy;
+            *node != master && has_it && standing(node) == Some(Standing::Own)
+        };
+        if (0..self.hosts.len()).any(|node| is_owners(&node)) {
             return;
         }
         let since = self.now.since(changed);
