@@ -375,6 +375,13 @@ pub const ALL: &[Mutation] = &[
         "        let _ = is_given_again;\n        if !self",
         "a flow that two nodes give each other is ended",
     ),
+    bug(
+        "told-end-forgotten",
+        "sync/inbox.rs",
+        "if is_removal && self.is_older_possible(told.sequence) {",
+        "if is_removal && told.sequence == 0 {",
+        "a frame that an acknowledgement has overtaken brings a deleted flow back",
+    ),
 ];
 
 /// Where a mutation's text begins in its file.

@@ -147,7 +147,7 @@ impl Engine {
         let ack = proto::Ack::decode(self.body.as_slice()).map_err(|_| DropReason::FrameBody)?;
         peer.inbox.acks.accept(header.sequence);
         peer.session.on_sealed();
-        if let Some(flows) = peer.outbox.on_ack(now, &ack, &mut self.table) {
+        if let Some(flows) = peer.outbox.on_ack(now, &ack, &mut self.table, &mut peer.inbox) {
             let (peer, repair) = (peer.id, peer.outbox.bulk.is_repair());
             out.push(Action::Event(if repair {
                 Event::RepairSent { peer, flows }

@@ -1,5 +1,6 @@
 //! What arrived from a peer: replay windows, gaps, acknowledgements due, removals to remember.
 
+use super::peer::bit;
 use super::refresh::Rounds;
 use super::table::{Entry, Flags, Owner, Slot, Table};
 use super::{Config, PeerId};
@@ -75,8 +76,8 @@ impl Window {
         self.raise_floor(self.highest.saturating_add(1));
     }
 
-    /// Base, and a bit for each later sequence received.
-    pub fn ack(&self) -> proto::Ack {
+    /// Base, and a bit for each later sequence received; `sent` is the last one of the other direction.
+    pub fn ack(&self, sent: u64) -> proto::Ack {
         let words = (self.highest - self.base).div_ceil(64);
         let word = |nth: u64| {
             let received = |&bit: &u64| {
@@ -85,7 +86,7 @@ impl Window {
             };
             (0..64).filter(received).fold(0, |w, bit| w | 1 << bit)
         };
-        proto::Ack { base: self.base, later: (0..words).map(word).collect() }
+        proto::Ack { base: self.base, later: (0..words).map(word).collect(), sent }
     }
 
     fn advance(&mut self, highest: u64) {
@@ -126,7 +127,7 @@ fn place(sequence: u64) -> (usize, u64) {
     ((sequence % WINDOW / 64) as usize, 1 << (sequence % 64))
 }
 
-/// A removal kept until no older frame can bring the flow back.
+/// A removal, of the peer or told to it, kept until no older frame of the peer can bring the flow back.
 struct Held {
     sequence: u64,
     slot: Slot,
@@ -213,12 +214,12 @@ impl Inbox {
         }
     }
 
-    /// The acknowledgement to send now, if one is due.
-    pub fn take_ack(&mut self, now: Instant) -> Option<proto::Ack> {
+    /// The acknowledgement to send now, if one is due; `sent` is the last data frame that went to the peer.
+    pub fn take_ack(&mut self, now: Instant, sent: u64) -> Option<proto::Ack> {
         self.ack_due.filter(|&due| due <= now)?;
         self.ack_due = None;
         self.unacked_frames = 0;
-        Some(self.data.ack())
+        Some(self.data.ack(sent))
     }
 
     /// Has the peer's whole table been received, as far as was asked for?
@@ -250,15 +251,32 @@ impl Inbox {
 
     /// Keeps the tombstone in `slot` until frames older than `sequence` cannot come any more.
     pub fn hold(&mut self, sequence: u64, slot: Slot, version: u64, table: &mut Table) {
+        if let Some(entry) = table.get_mut(slot) {
+            entry.flags.set(Flags::HELD_FOR_GAP);
+        }
+        self.keep(Held { sequence, slot, version }, table);
+    }
+
+    /// The peer has acknowledged what this node last told of the flow in `slot`, and had sent frames up to `sent` by then. Those may
+    /// not know of it and still come: a removal is owed to the peer until they have.
+    pub fn on_told(&mut self, sent: u64, slot: Slot, version: u64, table: &mut Table) {
+        let told = Held { sequence: sent.saturating_add(1), slot, version };
+        let is_removal = table.get(slot).is_some_and(|entry| entry.is_tombstone() && entry.owner() == Owner::Local);
+        if is_removal && self.is_older_possible(told.sequence) {
+            self.keep(told, table);
+        } else if let Some(entry) = table.get_mut(slot) {
+            entry.owed &= !bit(self.peer);
+            table.bury(slot);
+        }
+    }
+
+    fn keep(&mut self, held: Held, table: &mut Table) {
         if self.held.len() >= HELD_MAX
             && let Some(oldest) = self.held.pop_front()
         {
             self.let_go(&oldest, table);
         }
-        if let Some(entry) = table.get_mut(slot) {
-            entry.flags.set(Flags::HELD_FOR_GAP);
-        }
-        self.held.push_back(Held { sequence, slot, version });
+        self.held.push_back(held);
     }
 
     /// Lets all remembered removals go: the session has ended.
@@ -277,11 +295,14 @@ impl Inbox {
     }
 
     fn let_go(&self, held: &Held, table: &mut Table) {
-        let mine = |entry: &Entry| entry.owner() == Owner::Peer(self.peer) && entry.version() == held.version;
-        if let Some(entry) = table.get_mut(held.slot).filter(|entry| entry.is_tombstone() && mine(entry)) {
-            entry.flags.clear(Flags::HELD_FOR_GAP);
-            table.bury(held.slot);
+        let is_it = |entry: &&mut Entry| entry.is_tombstone() && entry.version() == held.version;
+        let Some(entry) = table.get_mut(held.slot).filter(is_it) else { return };
+        match entry.owner() {
+            Owner::Peer(peer) if peer == self.peer => entry.flags.clear(Flags::HELD_FOR_GAP),
+            Owner::Local => entry.owed &= !bit(self.peer),
+            Owner::Peer(_) | Owner::Found => return,
         }
+        table.bury(held.slot);
     }
 }
 
@@ -317,7 +338,7 @@ mod tests {
         for sequence in [1, 2, 5, 70] {
             window.accept(sequence);
         }
-        assert_eq!(window.ack(), proto::Ack { base: 2, later: vec![1 << 2, 1 << 3] });
+        assert_eq!(window.ack(7), proto::Ack { base: 2, later: vec![1 << 2, 1 << 3], sent: 7 });
         window.raise_floor(5);
         assert_eq!((window.base(), window.has_gap()), (5, true));
         assert_eq!(window.check(3), Err(DropReason::FrameReplay));
@@ -338,11 +359,29 @@ mod tests {
             window.accept(sequence);
         }
         window.raise_floor(u64::MAX - 69);
-        assert_eq!(window.ack(), proto::Ack { base: u64::MAX - 70, later: vec![0, 1 << 2 | 1 << 5] });
+        assert_eq!(window.ack(0), proto::Ack { base: u64::MAX - 70, later: vec![0, 1 << 2 | 1 << 5], sent: 0 });
         let mut inbox = Inbox::new(PeerId(0), &super::super::fixture::config(super::super::Mode::Ftfw));
         inbox.on_data(Instant(1), u64::MAX, &proto::Data { floor: u64::MAX, ..proto::Data::default() });
         assert!(inbox.is_latest(u64::MAX) && !inbox.is_older_possible(u64::MAX));
         assert_eq!(inbox.data.check(u64::MAX), Err(DropReason::FrameReplay));
+    }
+
+    /// A removal is acknowledged by a peer that had sent three frames by then, of which two have come. The third may have been built
+    /// before the peer knew: the removal is remembered until it has come.
+    #[test]
+    fn a_removal_outlives_the_frames_before_its_acknowledgement() {
+        let mut table = super::super::table::tests::table(10);
+        let mut inbox = Inbox::new(PeerId(0), &super::super::fixture::config(super::super::Mode::Ftfw));
+        let slot = table.insert(&super::super::table::tests::flow(1), Owner::Local, 5).unwrap();
+        table.entomb(slot);
+        table.get_mut(slot).unwrap().owed = 1;
+        [1, 2].iter().for_each(|sequence| inbox.on_data(Instant(1), *sequence, &proto::Data::default()));
+        inbox.on_told(3, slot, 5, &mut table);
+        inbox.release(&mut table);
+        assert!(table.get(slot).is_some_and(Entry::is_tombstone));
+        inbox.on_data(Instant(2), 3, &proto::Data::default());
+        inbox.release(&mut table);
+        assert!(table.get(slot).is_none());
     }
 
     /// Acks wait for more frames, but neither for more than eight nor when a gap shows.
@@ -352,12 +391,12 @@ mod tests {
         let now = Instant(1_000_000_000);
         let data = proto::Data::default();
         inbox.on_data(now, 1, &data);
-        assert_eq!(inbox.take_ack(now), None);
+        assert_eq!(inbox.take_ack(now, 5), None);
         assert_eq!(inbox.poll_at(now), Some(now + ACK_DELAY));
         (2..=8).for_each(|sequence| inbox.on_data(now, sequence, &data));
-        assert_eq!(inbox.take_ack(now), Some(proto::Ack { base: 8, later: vec![] }));
+        assert_eq!(inbox.take_ack(now, 5), Some(proto::Ack { base: 8, later: vec![], sent: 5 }));
         inbox.on_data(now, 10, &data);
-        assert_eq!(inbox.take_ack(now), Some(proto::Ack { base: 8, later: vec![2] }));
+        assert_eq!(inbox.take_ack(now, 5), Some(proto::Ack { base: 8, later: vec![2], sent: 5 }));
         assert!(!inbox.is_gap_old(now) && inbox.is_gap_old(now + GAP_TOLERANCE));
     }
 }

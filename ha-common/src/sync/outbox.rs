@@ -11,7 +11,7 @@ use super::encode;
 use super::filling::{Carried, Filling, Frame};
 use super::flow::FlowKey;
 use super::frame_size::FrameSize;
-use super::inbox::WINDOW;
+use super::inbox::{Inbox, WINDOW};
 use super::modes::Mode;
 use super::pace::Pace;
 use super::prove::MOVING_MAX;
@@ -258,8 +258,8 @@ impl Outbox {
     }
 
     /// Settles what the peer acknowledged and gives up what it seems to have lost. Returns the flows of a
-    /// bulk transfer that is complete now.
-    pub fn on_ack(&mut self, now: Instant, ack: &proto::Ack, table: &mut Table) -> Option<u64> {
+    /// bulk transfer that is complete now. `inbox`: the peer's own frames.
+    pub fn on_ack(&mut self, now: Instant, ack: &proto::Ack, table: &mut Table, inbox: &mut Inbox) -> Option<u64> {
         self.acked_base = self.acked_base.max(ack.base.min(self.next_sequence - 1));
         let mut bulk_done = None;
         let mut highest = self.acked_base;
@@ -277,7 +277,7 @@ impl Outbox {
                 self.rtt.sample(now.since(sent));
                 self.window.on_acked();
                 self.progress = now;
-                self.settle(table, carried);
+                self.settle(table, carried, |table, flow| inbox.on_told(ack.sent, flow.slot, flow.version, table));
                 bulk_epoch.into_iter().for_each(|epoch| self.bulk.on_frame_acked(epoch));
                 if bulk_end.is_some_and(|epoch| self.bulk.on_end_settled(epoch, true)) {
                     bulk_done = Some(self.bulk.flows());
@@ -484,17 +484,22 @@ impl Outbox {
             if frame.bulk_end.is_some_and(|epoch| self.bulk.on_end_settled(epoch, true)) && !refresh {
                 self.transferred = Some(self.bulk.flows());
             }
-            self.settle(table, frame.carried);
+            let bit = self.bit;
+            self.settle(table, frame.carried, |table, flow| {
+                if let Some(entry) = table.get_mut(flow.slot) {
+                    entry.owed &= !bit;
+                    table.bury(flow.slot);
+                }
+            });
         }
     }
 
-    /// The peer has these: removals it knows of need not be remembered.
-    fn settle(&mut self, table: &mut Table, mut carried: Vec<Carried>) {
+    /// The peer has these: `on_told` is told of those that have not changed since.
+    fn settle(&mut self, table: &mut Table, mut carried: Vec<Carried>, mut on_told: impl FnMut(&mut Table, &Carried)) {
         self.in_flight_flows = self.in_flight_flows.saturating_sub(carried.len() as u64);
         for flow in carried.drain(..) {
-            if let Some(entry) = table.get_mut(flow.slot).filter(|entry| is_same(entry, flow.version)) {
-                entry.owed &= !self.bit;
-                table.bury(flow.slot);
+            if table.get(flow.slot).is_some_and(|entry| is_same(entry, flow.version)) {
+                on_told(table, &flow);
             }
         }
         self.spare.push(carried);

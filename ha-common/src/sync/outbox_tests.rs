@@ -1,3 +1,5 @@
+use super::super::PeerId;
+use super::super::fixture::config;
 use super::super::table::tests::flow;
 use super::*;
 use crate::sync::rtt::{RTO_FIRST, RTO_MAX};
@@ -9,6 +11,7 @@ const BYTES: usize = 1352;
 struct Rig {
     table: Table,
     outbox: Outbox,
+    inbox: Inbox,
     now: Instant,
     data: proto::Data,
 }
@@ -16,7 +19,8 @@ struct Rig {
 impl Rig {
     fn new(window: usize) -> Self {
         let (table, outbox) = (super::super::table::tests::table(10_000), Outbox::new(1, window, 1400, Mode::Ftfw));
-        Self { table, outbox, now: Instant(1_000_000_000), data: proto::Data::default() }
+        let inbox = Inbox::new(PeerId(0), &config(Mode::Ftfw));
+        Self { table, outbox, inbox, now: Instant(1_000_000_000), data: proto::Data::default() }
     }
 
     fn change(&mut self, n: u32, version: u64) -> Slot {
@@ -43,8 +47,8 @@ impl Rig {
 
     fn ack(&mut self, base: u64, later: &[u64]) {
         let bits = later.iter().fold(0, |word, sequence| word | 1 << (sequence - base - 1));
-        let ack = proto::Ack { base, later: vec![bits] };
-        assert_eq!(self.outbox.on_ack(self.now, &ack, &mut self.table), None);
+        let ack = proto::Ack { base, later: vec![bits], sent: 0 };
+        assert_eq!(self.outbox.on_ack(self.now, &ack, &mut self.table, &mut self.inbox), None);
     }
 }
 

@@ -177,7 +177,7 @@ impl Peer {
     }
 
     pub fn send_ack_if_due(&mut self, now: Instant, out: &mut Vec<Action>) {
-        let Some(ack) = self.inbox.take_ack(now) else { return };
+        let Some(ack) = self.inbox.take_ack(now, self.outbox.sent_sequence()) else { return };
         let sequence = self.session.next_ack();
         if let Some(datagram) = self.session.seal(Kind::Ack, sequence, &ack) {
             self.send(Kind::Ack, datagram, out);

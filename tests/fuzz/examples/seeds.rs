@@ -212,7 +212,7 @@ fn bodies(seeds: &mut Seeds) {
         keys: vec![1 << 56],
         ..Default::default()
     };
-    let ack = proto::Ack { base: 5, later: vec![3, 9] };
+    let ack = proto::Ack { base: 5, later: vec![3, 9], sent: 7 };
     seeds.put("message", &[&[0], &hello.encode_to_vec()[..]].concat());
     seeds.put("message", &[&[2], &ack.encode_to_vec()[..]].concat());
     let steps = [

@@ -60,7 +60,7 @@ fn greet(a: &mut Side, b: &mut Side) -> [Vec<u8>; 2] {
 fn three_hellos_make_a_session() {
     let (mut a, mut b) = (side(0, 10, "edge"), side(1, 20, "edge"));
     greet(&mut a, &mut b);
-    let sealed = a.session.seal(Kind::Ack, 1, &crate::proto::Ack { base: 3, later: vec![] }).unwrap();
+    let sealed = a.session.seal(Kind::Ack, 1, &crate::proto::Ack { base: 3, later: vec![], sent: 0 }).unwrap();
     let header = Header::parse(&sealed).unwrap();
     let mut body = Vec::new();
     b.session.keys_for(&header).unwrap().open(&header, &sealed, &mut body).unwrap();
@@ -91,7 +91,7 @@ fn ended_sessions_never_return() {
 fn a_session_outlives_its_secret() {
     let (mut a, mut b) = (side(0, 10, "edge"), side(1, 20, "edge"));
     greet(&mut a, &mut b);
-    let ack = crate::proto::Ack { base: 3, later: vec![] };
+    let ack = crate::proto::Ack { base: 3, later: vec![], sent: 0 };
     let exchange = |a: &mut Side, b: &mut Side, sequence| {
         for (from, to) in [(&*a, &*b), (&*b, &*a)] {
             let sealed = from.session.seal(Kind::Ack, sequence, &ack).unwrap();
