@@ -382,6 +382,13 @@ pub const ALL: &[Mutation] = &[
         "if is_removal && told.sequence == 0 {",
         "a frame that an acknowledgement has overtaken brings a deleted flow back",
     ),
+    bug(
+        "mastership-read-late",
+        "sync/local.rs",
+        "entry.owner() == Owner::Local && entry.version() > self.clock_ran",
+        "entry.owner() == Owner::Found && entry.version() > self.clock_ran",
+        "what packets did before a new master heard of its role is older than what the former one tells late",
+    ),
 ];
 
 /// Where a mutation's text begins in its file.

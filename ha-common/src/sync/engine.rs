@@ -88,8 +88,9 @@ pub struct Engine {
     pub(super) health: SyncHealth,
     pub(super) health_at: Instant,
     pub(super) flushing: Option<Flush>,
-    /// When everything due was last done.
+    /// When everything due was last done, and what the clock showed then.
     pub(super) ran_at: Instant,
+    pub(super) clock_ran: u64,
     /// Reused memory: an opened body, the message in it, the message being built.
     pub(super) body: Vec<u8>,
     pub(super) incoming: proto::Data,
@@ -135,6 +136,7 @@ impl Engine {
             health_at: Instant(0),
             flushing: None,
             ran_at: Instant(0),
+            clock_ran: 0,
             body: Vec::new(),
             incoming: proto::Data::default(),
             outgoing: proto::Data::default(),
@@ -331,7 +333,7 @@ impl Engine {
             self.run_peer(now, index, out);
         }
         self.report_health(now, out);
-        self.ran_at = now;
+        (self.ran_at, self.clock_ran) = (now, self.clock);
     }
 
     fn run_peer(&mut self, now: Instant, index: usize, out: &mut Vec<Action>) {

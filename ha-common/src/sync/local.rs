@@ -202,9 +202,10 @@ impl Engine {
         self.dump.on_role(role);
         if role == Role::Master {
             self.judgement_done();
-            self.adopt_all(now, out);
+            let found = self.tick();
             self.clock = self.clock.saturating_add(MASTERSHIP);
             self.mastership = self.clock;
+            self.adopt_all(now, found, out);
             let recent = self.transfer_classes();
             for peer in self.peers.iter_mut().filter(|peer| peer.up) {
                 peer.start_bulk(true, &self.table, recent);
@@ -219,13 +220,14 @@ impl Engine {
         self.peers.iter_mut().for_each(super::peer::Peer::hello_soon);
     }
 
-    /// Whoever owned it: a master answers for every flow. The kernel has them already, but for those that it refused.
-    fn adopt_all(&mut self, now: Instant, out: &mut Vec<Action>) {
-        let version = self.tick();
+    /// Whoever owned it: a master answers for every flow. The kernel has them already, but for those that it refused. `found`: what
+    /// nobody's are worth from now on.
+    fn adopt_all(&mut self, now: Instant, found: u64, out: &mut Vec<Action>) {
         // These are no copies any more. A flow that stayed linked would have its next visit in the copy's time, also when it is given
         // away by then, and packets have set a shorter one.
         self.wheel.stop();
         for slot in 0..self.table.slots() {
+            self.count_as_master(now, slot);
             if let Some(entry) = self.table.slot_mut(slot) {
                 entry.wheel_next = UNLINKED;
             }
@@ -241,11 +243,20 @@ impl Engine {
                 Owner::Peer(_) if has_ended => self.forget(slot),
                 Owner::Local => {}
                 Owner::Found => {
-                    self.table.claim(slot, Owner::Local, version);
+                    self.table.claim(slot, Owner::Local, found);
                     self.adopt(now, slot, out);
                 }
                 Owner::Peer(_) => self.adopt(now, slot, out),
             }
+        }
+    }
+
+    /// What this kernel has told since the engine last ran is read before the role, and may have happened after the mastership began,
+    /// for as long as the loop stood still: it counts as a change of it.
+    fn count_as_master(&mut self, now: Instant, slot: Slot) {
+        let is_news = |entry: &Entry| entry.owner() == Owner::Local && entry.version() > self.clock_ran;
+        if self.table.get(slot).is_some_and(is_news) {
+            self.insist(now, slot);
         }
     }
 
@@ -384,6 +395,20 @@ mod tests {
         engine.on_changed(NOW, &Flow { mark: 3, ..flow(1) }, &mut Vec::new());
         assert_eq!(hear(&mut engine, 1, 2, 10_000), []);
         assert!(matches!(hear(&mut engine, 2, 2, 10_001)[..], [Action::Update(Flow { mark: 2, .. })]));
+    }
+
+    /// This node's loop stood still as it became master: it reads what packets did meanwhile before it hears of its role. That is newer
+    /// than what the former master, which stood still as well, tells late: a state, and an end.
+    #[test]
+    fn what_packets_did_as_a_mastership_began_is_newer() {
+        let mut engine = engine();
+        engine.on_changed(NOW, &Flow { id: 7, ..flow(2) }, &mut Vec::new());
+        assert_eq!(hear(&mut engine, 1, 1, 5).len(), 1);
+        engine.handle(NOW, Input::Timer, &mut Vec::new());
+        engine.on_changed(NOW, &Flow { mark: 3, ..flow(1) }, &mut Vec::new());
+        engine.on_destroyed(NOW, &flow(2).key, 7, &mut Vec::new());
+        engine.handle(NOW, Input::Role(Role::Master), &mut Vec::new());
+        assert_eq!([hear(&mut engine, 1, 2, 10_000), hear(&mut engine, 2, 2, 10_001)], [[], []]);
     }
 
     /// The kernel ends a flow that a peer has told of: on a master it is over and the peer hears so, on a backup it is made

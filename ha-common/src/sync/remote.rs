@@ -173,7 +173,7 @@ impl Engine {
     }
 
     /// Tells the peers anew what this node has, as the newest word.
-    fn insist(&mut self, now: Instant, slot: Slot) {
+    pub(super) fn insist(&mut self, now: Instant, slot: Slot) {
         let version = self.tick();
         self.table.set_version(slot, version);
         self.mark_all(now, slot);
