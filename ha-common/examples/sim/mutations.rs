@@ -329,8 +329,8 @@ pub const ALL: &[Mutation] = &[
     bug(
         "backup-insists",
         "sync/remote.rs",
-        "        if self.role != Role::Master {\n            return false;",
-        "        if self.role != Role::Master && told.mark == u32::MAX {\n            return false;",
+        "if self.role != Role::Master || is_masters {",
+        "if self.role != Role::Master && told.mark == u32::MAX || is_masters {",
         "what a backup had traffic of is written over the master's new connection",
     ),
     bug(
@@ -388,6 +388,13 @@ pub const ALL: &[Mutation] = &[
         "entry.owner() == Owner::Local && entry.version() > self.clock_ran",
         "entry.owner() == Owner::Found && entry.version() > self.clock_ran",
         "what packets did before a new master heard of its role is older than what the former one tells late",
+    ),
+    bug(
+        "two-masters-insist",
+        "sync/remote.rs",
+        "if self.role != Role::Master || is_masters {",
+        "if self.role != Role::Master || is_masters && told.timeout == u32::MAX {",
+        "a former master that has not heard of its end insists on what a newer one's packets have replaced",
     ),
 ];
 

@@ -297,6 +297,18 @@ fn a_backup_insists_on_nothing() {
     assert_eq!(engine.stats().regressions_ignored, 0);
 }
 
+/// Nor does one of two masters: the other's mastership is newer, as its versions say, and this one's is over.
+#[test]
+fn a_master_insists_on_nothing_against_a_newer_one() {
+    let mut engine = Engine::new(config(Mode::Ftfw), 1);
+    handle(&mut engine, BEGIN, Input::Role(Role::Master));
+    handle(&mut engine, BEGIN, Input::Changed(&tcp(3)));
+    engine.peers[0].role = Role::Master;
+    let begun = hear(&mut engine, BEGIN, &[(&tcp(1), 1 << 40)]);
+    assert!(matches!(&begun[..], [Action::Delete { .. }, Action::Create(_)]), "{begun:?}");
+    assert_eq!(engine.stats().regressions_ignored, 0);
+}
+
 /// Nor does one insist that had the traffic as a master, before it has heard that another node is master now.
 #[test]
 fn a_former_master_insists_on_nothing() {

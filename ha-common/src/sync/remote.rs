@@ -106,7 +106,7 @@ impl Engine {
             self.tell_the_owner(now, origin.peer, slot, version);
             return true;
         }
-        if self.is_set_back(slot, &flow) {
+        if self.is_set_back(origin.peer, slot, &flow) {
             self.counters.regressions_ignored += 1;
             self.insist(now, slot);
             return true;
@@ -160,9 +160,11 @@ impl Engine {
     }
 
     /// The flow has traffic here, and what the peer tells is an earlier state of the same connection. A node that is not master
-    /// believes it: at the master, of which it may not have heard yet, the tuple is used again.
-    fn is_set_back(&self, slot: Slot, told: &Flow) -> bool {
-        if self.role != Role::Master {
+    /// believes it: at the master, of which it may not have heard yet, the tuple is used again. So does one of two masters: the newer
+    /// one's versions are, and this node may be the other.
+    fn is_set_back(&self, peer: PeerId, slot: Slot, told: &Flow) -> bool {
+        let is_masters = self.peers.get(usize::from(peer.0)).is_some_and(|peer| peer.role == Role::Master);
+        if self.role != Role::Master || is_masters {
             return false;
         }
         // What was only taken over, or is left from an earlier mastership, may be over: then another connection uses the tuple.
