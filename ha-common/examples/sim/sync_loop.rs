@@ -170,7 +170,7 @@ impl SyncLoop {
         self.gather_until = now.max(self.gather_until) + WAKE_GAP;
         self.woken |= self.on_events(now, kernel);
         self.execute(now, kernel, effects);
-        self.on_mailbox(now, kernel);
+        self.on_mailbox(now, kernel, effects);
         self.execute(now, kernel, effects);
         self.on_dump(now, kernel, effects);
         self.execute(now, kernel, effects);
@@ -217,11 +217,15 @@ impl SyncLoop {
         self.dump.is_none() && self.dump_after.is_none() && !self.rereads && !self.writing.is_busy()
     }
 
-    fn on_mailbox(&mut self, now: Instant, kernel: &mut Conntrack) {
+    fn on_mailbox(&mut self, now: Instant, kernel: &mut Conntrack, effects: &mut Effects) {
         for _ in 0..REQUESTS_PER_WAKE {
             let Some(request) = self.mailbox.pop_front() else { return };
             match request {
                 Request::Role(role) => {
+                    // What was ordered as master is done by a master's rule: it may be older than what is read next.
+                    if role != Role::Master {
+                        self.execute(now, kernel, effects);
+                    }
                     // What happened before belongs to the role of that time.
                     while self.on_events(now, kernel) {}
                     self.role = role;

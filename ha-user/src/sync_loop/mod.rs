@@ -286,6 +286,10 @@ impl SyncLoop {
             SyncRequest::Status(reply) => drop(reply.send(self.status())),
             SyncRequest::Flows { limit, reply } => drop(reply.send(self.engine.flows(limit).collect())),
             SyncRequest::Role(role) => {
+                // What was ordered as master is done by a master's rule, below: it may be older than what is read next.
+                if role != Role::Master {
+                    self.execute();
+                }
                 self.on_events(PORTIONS_BEFORE_ROLE);
                 // An entry in the way of a peer's flow goes, unless this node forwards.
                 self.writing.set_conflict(match role {
