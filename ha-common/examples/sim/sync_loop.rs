@@ -71,6 +71,8 @@ pub struct Effects {
 
 pub struct SyncLoop {
     pub engine: Engine,
+    /// Of this process.
+    pub session: u64,
     admission: Admission,
     actions: Vec<Action>,
     pub mailbox: VecDeque<Request>,
@@ -129,6 +131,7 @@ impl SyncLoop {
         let seed = random.next();
         Self {
             engine: Engine::new(config, seed),
+            session,
             admission: Admission::new(Filter { min_age: options.min_age, ..Filter::default() }, seed),
             actions: Vec::new(),
             mailbox: VecDeque::new(),

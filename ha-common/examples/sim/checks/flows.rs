@@ -167,7 +167,13 @@ impl World {
             }
             self.note(node, Note::Write(write.number, write.before, write.after));
             match (write.before, write.after) {
-                (Some(before), Some(after)) if after < before => self.check_set_back(node, write, before, after),
+                (Some(before), Some(after)) if after < before => {
+                    // Written over in the same batch by what the engine knows by now: nobody has seen it.
+                    let mut later = applied.iter().skip(at + 1).filter(|later| later.number == write.number);
+                    if later.all(|later| later.after.is_none_or(|later| later < before)) {
+                        self.check_set_back(node, write, before, after);
+                    }
+                }
                 (None, Some(after)) if !deleted_just_now.contains(&write.number) => {
                     // Deleted again in the same batch, as the engine has wanted since: nobody has seen it.
                     let mut later = applied.iter().skip(at + 1).filter(|later| later.number == write.number);
@@ -301,8 +307,8 @@ impl World {
         }
         let key = session.flow(number).key;
         let record = record.clone();
-        // An owner that is gone, and not missed yet, is believed to have it.
-        let is_owner_gone = self.hosts.iter().any(|host| !host.sync_runs(self.now));
+        // An owner that is gone, or has started anew, and is not missed yet, is believed to have it.
+        let is_owner_gone = self.hosts.iter().any(|host| !host.sync_runs(self.now)) || self.knows_former_peer(node);
         if is_owner_gone || self.options.mode != Mode::Ftfw {
             self.checks.flows.excused += 1;
             return;
@@ -323,6 +329,14 @@ impl World {
         } else {
             self.fail("revival", format!("node {node}, session {number}: state {mark} comes back, and no node has it"));
         }
+    }
+
+    /// This node's engine believes in a session of a peer whose process has ended: it has not heard of the next one yet.
+    fn knows_former_peer(&self, node: usize) -> bool {
+        let others = self.hosts.iter().enumerate().filter(|(other, _)| *other != node);
+        let sessions = others.map(|(_, host)| host.sync.as_ref().map(|sync| sync.session));
+        let peers = self.hosts[node].sync.iter().flat_map(|sync| sync.engine.stats().peers);
+        peers.zip(sessions).any(|(peer, session)| peer.alive && session != Some(peer.session))
     }
 
     /// An offer stands or not, of a hand-over that began `since`. Before the end of the time for it nothing is offered that is
