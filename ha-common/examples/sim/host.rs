@@ -107,7 +107,7 @@ impl Host {
             self.paused_until = now + length;
             self.stall(now, now + length);
             if !counted {
-                self.clock.miss(length);
+                self.clock.miss(now, length);
             }
         }
     }

@@ -397,8 +397,7 @@ impl World {
     }
 
     /// When a host's clock showed this.
-    fn world_time(&self, node: usize, local: Instant) -> Instant {
-        let host = &self.hosts[node];
-        self.now - host.local(self.now).since(local)
+    pub(super) fn world_time(&self, node: usize, local: Instant) -> Instant {
+        self.hosts[node].clock.showed(local)
     }
 }
