@@ -250,7 +250,9 @@ impl World {
         // itself again when it is over.
         let by_adverts = self.options.kind != Kind::Pair;
         let patience = if by_adverts { CONTACT_OVER } else { ANNOUNCED };
-        let quiet = now.since(since.max(gates.role_changed_at).max(gates.two_until));
+        // Who was not alone, and was cut off from the other, learns that when it hears the other again.
+        let met = if since < gates.two_until && !by_adverts { gates.connected_since.unwrap_or(now) } else { since };
+        let quiet = now.since(since.max(gates.role_changed_at).max(gates.two_until).max(met));
         if apart && taken && told && links && runs && quiet > patience + self.stalled_since(node, since) {
             self.fail(
                 "apart",

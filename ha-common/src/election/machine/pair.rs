@@ -129,7 +129,7 @@ impl Election {
             Sight::Alive(report) => {
                 self.hear_words(now, &report);
                 // It may have been master as well, cut off.
-                if self.role == Role::Master && matches!(before, Sight::Silent { .. }) {
+                if self.role == Role::Master && !matches!(before, Sight::Alive(_)) {
                     self.end_contact(now, actions);
                 }
             }

@@ -72,6 +72,20 @@ fn the_end_of_a_contact_is_announced() {
     assert_eq!(rig.stats().dual_master_contacts, 3, "the next advert begins a new contact");
 }
 
+/// All paths are cut, and the peer becomes master, hears this better master's adverts over a path that carries one way, and retires
+/// unheard. The hosts that have learned its address hear of this node when the peer is heard again.
+#[test]
+fn a_mastership_that_nobody_heard_of_is_announced_over() {
+    for cut in [Sight::Unknown, Sight::Silent { last: Rig::new(config(0)).ready() }] {
+        let mut rig = Rig::ahead(Config { announce_refresh: None, ..config(0) });
+        rig.input(Input::Peer(cut));
+        rig.run(SECOND * 5);
+        rig.actions.clear();
+        rig.see(PeerReport { term: rig.stats().term + 256, ..rig.ready() });
+        assert_eq!((rig.role(), rig.summary().as_str()), (Role::Master, "announce0 announce1"));
+    }
+}
+
 /// At equal intervals ucarp's address order decides against a foreign peer: the lower last octet stays.
 #[test]
 fn a_tie_with_a_foreign_peer_goes_by_address() {
