@@ -9,7 +9,6 @@ use super::record::{Held, Record};
 use crate::conntrack::{Applied, Number, number as number_of};
 use crate::timeline::Note;
 use crate::world::World;
-use ha_common::election::PairTimes;
 use ha_common::sync::Mode;
 use ha_common::sync::flow::Flow;
 use ha_common::time::Instant;
@@ -32,6 +31,8 @@ pub struct Flows {
     /// When each engine last took itself for a master, and since when its process runs.
     master_at: Vec<Instant>,
     runs_since: Vec<Instant>,
+    /// When each host last lost power.
+    dark_at: Vec<Instant>,
     /// When some engine last began to miss a peer; `true`: it still does.
     parted: (Instant, bool),
     pub excused: u64,
@@ -44,6 +45,7 @@ impl Flows {
             lost_at: vec![None; nodes],
             master_at: vec![Instant(0); nodes],
             runs_since: vec![Instant(0); nodes],
+            dark_at: vec![Instant(0); nodes],
             parted: (Instant(0), true),
             excused: 0,
         }
@@ -73,6 +75,7 @@ impl Flows {
     }
 
     pub fn power_lost(&mut self, now: Instant, node: usize) {
+        self.dark_at[node] = now;
         self.records[node].iter_mut().for_each(|record| record.close(now));
     }
 
@@ -84,6 +87,26 @@ impl Flows {
     /// When this node's kernel has ended the flow, if it has it no more.
     pub fn ended_at(&self, node: usize, number: Number) -> Option<Instant> {
         self.records[node][number as usize].held.back()?.until
+    }
+
+    /// When this host last lost power.
+    pub(super) fn dark_at(&self, node: usize) -> Instant {
+        self.dark_at[node]
+    }
+
+    /// When this node's kernel, or an operator, last ended the flow.
+    pub(super) fn last_ended_at(&self, node: usize, number: Number) -> Instant {
+        self.records[node][number as usize].ended_at
+    }
+
+    /// The state that this node's kernel had last, if packets made it there.
+    pub(super) fn own_last(&self, node: usize, number: Number) -> Option<u32> {
+        self.records[node][number as usize].held.back().filter(|held| held.is_own).map(|held| held.mark)
+    }
+
+    /// This node's kernel has, or had, that state.
+    pub(super) fn has_held(&self, node: usize, number: Number, mark: u32) -> bool {
+        self.records[node][number as usize].held.iter().any(|held| held.mark == mark)
     }
 
     /// Did another node's kernel have this state at that time or later, or its engine, which has not heard what became of it?
@@ -337,63 +360,6 @@ impl World {
         let sessions = others.map(|(_, host)| host.sync.as_ref().map(|sync| sync.session));
         let peers = self.hosts[node].sync.iter().flat_map(|sync| sync.engine.stats().peers);
         peers.zip(sessions).any(|(peer, session)| peer.alive && session != Some(peer.session))
-    }
-
-    /// An offer stands or not, of a hand-over that began `since`. Before the end of the time for it nothing is offered that is
-    /// not flushed.
-    pub fn offers(&mut self, node: usize, since: Option<Instant>) {
-        let now = self.now;
-        let host = &mut self.hosts[node];
-        let before = host.offered;
-        host.offered = since.map(|since| before.unwrap_or(since));
-        let Some(since) = since.filter(|_| before.is_none()) else { return };
-        let (waited, flushed) = (host.local(now).since(since), host.health.flushed);
-        if flushed < since && waited < PairTimes::default().drain {
-            self.fail("hand-over", format!("node {node} offers the group {waited:?} after it began to, unflushed"));
-        }
-    }
-
-    /// A backup takes what it is offered. When everything of before the offer was flushed, it holds that.
-    pub fn check_hand_over(&mut self, node: usize) {
-        let offered = |other: usize| self.hosts[other].offered.map(|since| (other, since));
-        let giver = (0..self.hosts.len()).filter(|other| *other != node).find_map(offered);
-        let Some((giver, since)) = giver else { return };
-        let (from, to) = (&self.hosts[giver], &self.hosts[node]);
-        let flushed = from.health.flushed >= since && from.health.in_sync;
-        if !flushed || self.options.mode != Mode::Ftfw || self.may_overflow() {
-            return;
-        }
-        let since = self.world_time(giver, since);
-        // Whoever forces a hand-over may give the group to a node that has not got the whole table yet: then only what has changed
-        // since the two have met is promised.
-        let from_when = if to.health.in_sync { Instant(0) } else { from.met_at };
-        let missing = from.conntrack.entries.iter().find(|(number, entry)| {
-            let session = self.clients.sessions[**number as usize];
-            // What packets made on both is concurrent, unless the giver had the other's state first.
-            let knew = |mark: u32| {
-                self.checks.flows.records[giver][**number as usize].held.iter().any(|held| held.mark == mark)
-            };
-            let record = &self.checks.flows.records[node][**number as usize];
-            let concurrent = record.held.back().is_some_and(|held| held.is_own && !knew(held.mark));
-            // What its kernel or an operator has ended is restored, with pauses.
-            let is_ended = record.ended_at > session.changed;
-            let settled =
-                session.is_open && session.node == giver && session.changed < since && session.changed > from_when;
-            // The engines know of neither: a state whose event was lost here, an end whose event was lost there.
-            let unheard =
-                from.conntrack.is_unheard(**number, entry.flow.mark) || to.conntrack.ended_unheard.contains(number);
-            let refused = to.conntrack.refused.contains(number);
-            settled
-                && !concurrent
-                && !is_ended
-                && !unheard
-                && !refused
-                && to.conntrack.mark(**number).is_none_or(|mark| mark < entry.flow.mark)
-        });
-        if let Some((number, entry)) = missing {
-            let (had, has) = (entry.flow.mark, to.conntrack.mark(*number));
-            self.fail("hand-over", format!("session {number}: state {had} at node {giver}, {has:?} at node {node}"));
-        }
     }
 
     /// When a host's clock showed this.

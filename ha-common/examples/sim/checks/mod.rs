@@ -4,6 +4,7 @@ mod calm;
 mod end;
 mod flows;
 mod gates;
+mod hand_over;
 mod nonces;
 mod record;
 
