@@ -44,13 +44,16 @@ fn is_passing(error: i32) -> bool {
 impl Engine {
     /// Real traffic (or an operator) created or changed a flow here.
     pub(super) fn on_changed(&mut self, now: Instant, flow: &Flow, out: &mut Vec<Action>) {
+        let generation = self.dump.generation_of_event();
         let Some(slot) = self.table.find(&flow.key) else {
             let version = self.tick();
             let slot = self.insert(flow, Owner::Local, version, out);
+            if let Some(entry) = slot.and_then(|slot| self.table.get_mut(slot)) {
+                entry.dump = generation;
+            }
             slot.into_iter().for_each(|slot| self.publish_changed(now, slot, out));
             return self.expect_early(now, &flow.key, out);
         };
-        let generation = self.dump.generation();
         let Some(entry) = self.table.get_mut(slot) else { return };
         entry.dump = generation;
         entry.flags.clear(Flags::CUT);

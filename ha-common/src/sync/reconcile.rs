@@ -24,6 +24,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Idle,
+    /// It begins when the writes ordered before are done.
+    Asked,
     Running,
 }
 
@@ -54,13 +56,23 @@ impl Dump {
         }
     }
 
+    /// From the moment on that it was asked for.
     pub fn is_running(&self) -> bool {
-        self.state == State::Running
+        self.state != State::Idle
     }
 
     /// What to stamp on entries that are touched now.
     pub fn generation(&self) -> u8 {
         self.generation
+    }
+
+    /// What to stamp on entries of which an event tells now: a line of a dump that has not begun is newer than the event, and may
+    /// tell of a write that was done after it. Zero is no dump's.
+    pub fn generation_of_event(&self) -> u8 {
+        match self.state {
+            State::Idle | State::Running => self.generation,
+            State::Asked => 0,
+        }
     }
 
     /// What the table lacks is to be read. What a node that is not master has in its kernel and nobody told it of may be left
@@ -86,12 +98,12 @@ impl Dump {
     pub fn poll_at(&self) -> Option<Instant> {
         match self.state {
             State::Idle => self.wanted.then_some(self.not_before),
-            State::Running => Some(self.heard + SILENCE_MAX),
+            State::Asked | State::Running => Some(self.heard + SILENCE_MAX),
         }
     }
 
     fn begin(&mut self, now: Instant) {
-        self.state = State::Running;
+        self.state = State::Asked;
         self.generation = self.generation.checked_add(1).unwrap_or(1);
         self.heard = now;
     }
@@ -131,6 +143,7 @@ impl Engine {
             self.dump.begin(now);
             self.expectation_dump.clear();
         }
+        self.dump.state = State::Running;
         self.dump.heard = now;
     }
 
@@ -325,6 +338,22 @@ mod tests {
         engine.handle(later, Input::EventsLost, &mut out);
         assert_eq!(out, [Action::Event(Event::EventsLost)]);
         assert!(engine.poll_at().is_some_and(|at| at <= later));
+    }
+
+    /// A copy that was ordered before the mastership is written over what packets have made as a dump waits for that write: the dump
+    /// tells of it.
+    #[test]
+    fn what_was_written_before_a_dump_began_is_told_by_it() {
+        let (mut engine, mut out) = (engine(), Vec::new());
+        engine.handle(NOW, Input::Role(Role::Master), &mut out);
+        assert!(out.contains(&Action::Dump));
+        engine.on_changed(NOW, &Flow { id: 7, mark: 2, ..flow(1) }, &mut out);
+        engine.handle(NOW, Input::DumpBegin, &mut out);
+        engine.on_dumped(NOW, &Flow { id: 9, mark: 1, ..flow(1) }, &mut out);
+        assert!(engine.flows(1).all(|(flow, _)| flow.mark == 1));
+        engine.on_changed(NOW, &Flow { id: 9, mark: 3, ..flow(1) }, &mut out);
+        engine.on_dumped(NOW, &Flow { id: 9, mark: 1, ..flow(1) }, &mut out);
+        assert!(engine.flows(1).all(|(flow, _)| flow.mark == 3));
     }
 
     /// The same where the end of the tuple's former use is still remembered: the line is not believed.
