@@ -396,6 +396,20 @@ pub const ALL: &[Mutation] = &[
         "if self.role != Role::Master || is_masters && told.timeout == u32::MAX {",
         "a former master that has not heard of its end insists on what a newer one's packets have replaced",
     ),
+    bug(
+        "owed-removals-forgotten",
+        "sync/peer.rs",
+        "        removals.into_iter().for_each(|slot| self.outbox.bulk.owe(slot));",
+        "        drop(removals);",
+        "a removal that was lost with a transfer is never told",
+    ),
+    bug(
+        "dump-begins-when-asked",
+        "sync/reconcile.rs",
+        "            State::Asked => 0,",
+        "            State::Asked => self.generation,",
+        "what a new master's write of before has changed is never told",
+    ),
 ];
 
 /// Where a mutation's text begins in its file.

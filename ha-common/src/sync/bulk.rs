@@ -271,6 +271,11 @@ impl Bulk {
         self.repair.push_back(slot);
     }
 
+    /// What is owed.
+    pub fn owed(&self) -> impl Iterator<Item = Slot> + '_ {
+        self.repair.iter().copied()
+    }
+
     /// The announcement to put into the next frame, once everything has arrived.
     pub fn end_due(&self) -> Option<proto::BulkEnd> {
         let walked = self.cursor >= self.end && matches!(self.pass, Pass::Others(_));

@@ -429,4 +429,16 @@ mod tests {
             assert_eq!(out.len() as u64, creations, "{role}");
         }
     }
+
+    /// A removal rides with a transfer and is lost, and the transfer is begun anew: no walk finds what has ended.
+    #[test]
+    fn a_removal_that_a_transfer_owes_is_owed_by_the_next() {
+        let mut engine = engine();
+        engine.on_changed(NOW, &flow(1), &mut Vec::new());
+        let slot = engine.table.find(&flow(1).key).unwrap();
+        engine.on_destroyed(NOW, &flow(1).key, 0, &mut Vec::new());
+        engine.peers[0].outbox.bulk.owe(slot);
+        engine.on_role(NOW, Role::Master, &mut Vec::new());
+        assert_eq!(engine.peers[0].outbox.bulk.peek(&engine.table), Some(slot));
+    }
 }

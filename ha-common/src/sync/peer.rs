@@ -8,7 +8,7 @@ use super::outbox::Outbox;
 use super::prove::Prover;
 use super::seal::{Identity, Keyring};
 use super::session::{Abilities, Session, Statement, Stranger};
-use super::table::Table;
+use super::table::{Slot, Table};
 use super::{Action, Config, Event, Mode, PeerId, PeerStats};
 use crate::proto;
 use crate::role::{NodeId, Role};
@@ -141,7 +141,12 @@ impl Peer {
 
     /// Begins to send the whole table.
     pub fn start_bulk(&mut self, master: bool, table: &Table, recent: RecentVersions) {
+        let bit = bit(self.id);
+        // No walk finds what has ended: the removals that the last one owes, because their frames were lost, are still to be told.
+        let is_owed = |slot: &Slot| table.get(*slot).is_some_and(|entry| entry.is_tombstone() && entry.owed & bit != 0);
+        let removals: Vec<Slot> = self.outbox.bulk.owed().filter(is_owed).collect();
         self.outbox.bulk.start(self.wanted_by_peer, master, table.slots(), recent);
+        removals.into_iter().for_each(|slot| self.outbox.bulk.owe(slot));
     }
 
     /// Looks at the links to the peer, and tells it soon when its frames will come over another one.
