@@ -324,20 +324,27 @@ impl World {
     fn check_revival(&mut self, node: usize, write: &Applied, mark: u32) {
         let number = write.number;
         let session = self.clients.sessions[number as usize];
-        let record = &self.checks.flows.records[node][number as usize];
+        let record = self.checks.flows.records[node][number as usize].clone();
+        // It ended here while the write was under way to the kernel.
+        let is_overtaken = record.deleted > 0
+            && record.deleted_at == record.ended_at
+            && record.ended_event > write.asked.events
+            && self.options.mode == Mode::Ftfw;
         if session.last_mark_of(mark).is_none() || mark > record.deleted {
+            // A later state than ended here comes back, and no engine knows of it.
+            if session.last_mark_of(mark).is_some() && is_overtaken {
+                self.hosts[node].conntrack.overtaken.insert(number);
+            }
             return;
         }
         let key = session.flow(number).key;
-        let record = record.clone();
         // An owner that is gone, or has started anew, and is not missed yet, is believed to have it.
         let is_owner_gone = self.hosts.iter().any(|host| !host.sync_runs(self.now)) || self.knows_former_peer(node);
         if is_owner_gone || self.options.mode != Mode::Ftfw {
             self.checks.flows.excused += 1;
             return;
         }
-        // It ended here while the write was under way to the kernel.
-        if record.deleted_at == record.ended_at && record.ended_event > write.asked.events {
+        if is_overtaken {
             self.checks.flows.excused += 1;
             self.hosts[node].conntrack.overtaken.insert(number);
             return;
