@@ -31,6 +31,8 @@ pub struct Settings {
     pub preempt: bool,
     /// `[election] link_up_delay`.
     pub link_up_delay: &'static str,
+    /// Further keys of `[election]`.
+    pub election: &'static str,
     pub password: &'static str,
     /// Adds the IPv6 twins to both groups. ucarp knows a single IPv4 address.
     pub ipv6: bool,
@@ -54,6 +56,7 @@ impl Default for Settings {
             dead_ratio: 3,
             preempt: false,
             link_up_delay: "500ms",
+            election: "",
             password: "toto",
             ipv6: false,
             more_vips: 0,
@@ -74,6 +77,7 @@ impl Settings {
             dead_ratio,
             preempt,
             link_up_delay,
+            election,
             password,
             ipv6,
             more_vips,
@@ -124,6 +128,7 @@ password = "{password}"
 dead_ratio = {dead_ratio}
 preempt = {preempt}
 link_up_delay = "{link_up_delay}"
+{election}
 
 [datapath]
 xdp = "{xdp}"

@@ -17,6 +17,8 @@ use std::os::fd::OwnedFd;
 
 /// Entries of one measurement.
 const FLOWS: u32 = 200_000;
+/// Tables that are filled whole: searches in a large one miss the processor's caches.
+const TABLES: [u32; 3] = [100_000, 500_000, 1_000_000];
 /// Requests per system call.
 const BATCHES: [u32; 3] = [1, 64, 256];
 /// The largest batch has less than 512 bytes for each request.
@@ -49,15 +51,20 @@ pub fn measure(rig: &Rig, figures: &mut Figures) -> Result<()> {
     for (kind, rate, cpu) in CREATES {
         for batch in BATCHES {
             flush(node)?;
-            let took = one_writer(node, Request::Create(kind), batch)?;
+            let took = one_writer(node, Request::Create(kind), FLOWS, batch)?;
             both(figures, rate, cpu, batch, took);
         }
     }
     for batch in BATCHES {
         flush(node)?;
-        one_writer(node, Request::Create(Kind::SourceNat), 256)?;
-        both(figures, "update", "update-cpu", batch, one_writer(node, Request::Update, batch)?);
-        both(figures, "delete", "delete-cpu", batch, one_writer(node, Request::Delete, batch)?);
+        one_writer(node, Request::Create(Kind::SourceNat), FLOWS, 256)?;
+        both(figures, "update", "update-cpu", batch, one_writer(node, Request::Update, FLOWS, batch)?);
+        both(figures, "delete", "delete-cpu", batch, one_writer(node, Request::Delete, FLOWS, batch)?);
+    }
+    for flows in TABLES {
+        flush(node)?;
+        let took = one_writer(node, Request::Create(Kind::SourceNat), flows, 256)?;
+        note(figures, "fill-snat", u64::from(flows), "s", took.wall.as_secs_f64());
     }
     flush(node)?;
     let rate = two_writers(node, Request::Create(Kind::SourceNat))?;
@@ -78,10 +85,10 @@ fn flush(node: &Netns) -> Result<()> {
     node.run("conntrack", &["-F"]).map(drop)
 }
 
-fn one_writer(node: &Netns, request: Request, batch: u32) -> Result<Took> {
+fn one_writer(node: &Netns, request: Request, flows: u32, batch: u32) -> Result<Took> {
     node.enter(|| {
         pin(1)?;
-        write(request, 0..FLOWS, batch)
+        write(request, 0..flows, batch)
     })?
 }
 

@@ -10,7 +10,7 @@ pub struct Metric {
     pub title: &'static str,
     /// What `at` counts; empty where the figure has none.
     pub at: &'static str,
-    /// What the kernel does alone: a figure of `bench limits`, its `at`, and how it is compared.
+    /// What the kernel does alone: a figure of `bench limits`, its `at` (unless it is the row's), and how it is compared.
     pub limit: Option<Limit>,
 }
 
@@ -29,6 +29,8 @@ pub enum LimitKind {
     Same,
     /// It is a rate; the time is `at` of the row by that rate.
     Seconds,
+    /// It is one of the same unit and the same `at`.
+    SameAt,
 }
 
 const fn metric(name: &'static str, unit: &'static str, at: &'static str, title: &'static str) -> Metric {
@@ -73,9 +75,9 @@ pub const SYNC: [Metric; 32] = [
     metric("lag-missing", "flows", "flows/s", "… never"),
     beside(
         metric("bulk-up", "s", "flows", "all in a fresh standby's kernel, since its daemon answers"),
-        "insert-snat",
-        256,
-        LimitKind::Seconds,
+        "fill-snat",
+        0,
+        LimitKind::SameAt,
     ),
     metric("bulk-start", "s", "flows", "… since its start"),
     metric("bulk-sync", "s", "flows", "… until both nodes say so"),

@@ -278,10 +278,11 @@ fn cell(lines: &[Line], tool: &str, measure: &str, at: u64) -> String {
 /// What the kernel alone makes of a figure.
 fn limit(lines: &[Line], metric: Metric, at: u64) -> String {
     let value = metric.limit.and_then(|limit| {
-        let is_it = |line: &&Line| line.measure == limit.name && line.at == limit.at;
+        let limit_at = if limit.kind == LimitKind::SameAt { at } else { limit.at };
+        let is_it = |line: &&Line| line.measure == limit.name && line.at == limit_at;
         let value = lines.iter().find(is_it)?.value?;
         Some(match limit.kind {
-            LimitKind::Same => short(value),
+            LimitKind::Same | LimitKind::SameAt => short(value),
             LimitKind::Seconds => format!("{} s", short(at as f64 / value)),
         })
     });
@@ -372,16 +373,21 @@ mod tests {
         assert!(!text.contains("log"), "{text}");
     }
 
-    /// A figure has the kernel's beside it: the same unit as it is, a rate as the time for the row's size.
+    /// A figure has the kernel's beside it: the same unit as it is, of the row's size where sizes count, a rate as the time for it.
     #[test]
     fn the_kernels_limit_stands_beside() {
         let mut all = lines(ToolName::Twinwall, Measure::Cpu, 20_000, &[sample(3.0)], &conditions());
         let bulk = Sample { readings: vec![Reading { name: "bulk-up", at: 1_000_000, value: 4.0 }], load: 0.0 };
         all.extend(lines(ToolName::Twinwall, Measure::Bulk, 1_000_000, &[Ok(bulk)], &conditions()));
         all.push(Line::of_kernel("insert-snat-cpu", 256, "us", &[2.1], &conditions()));
-        all.push(Line::of_kernel("insert-snat", 256, "entries/s", &[400_000.0], &conditions()));
+        let stale = Sample { readings: vec![Reading { name: "stale-1s", at: 200_000, value: 0.0 }], load: 0.0 };
+        all.extend(lines(ToolName::Twinwall, Measure::Storm, 200_000, &[Ok(stale)], &conditions()));
+        all.push(Line::of_kernel("fill-snat", 500_000, "s", &[1.2], &conditions()));
+        all.push(Line::of_kernel("fill-snat", 1_000_000, "s", &[2.5], &conditions()));
+        all.push(Line::of_kernel("delete", 256, "entries/s", &[400_000.0], &conditions()));
         let text = markdown(&all);
         assert!(text.contains("| 20000 flows/s | us/flow | 2.1 | 3 |"), "{text}");
-        assert!(text.contains("| 1000000 flows | s | 2.5 s | 4 |"), "{text}");
+        assert!(text.contains("| 1000000 flows | s | 2.5 | 4 |"), "{text}");
+        assert!(text.contains("| 200000 flows | flows | 0.5 s | 0 |"), "{text}");
     }
 }
