@@ -36,9 +36,9 @@ pub struct SimArgs {
     /// Put each known bug into a copy of the pure crate, and let the simulation find it
     #[arg(long)]
     mutations: bool,
-    /// Only the bugs whose names contain this
+    /// Only the bugs whose names contain this; may be repeated
     #[arg(long, requires = "mutations", value_name = "TEXT")]
-    only: Option<String>,
+    only: Vec<String>,
 }
 
 /// # Errors

@@ -33,7 +33,8 @@ impl Told {
 /// # Errors
 /// When a bug does not fit the code any more, does not compile, or is not found.
 pub fn run(args: &SimArgs) -> Result<ExitCode> {
-    let wanted = |bug: &&Mutation| args.only.as_ref().is_none_or(|only| bug.name.contains(only.as_str()));
+    let wanted =
+        |bug: &&Mutation| args.only.is_empty() || args.only.iter().any(|only| bug.name.contains(only.as_str()));
     let bugs: Vec<_> = ALL.iter().filter(wanted).collect();
     ensure!(!bugs.is_empty(), "no bug of that name: see ha-common/examples/sim/mutations.rs");
     let copy = Copy::make()?;
