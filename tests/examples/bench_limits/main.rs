@@ -8,7 +8,7 @@ mod udp;
 
 use anyhow::{Context, Result};
 use ha_tests::bench::sync::report::{Conditions, Line};
-use ha_tests::bench::sync::rig::{Rig, raise_limits};
+use ha_tests::bench::sync::rig::{RaisedLimits, Rig};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 use std::collections::BTreeMap;
@@ -37,7 +37,7 @@ fn measure() -> Result<()> {
     let runs: u16 = runs.parse().context("the argument is the number of runs")?;
     ha_tests::netns::require_root()?;
     rustix::process::setpriority_process(None, NICE)?;
-    raise_limits()?;
+    let _raised = RaisedLimits::new()?;
     let mut figures = Figures::new();
     for run in 1..=runs {
         eprintln!("{run:>4}/{runs} requests");

@@ -91,9 +91,7 @@ pub fn run(options: &Options, interrupted: &AtomicBool) -> Result<Vec<Line>> {
     crate::netns::require_root()?;
     rustix::process::setpriority_process(None, super::NICE)?;
     // Large tables make every namespace of the machine slow to remove: not for a quick look.
-    if options.ceiling > rig::ORDINARY {
-        rig::raise_limits()?;
-    }
+    let _raised = if options.ceiling > rig::ORDINARY { Some(rig::RaisedLimits::new()?) } else { None };
     let operands = options.measures.iter().flat_map(|measure| {
         let measure = *measure;
         measure.operands(options).into_iter().map(move |operand| (measure, operand))

@@ -259,22 +259,45 @@ impl Counter {
     }
 }
 
-/// Raises the limits of the machine's connection tables where they are lower, and never lowers them.
-///
-/// # Errors
-/// Without root.
-pub fn raise_limits() -> Result<()> {
-    for (path, wanted) in [
-        ("/proc/sys/net/netfilter/nf_conntrack_max", ENTRIES),
-        ("/sys/module/nf_conntrack/parameters/hashsize", BUCKETS),
-    ] {
-        let text = fs::read_to_string(path).with_context(|| format!("cannot read {path} (modprobe nf_conntrack)"))?;
-        if text.trim().parse::<u32>()? < wanted {
-            eprintln!("{path} is raised from {} to {wanted}, for the whole machine", text.trim());
-            fs::write(path, wanted.to_string()).with_context(|| format!("cannot write {path}"))?;
+/// Limits of the machine's connection tables that were raised; dropped, they are what they were before. Reading or removing a
+/// table is one system call over all its buckets, and as slow for whoever comes next.
+pub struct RaisedLimits(Vec<(&'static str, String)>);
+
+impl RaisedLimits {
+    /// Raises the limits where they are lower, and never lowers them.
+    ///
+    /// # Errors
+    /// Without root.
+    pub fn new() -> Result<Self> {
+        let mut raised = Self(Vec::new());
+        for (path, wanted) in [
+            ("/proc/sys/net/netfilter/nf_conntrack_max", ENTRIES),
+            ("/sys/module/nf_conntrack/parameters/hashsize", BUCKETS),
+        ] {
+            let text =
+                fs::read_to_string(path).with_context(|| format!("cannot read {path} (modprobe nf_conntrack)"))?;
+            if text.trim().parse::<u32>()? < wanted {
+                let before = text.trim();
+                eprintln!(
+                    "{path} is raised from {before} to {wanted} for the whole machine, until the end of the bench"
+                );
+                fs::write(path, wanted.to_string()).with_context(|| format!("cannot write {path}"))?;
+                raised.0.push((path, before.to_owned()));
+            }
+        }
+        Ok(raised)
+    }
+}
+
+impl Drop for RaisedLimits {
+    fn drop(&mut self) {
+        // The number of buckets last raised goes first: it would raise the other limit again.
+        for (path, before) in self.0.iter().rev() {
+            if let Err(error) = fs::write(path, before) {
+                eprintln!("cannot set {path} to {before} again: {error}");
+            }
         }
     }
-    Ok(())
 }
 
 fn lay_straight_cables(pair: &Pair) -> Result<()> {
