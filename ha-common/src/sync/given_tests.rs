@@ -1,5 +1,6 @@
 //! What a former master has given away, and nobody has named since.
 
+use super::bulk::{Bulk, RecentVersions};
 use super::engine::Engine;
 use super::fixture::config;
 use super::flow::Flow;
@@ -50,8 +51,14 @@ fn former_master() -> (Engine, Slot) {
     let entry = engine.table.get_mut(slot).unwrap();
     entry.dirty = 0;
     entry.flags.clear(Flags::HANDOVER);
-    engine.peers.iter_mut().for_each(|peer| peer.outbox.bulk.stop());
+    engine.peers.iter_mut().for_each(|peer| end_transfer(&mut peer.outbox.bulk));
     (engine, slot)
+}
+
+/// All of it has arrived.
+fn end_transfer(bulk: &mut Bulk) {
+    bulk.on_end_sent();
+    bulk.on_end_settled(bulk.epoch(), true);
 }
 
 /// A transfer that a backup has built before it heard of the gift, and that waited while this node stood still, does not make the
@@ -110,6 +117,29 @@ fn a_late_dump_shows_what_the_master_did() {
             }
         }
     }
+}
+
+/// What was given away the heir takes when this node's transfer has come to its end: before, its own transfer cannot name it.
+#[test]
+fn a_gift_that_the_heir_cannot_name_yet_stays() {
+    let (mut engine, _) = former_master();
+    engine.peers[0].outbox.bulk.start(1, false, 1, RecentVersions::default());
+    assert_eq!(hear(&mut engine, PeerId(0), 4, end(4, true)), []);
+    end_transfer(&mut engine.peers[0].outbox.bulk);
+    assert!(matches!(hear(&mut engine, PeerId(0), 5, end(5, true))[..], [Action::Delete { .. }]));
+}
+
+/// A gift is under way as the heir's transfer of before ends what it does not name, and a dump runs here: the heir's answer names the
+/// flow in the state that was given, and it is made anew.
+#[test]
+fn a_gift_that_a_transfer_has_ended_comes_back_with_the_answer() {
+    let (mut engine, slot) = former_master();
+    let version = engine.table.get(slot).unwrap().version();
+    handle(&mut engine, NOW, Input::DumpBegin);
+    assert!(matches!(hear(&mut engine, PeerId(0), 4, end(4, true))[..], [Action::Delete { .. }]));
+    let answer = encode::flow_message(&Flow { id: 7, ..flow(1) }, version, false);
+    assert!(matches!(hear(&mut engine, PeerId(0), 4, Kind::Upsert(answer))[..], [Action::Create(_)]));
+    assert_eq!(handle(&mut engine, NOW, Input::Dumped(&Flow { id: 7, ..flow(1) })), []);
 }
 
 /// The kernel ends the flow after it was given away, and an event tells so: the heir has it, and the copy is made anew.

@@ -139,11 +139,13 @@ impl Engine {
         self.table.bury(slot);
     }
 
-    /// The entry goes without a word to the peers.
+    /// The entry goes without a word to the peers. A dump that runs may still tell of it, and is not believed; what a peer says of it
+    /// counts, as it does where nothing is known.
     pub(super) fn forget(&mut self, slot: Slot) {
         if self.dump.is_running() {
             let generation = self.dump.generation();
             self.table.entomb(slot);
+            self.table.set_version(slot, 0);
             if let Some(entry) = self.table.get_mut(slot) {
                 entry.owed = 0;
                 entry.dump = generation;

@@ -80,14 +80,15 @@ impl Engine {
         let Some(state) = self.peers.get(usize::from(peer.0)) else { return 0 };
         let horizon = state.inbox.rounds.horizon(now);
         let judge = Judge { peer, by_master, epoch: state.inbox.epoch as u16, horizon };
-        // A repair begins when everything was offered.
+        // What was given away the peer takes with the end of this node's transfer, and cannot name before. A repair begins when
+        // everything was offered.
         let handing_over = !state.outbox.bulk.is_done() && !state.outbox.bulk.is_repair();
         let bit = super::peer::bit(peer);
         let mut purged = 0;
         for slot in 0..self.table.slots() {
             let Some(entry) = self.table.get(slot).filter(|entry| entry.is_live()) else { continue };
             // Nobody's flow is told to nobody, whatever it was before.
-            let offered = entry.dirty & bit != 0 || (handing_over && entry.flags.has(Flags::HANDOVER));
+            let offered = entry.dirty & bit != 0 || (handing_over && entry.flags.has(Flags::GIVEN));
             if offered && entry.owner() != Owner::Found {
                 continue;
             }
