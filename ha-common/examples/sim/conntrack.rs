@@ -83,6 +83,8 @@ pub struct Conntrack {
     pub ended_unheard: BTreeSet<Number>,
     /// Entries whose last write was refused.
     pub refused: BTreeSet<Number>,
+    /// States that were to be written and were refused, by their marks, until the checks have taken them.
+    pub refused_states: Vec<(Number, u32)>,
 }
 
 impl Conntrack {
@@ -105,6 +107,7 @@ impl Conntrack {
             unlistened: BTreeMap::new(),
             ended_unheard: BTreeSet::new(),
             refused: BTreeSet::new(),
+            refused_states: Vec::new(),
         }
     }
 
@@ -188,10 +191,9 @@ impl Conntrack {
         if self.entries.contains_key(&number) {
             return Err(EEXIST);
         }
-        self.refuse(now, number)?;
+        self.refuse(now, flow)?;
         if self.is_full() {
-            self.refused.insert(number);
-            self.refused_at = Some(now);
+            self.note_refused(now, flow);
             return Err(ENOMEM);
         }
         let id = self.fresh_id();
@@ -201,7 +203,7 @@ impl Conntrack {
 
     /// As the real one: status bits are only ever added, translation cannot change (`ctnetlink` section 9).
     pub fn update(&mut self, now: Instant, flow: &Flow, with_status: bool) -> Result<(), i32> {
-        self.refuse(now, number(&flow.key))?;
+        self.refuse(now, flow)?;
         let Some(Entry { flow: old, deadline }) = self.entries.get_mut(&number(&flow.key)) else { return Err(ENOENT) };
         let sticky = status::SEEN_REPLY | status::ASSURED;
         if with_status && old.status & !flow.status & sticky != 0 {
@@ -243,14 +245,20 @@ impl Conntrack {
         self.entries.get(&number).map(|entry| entry.flow.mark)
     }
 
-    fn refuse(&mut self, now: Instant, number: Number) -> Result<(), i32> {
+    fn refuse(&mut self, now: Instant, flow: &Flow) -> Result<(), i32> {
         if self.refused_percent > 0 && self.random.percent(self.refused_percent) {
             self.refused_writes += 1;
-            self.refused.insert(number);
-            self.refused_at = Some(now);
+            self.note_refused(now, flow);
             return Err(ENOMEM);
         }
         Ok(())
+    }
+
+    fn note_refused(&mut self, now: Instant, flow: &Flow) {
+        let number = number(&flow.key);
+        self.refused.insert(number);
+        self.refused_at = Some(now);
+        self.refused_states.push((number, flow.mark));
     }
 
     fn put(&mut self, now: Instant, number: Number, flow: Flow) {

@@ -109,15 +109,10 @@ impl Flows {
         self.records[node][number as usize].held.iter().any(|held| held.mark == mark)
     }
 
-    /// Did another node's kernel have this state at that time or later, or its engine, which has not heard what became of it?
+    /// Did another node have this state at that time or later?
     fn is_held_elsewhere(&self, node: usize, number: Number, mark: u32, since: Instant) -> bool {
-        let others = self.records.iter().enumerate().filter(|(other, _)| *other != node);
-        let mut records = others.map(|(_, records)| &records[number as usize]);
-        let is_it = |held: &Held| {
-            let is_believed = held.believed_until.is_some_and(|until| until >= since);
-            held.mark == mark && (held.until.is_none_or(|until| until >= since) || is_believed)
-        };
-        records.any(|record| record.held.iter().any(is_it))
+        let mut others = self.records.iter().enumerate().filter(|(other, _)| *other != node);
+        others.any(|(_, records)| records[number as usize].has_since(mark, since))
     }
 }
 
@@ -182,6 +177,9 @@ impl World {
     /// An engine's writes came about.
     pub fn written(&mut self, node: usize, applied: &[Applied]) {
         let now = self.now;
+        for (number, mark) in std::mem::take(&mut self.hosts[node].conntrack.refused_states) {
+            self.checks.flows.records[node][number as usize].refuse(now, mark);
+        }
         let mut deleted_just_now: Vec<Number> = Vec::new();
         for (at, write) in applied.iter().enumerate() {
             if write.before == write.after {

@@ -29,6 +29,8 @@ pub struct Record {
     pub held: VecDeque<Held>,
     /// What this node's engine takes for the newest state. Events may have been lost since.
     believed: Option<u32>,
+    /// States that this node's kernel refused, and until when its engine took each for the newest; `None`: it still does.
+    refused: VecDeque<(u32, Option<Instant>)>,
     /// This node's engine knows that the flow has ended, up to the state of this mark: it was told as master, or has deleted
     /// it. Zero: it knows of no end.
     pub deleted: u32,
@@ -60,6 +62,32 @@ impl Record {
         if let Some(held) = self.held.iter_mut().rev().find(|held| held.mark == before) {
             held.believed_until = Some(now);
         }
+        if let Some((_, until)) = self.refused.iter_mut().rev().find(|(mark, _)| *mark == before) {
+            *until = Some(now);
+        }
+    }
+
+    /// The kernel refuses the newest state that the engine knows.
+    pub fn refuse(&mut self, now: Instant, mark: u32) {
+        self.believe(now, Some(mark));
+        if self.refused.back().is_none_or(|(last, _)| *last != mark) {
+            if self.refused.len() >= STATES_MAX {
+                self.refused.pop_front();
+            }
+            self.refused.push_back((mark, None));
+        }
+    }
+
+    /// The kernel had this state at that time or later, or the engine took it for the newest, as it has not heard what became of it or
+    /// its kernel has refused it.
+    pub fn has_since(&self, mark: u32, since: Instant) -> bool {
+        let is_held = |held: &Held| {
+            let is_believed = held.believed_until.is_some_and(|until| until >= since);
+            held.mark == mark && (held.until.is_none_or(|until| until >= since) || is_believed)
+        };
+        let is_refused =
+            |(refused, until): &(u32, Option<Instant>)| *refused == mark && until.is_none_or(|until| until >= since);
+        self.held.iter().any(is_held) || self.refused.iter().any(is_refused)
     }
 
     /// What the engine has heard since is newer than what it has read.
