@@ -363,13 +363,15 @@ mod tests {
         engine.role = Role::Backup;
         let slot = engine.table.insert(&flow(1), Owner::Peer(backup), 5).unwrap();
         let entry = engine.table.get_mut(slot).unwrap();
-        entry.flags.set(Flags::HANDOVER);
         entry.dirty = super::super::peer::bit(master);
         let bulk = &mut engine.peers[1].outbox.bulk;
         bulk.start(1, false, 0, RecentVersions::default());
         bulk.on_end_sent();
         assert!(bulk.on_end_settled(1, true));
         for (peer, deletes) in [(master, 0), (backup, 0), (master, 1)] {
+            if deletes > 0 {
+                engine.table.get_mut(slot).unwrap().flags.set(Flags::GIVEN);
+            }
             let led_to = hear(&mut engine, now, peer, 1, end(1, peer == master));
             let is_delete = |action: &&Action| matches!(action, Action::Delete { .. });
             assert_eq!(led_to.iter().filter(is_delete).count(), deletes, "{peer:?}");

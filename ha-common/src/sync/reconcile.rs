@@ -258,8 +258,8 @@ impl Engine {
         }
     }
 
-    /// A live entry is not in the kernel any more, as an event has told just now, or a dump. What a master's kernel has ended is over, whoever has told of the flow:
-    /// its packets pass here, and those that change nothing tell of nothing.
+    /// A live entry is not in the kernel any more, as an event tells just now (`is_told`), or a dump. What a master's kernel has ended
+    /// is over, whoever has told of the flow: its packets pass here, and those that change nothing tell of nothing.
     pub(super) fn vanished(&mut self, now: Instant, slot: Slot, is_told: bool, out: &mut Vec<Action>) {
         let Some(entry) = self.table.get(slot) else { return };
         let was_there = !entry.flags.has(Flags::ABSENT) || entry.flags.has(Flags::OUTDATED);

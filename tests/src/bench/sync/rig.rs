@@ -291,7 +291,6 @@ impl RaisedLimits {
 
 impl Drop for RaisedLimits {
     fn drop(&mut self) {
-        // The number of buckets last raised goes first: it would raise the other limit again.
         for (path, before) in self.0.iter().rev() {
             if let Err(error) = fs::write(path, before) {
                 eprintln!("cannot set {path} to {before} again: {error}");
