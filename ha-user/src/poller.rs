@@ -61,11 +61,31 @@ impl Poller {
     /// # Errors
     /// When the kernel refuses to wait; an interrupting signal is not an error but an early wake-up.
     pub fn wait(&mut self, deadline: Option<Instant>, ready: &mut Vec<u64>) -> io::Result<()> {
-        ready.clear();
         self.arm(deadline)?;
+        self.collect(None, ready)
+    }
+
+    /// As [`Self::wait`], with what is there now: for whoever has waited for [`Self::duplicate`]'s descriptor.
+    ///
+    /// # Errors
+    /// As [`Self::wait`].
+    pub fn look(&mut self, ready: &mut Vec<u64>) -> io::Result<()> {
+        self.collect(Some(&Timespec { tv_sec: 0, tv_nsec: 0 }), ready)
+    }
+
+    /// Another descriptor of the poller, to wait for on any thread: readable when [`Self::wait`] would not sleep.
+    ///
+    /// # Errors
+    /// When descriptors are exhausted.
+    pub fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.epoll.try_clone()
+    }
+
+    fn collect(&mut self, at_most: Option<&Timespec>, ready: &mut Vec<u64>) -> io::Result<()> {
+        ready.clear();
         // On the stack, because an event may hold a pointer and would tie the poller to one thread.
         let mut space = [const { MaybeUninit::uninit() }; EVENTS_MAX];
-        let events = match epoll::wait(&self.epoll, &mut space, None) {
+        let events = match epoll::wait(&self.epoll, &mut space, at_most) {
             Ok((events, _)) => events,
             Err(Errno::INTR) => &mut [],
             Err(error) => return Err(error.into()),
@@ -83,7 +103,11 @@ impl Poller {
         Ok(())
     }
 
-    fn arm(&mut self, deadline: Option<Instant>) -> io::Result<()> {
+    /// Sets the deadline; `None`: there is none.
+    ///
+    /// # Errors
+    /// When the kernel refuses the timer.
+    pub fn arm(&mut self, deadline: Option<Instant>) -> io::Result<()> {
         if self.armed == deadline {
             return Ok(());
         }

@@ -46,6 +46,9 @@ pub struct ControlStatus {
     pub maintenance: bool,
     /// This process took the mastership of its predecessor over at its start.
     pub resumed: bool,
+    /// How often a second thread had to take the control loop's turns because the first was not let run in time.
+    #[serde(default)]
+    pub stand_ins: u64,
     /// The peer as heartbeats show it; `None` without heartbeats.
     pub peer: Option<PeerSightStatus>,
     pub paths: Vec<PathStatus>,

@@ -1,6 +1,6 @@
 //! The election's loop: the only place where the pure election meets the edges that serve it.
 //!
-//! One thread, never blocked by state replication: adverts (ring or sockets), link events, requests and one deadline
+//! Never blocked by state replication: adverts (ring or sockets), link events, requests and one deadline
 //! come in; what [`Election::handle`] wants done is done strictly in its order.
 
 mod act;
@@ -16,6 +16,7 @@ mod pulse;
 pub mod realtime;
 mod report;
 mod roles;
+mod turns;
 
 use crate::advert_socket::{AdvertSocketError, AdvertSockets, Heard};
 use crate::clock;
@@ -131,6 +132,8 @@ pub struct ControlLoop {
     /// The last takeover and how long it took.
     takeover: Option<(Transition, Duration)>,
     started: Instant,
+    /// How often another thread had to take the loop's turns because its own was not let run.
+    stand_ins: u64,
     actions: Vec<Action>,
 }
 
@@ -194,6 +197,7 @@ impl ControlLoop {
             taking_over: None,
             takeover: None,
             started: clock::now(),
+            stand_ins: 0,
             actions: Vec::new(),
             election: Election::new(election_config, seed),
             datapath,
@@ -222,10 +226,16 @@ impl ControlLoop {
     /// When the kernel refuses to report events any more.
     pub fn run(mut self, mailbox: Mailbox<ControlRequest>) -> Result<(), ControlError> {
         self.realtime.enter();
-        let result = self.start_addresses().and_then(|()| self.serve(&mailbox));
+        let (mut ended, result) = match self.start_addresses().and_then(|()| self.watch(&mailbox)) {
+            Ok(()) => {
+                let realtime = self.realtime;
+                turns::run(self, mailbox, realtime)
+            }
+            Err(error) => (self, Err(error)),
+        };
         if let Err(error) = &result {
             tracing::error!(%error, "the control loop fails and gives the mastership away");
-            self.let_go();
+            ended.let_go();
         }
         result
     }
@@ -261,7 +271,7 @@ impl ControlLoop {
         overdue
     }
 
-    fn serve(&mut self, mailbox: &Mailbox<ControlRequest>) -> Result<(), ControlError> {
+    fn watch(&mut self, mailbox: &Mailbox<ControlRequest>) -> Result<(), ControlError> {
         self.poller.watch(mailbox.fd(), MAILBOX).map_err(ControlError::Poll)?;
         self.poller.watch(&self.links, LINKS).map_err(ControlError::Poll)?;
         self.poller.watch(self.addresses.fd(), ADDRESSES).map_err(ControlError::Poll)?;
@@ -273,22 +283,31 @@ impl ControlLoop {
         for id in self.ids() {
             self.interface_changed(id)?;
         }
-        let mut ready = Vec::new();
-        loop {
-            self.retry_posts(clock::now());
-            let pulse = self.pulse.poll_at(self.election.stats());
-            let deadlines = [self.posts_at(), self.links_at(), self.explainer.poll_at(), pulse, self.stop_by];
-            let deadline = deadlines.into_iter().fold(self.election.poll_at(), earliest);
-            self.poller.wait(deadline, &mut ready).map_err(ControlError::Poll)?;
-            match self.wake(&ready, mailbox)? {
-                Flow::Continue => {}
-                Flow::Leave => return Ok(()),
-            }
-            if self.is_stopped() {
-                self.datapath.unpin();
-                return Ok(());
-            }
+        Ok(())
+    }
+
+    /// What is to be done when the poller has something, or its deadline has come. `ready` is room for what it has.
+    fn turn(&mut self, mailbox: &Mailbox<ControlRequest>, ready: &mut Vec<u64>) -> Result<Turned, ControlError> {
+        self.poller.look(ready).map_err(ControlError::Poll)?;
+        match self.wake(ready, mailbox)? {
+            Flow::Continue => {}
+            Flow::Leave => return Ok(Turned::Ended),
         }
+        if self.is_stopped() {
+            self.datapath.unpin();
+            return Ok(Turned::Ended);
+        }
+        self.end_turn().map(Turned::Due)
+    }
+
+    /// Sets the poller's deadline: when the next turn is due at the latest.
+    fn end_turn(&mut self) -> Result<Instant, ControlError> {
+        self.retry_posts(clock::now());
+        let pulse = self.pulse.poll_at(self.election.stats());
+        let deadlines = [self.posts_at(), self.links_at(), self.explainer.poll_at(), pulse, self.stop_by];
+        let deadline = deadlines.into_iter().fold(self.election.poll_at(), earliest);
+        self.poller.arm(deadline).map_err(ControlError::Poll)?;
+        Ok(deadline.unwrap_or(Instant(u64::MAX)))
     }
 
     /// The lease first: a process that was stopped must not do one thing more as master. Then links, because they
@@ -425,6 +444,13 @@ impl ControlLoop {
     fn name(&self, id: InterfaceId) -> &str {
         self.interfaces.get(usize::from(id.0)).map_or("", |watched| watched.name.as_str())
     }
+}
+
+/// What a turn of the loop has led to.
+enum Turned {
+    /// The next one is due then at the latest.
+    Due(Instant),
+    Ended,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -48,6 +48,18 @@ impl Realtime {
         }
     }
 
+    /// The scheduling alone, on the processors that [`Self::enter`] does not begin on: for a thread that does the loop's work when
+    /// the loop's own is not let run. What is not permitted the loop's thread has said.
+    pub fn enter_as_stand_in(self) {
+        match self {
+            Self::Skip => {}
+            Self::Wanted => {
+                drop(schedule_first(PRIORITY));
+                let _ = affinity::leave_reserved();
+            }
+        }
+    }
+
     /// The scheduling alone, for a thread that serves the loop, which has said what is not permitted: it may wait for a
     /// lock of the kernel by spinning, and must let the loop run meanwhile.
     pub fn enter_beside(self) {

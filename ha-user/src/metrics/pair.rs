@@ -21,6 +21,12 @@ pub fn write(page: &mut Page, status: &ControlStatus) {
         "1 when this process took over the mastership of its predecessor at its start.",
         status.resumed,
     );
+    page.single(
+        Kind::Counter,
+        "twinwall_control_stand_ins_total",
+        "How often a second thread had to go on with the election because the first one's processor did not run it.",
+        status.stand_ins,
+    );
     if let Some(peer) = &status.peer {
         write_peer(page, peer);
     }

@@ -31,6 +31,7 @@ impl ControlLoop {
             tracked: self.config.track.causes().collect(),
             maintenance: stats.maintenance,
             resumed: self.resumed,
+            stand_ins: self.stand_ins,
             peer: self.peer_sight(now),
             paths: self.path_statuses(&snapshot, now),
             lease: self.lease_status(now),

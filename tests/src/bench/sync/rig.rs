@@ -138,7 +138,7 @@ impl Rig {
                 let task = task?;
                 let id = task.file_name().to_string_lossy().parse().ok().and_then(Pid::from_raw);
                 let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
-                let set = if name.trim() == CONTROL { &other } else { &set };
+                let set = if name.starts_with(CONTROL) { &other } else { &set };
                 // A thread that has just ended cannot be pinned, and need not be.
                 let _ = sched_setaffinity(id, set);
             }
