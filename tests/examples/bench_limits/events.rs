@@ -14,7 +14,7 @@ const LIVE: u32 = 500_000;
 const STORED: u32 = 100_000;
 const BUFFER: usize = 256 << 20;
 /// No socket has this port id, so no event is left out as the writer's own; 0 would be the packets' events.
-const NO_WRITER: u32 = u32::MAX;
+pub(super) const NO_WRITER: u32 = u32::MAX;
 /// Nothing more comes when nothing has for so long.
 const QUIET: Duration = Duration::from_millis(500);
 

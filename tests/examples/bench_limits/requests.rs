@@ -1,5 +1,6 @@
 //! Requests to the kernel's table: create, update, delete and dump, by one writer and by two.
 
+use super::events::NO_WRITER;
 use super::{Figures, Stopwatch, Took, note, pin};
 use anyhow::{Context, Result, ensure};
 use ha_common::sync::flow::{Flow, FlowKey, Tcp, Tuple, status};
@@ -9,6 +10,7 @@ use ha_tests::topology::{Node, WAN_VIP};
 use ha_user::conntrack::attribute::{Builder, Messages};
 use ha_user::conntrack::dump::{DumpSource, Progress};
 use ha_user::conntrack::encode::{self, UpdateParts};
+use ha_user::conntrack::events::EventSource;
 use ha_user::conntrack::uapi;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, bind, netlink, recv, send, socket, sockopt};
@@ -65,6 +67,8 @@ pub fn measure(rig: &Rig, figures: &mut Figures) -> Result<()> {
         flush(node)?;
         let took = one_writer(node, Request::Create(Kind::SourceNat), flows, 256)?;
         note(figures, "fill-snat", u64::from(flows), "s", took.wall.as_secs_f64());
+        flush(node)?;
+        fill_beside(rig, figures, flows)?;
     }
     flush(node)?;
     let rate = two_writers(node, Request::Create(Kind::SourceNat))?;
@@ -79,6 +83,18 @@ pub fn measure(rig: &Rig, figures: &mut Figures) -> Result<()> {
 fn both(figures: &mut Figures, rate: &'static str, cpu: &'static str, batch: u32, took: Took) {
     note(figures, rate, u64::from(batch), "entries/s", took.per_second(f64::from(FLOWS)));
     note(figures, cpu, u64::from(batch), "us", took.cpu_each(f64::from(FLOWS)));
+}
+
+/// What a standby's daemon meets at the least when both nodes are on one machine: their entries share the kernel's hash table, and
+/// events are made for all namespaces while anybody listens in one.
+fn fill_beside(rig: &Rig, figures: &mut Figures, flows: u32) -> Result<()> {
+    let [master, standby] = [Node::Fw1, Node::Fw2].map(|node| &rig.lab.pair[node]);
+    one_writer(master, Request::Create(Kind::SourceNat), flows, 256)?;
+    let listener = master.enter(|| EventSource::open(NO_WRITER, RECV_BUFFER, RECV_BUFFER))??;
+    let took = one_writer(standby, Request::Create(Kind::SourceNat), flows, 256)?;
+    note(figures, "fill-snat-beside", u64::from(flows), "s", took.wall.as_secs_f64());
+    drop(listener);
+    flush(master)
 }
 
 fn flush(node: &Netns) -> Result<()> {

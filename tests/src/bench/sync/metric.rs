@@ -75,7 +75,7 @@ pub const SYNC: [Metric; 32] = [
     metric("lag-missing", "flows", "flows/s", "… never"),
     beside(
         metric("bulk-up", "s", "flows", "all in a fresh standby's kernel, since its daemon answers"),
-        "fill-snat",
+        "fill-snat-beside",
         0,
         LimitKind::SameAt,
     ),

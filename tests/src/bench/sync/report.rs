@@ -382,8 +382,8 @@ mod tests {
         all.push(Line::of_kernel("insert-snat-cpu", 256, "us", &[2.1], &conditions()));
         let stale = Sample { readings: vec![Reading { name: "stale-1s", at: 200_000, value: 0.0 }], load: 0.0 };
         all.extend(lines(ToolName::Twinwall, Measure::Storm, 200_000, &[Ok(stale)], &conditions()));
-        all.push(Line::of_kernel("fill-snat", 500_000, "s", &[1.2], &conditions()));
-        all.push(Line::of_kernel("fill-snat", 1_000_000, "s", &[2.5], &conditions()));
+        all.push(Line::of_kernel("fill-snat-beside", 500_000, "s", &[1.2], &conditions()));
+        all.push(Line::of_kernel("fill-snat-beside", 1_000_000, "s", &[2.5], &conditions()));
         all.push(Line::of_kernel("delete", 256, "entries/s", &[400_000.0], &conditions()));
         let text = markdown(&all);
         assert!(text.contains("| 20000 flows/s | us/flow | 2.1 | 3 |"), "{text}");
