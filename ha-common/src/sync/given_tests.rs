@@ -165,3 +165,25 @@ fn a_gift_is_kept_alive_in_its_new_time() {
     let written = handle(&mut engine, NOW + Duration::from_secs(5), Input::Timer);
     assert!(written.iter().any(|write| matches!(write, Action::Update(Flow { mark: 9, .. }))), "{written:?}");
 }
+
+/// Two nodes have found different states in their kernels, were masters for a moment, and gave them the same version. The one that
+/// goes on as master refuses the other's gift, and tells its own state anew: no digest would find that they differ.
+#[test]
+fn a_master_tells_its_state_where_a_gift_has_the_same_version() {
+    for (mark, told) in [(0, 0), (5, 1)] {
+        let mut engine = Engine::new(config(Mode::Ftfw), 1);
+        for peer in &mut engine.peers {
+            (peer.up, peer.heard) = (true, Instant(u64::MAX));
+        }
+        engine.insert(&flow(1), Owner::Found, 0, &mut Vec::new());
+        handle(&mut engine, NOW, Input::Role(Role::Master));
+        let slot = engine.table.find(&flow(1).key).unwrap();
+        engine.peers.iter_mut().for_each(|peer| peer.outbox.reset(&mut engine.table));
+        let version = engine.table.get(slot).unwrap().version();
+        let gift = encode::flow_message(&Flow { mark, ..flow(1) }, version, true);
+        assert_eq!(hear(&mut engine, PeerId(0), 1, Kind::Upsert(gift)), []);
+        assert_eq!(engine.peers[0].outbox.backlog_flows(), told);
+        let entry = engine.table.get(slot).unwrap();
+        assert_eq!((entry.version() > version, entry.flow().mark, entry.owner()), (told == 1, 0, Owner::Local));
+    }
+}

@@ -104,6 +104,7 @@ impl Engine {
             self.counters.stale_ignored += 1;
             self.name_in_epoch(origin, slot);
             self.tell_the_owner(now, origin.peer, slot, version);
+            self.settle_tie(now, slot, &flow, version);
             return true;
         }
         if self.is_set_back(origin.peer, slot, &flow) {
@@ -294,6 +295,16 @@ impl Engine {
         let takes = |state: &&mut Peer| state.up && (!self.mode.is_reliable() || state.role == Role::Master);
         if let Some(state) = self.peers.get_mut(usize::from(peer.0)).filter(takes) {
             state.outbox.mark(&mut self.table, slot, Stamp::at(now));
+        }
+    }
+
+    /// Two nodes that did not hear each other gave the same version to different states, and this one's counts: no digest tells them
+    /// apart, so the master gives its own another.
+    fn settle_tie(&mut self, now: Instant, slot: Slot, told: &Flow, version: u64) {
+        let is_tie =
+            |entry: &Entry| entry.is_local() && entry.version() == version && !is_same_state(&entry.flow(), told);
+        if self.role == Role::Master && self.table.get(slot).is_some_and(is_tie) {
+            self.insist(now, slot);
         }
     }
 
