@@ -1,7 +1,7 @@
 //! Conntrack writes as the sync loop does them: a few at once, many on a thread beside it, and second tries that fit an
 //! error. What follows from the answers is the writer's rules (`ctnetlink` sections 7, 9 and 20).
 
-use crate::conntrack::{Applied, Conntrack, EBUSY, EEXIST, ENOENT, number};
+use crate::conntrack::{Applied, Conntrack, EBUSY, EEXIST, number};
 use ha_common::sync::flow::{Flow, FlowKey, status};
 use ha_common::sync::{WriteKind, is_tcp_set_back};
 use ha_common::time::Instant;
@@ -124,10 +124,10 @@ pub struct Done {
 fn apply(now: Instant, (asked, write): (Asked, &Write), keep_live: bool, kernel: &mut Conntrack, done: &mut Done) {
     match write {
         Write::Create(flow) => noting(kernel, &flow.key, asked, done, |kernel, done| {
-            create(now, flow, WriteKind::Create, keep_live, kernel, done);
+            create(now, flow, keep_live, kernel, done);
         }),
         Write::Update(flow) => noting(kernel, &flow.key, asked, done, |kernel, done| {
-            update(now, flow, WriteKind::Update, keep_live, kernel, done);
+            update(now, flow, WriteKind::Update, kernel, done);
         }),
         Write::Delete { key, id } => noting(kernel, key, asked, done, |kernel, done| {
             if let Err(errno) = kernel.delete(key, *id) {
@@ -156,46 +156,45 @@ fn noting(
     done.applied.push(Applied { number, before, after: kernel.mark(number), asked });
 }
 
-fn create(now: Instant, flow: &Flow, kind: WriteKind, keep_live: bool, kernel: &mut Conntrack, done: &mut Done) {
+fn create(now: Instant, flow: &Flow, keep_live: bool, kernel: &mut Conntrack, done: &mut Done) {
     match kernel.create(now, flow) {
         Ok(()) => {}
-        Err(EEXIST) => resolve(now, flow, kind, keep_live, kernel, done),
-        Err(errno) => done.reports.push(Report::Failed { key: flow.key, write: kind, errno }),
+        Err(EEXIST) => resolve(now, flow, keep_live, kernel, done),
+        Err(errno) => done.reports.push(Report::Failed { key: flow.key, write: WriteKind::Create, errno }),
     }
 }
 
-fn update(now: Instant, flow: &Flow, kind: WriteKind, keep_live: bool, kernel: &mut Conntrack, done: &mut Done) {
+/// `kind`: what was asked for.
+fn update(now: Instant, flow: &Flow, kind: WriteKind, kernel: &mut Conntrack, done: &mut Done) {
     let result = match kernel.update(now, flow, true) {
         // It has status bits that the flow lacks: it is newer in this respect.
         Err(EBUSY) => kernel.update(now, flow, false),
         other => other,
     };
-    match result {
-        Ok(()) => {}
-        Err(ENOENT) => create(now, flow, kind, keep_live, kernel, done),
-        Err(errno) => done.reports.push(Report::Failed { key: flow.key, write: kind, errno }),
+    if let Err(errno) = result {
+        done.reports.push(Report::Failed { key: flow.key, write: kind, errno });
     }
 }
 
 /// An entry stands in the way of a creation.
-fn resolve(now: Instant, flow: &Flow, kind: WriteKind, keep_live: bool, kernel: &mut Conntrack, done: &mut Done) {
+fn resolve(now: Instant, flow: &Flow, keep_live: bool, kernel: &mut Conntrack, done: &mut Done) {
     let Some(live) = kernel.entries.get(&number(&flow.key)).map(|entry| entry.flow.clone()) else { return };
     let has_traffic = keep_live && live.status & status::SEEN_REPLY != 0;
     // Packets made it while the creation was under way: what they made is newer.
-    if has_traffic && kind == WriteKind::Create && live.reply == flow.reply {
+    if has_traffic && live.reply == flow.reply {
         return done.reports.push(Report::Kept(live));
     }
     if live.reply == flow.reply && !is_tcp_set_back(&live, flow) {
-        return update(now, flow, kind, keep_live, kernel, done);
+        return update(now, flow, WriteKind::Create, kernel, done);
     }
     if has_traffic {
         done.reports.push(Report::Kept(live));
-        done.reports.push(Report::Failed { key: flow.key, write: kind, errno: EEXIST });
+        done.reports.push(Report::Failed { key: flow.key, write: WriteKind::Create, errno: EEXIST });
         return;
     }
     let _ = kernel.delete(&live.key, live.id);
     if let Err(errno) = kernel.create(now, flow) {
         // No other flow has this key: the place is the flow's own.
-        done.reports.push(Report::Failed { key: flow.key, write: kind, errno });
+        done.reports.push(Report::Failed { key: flow.key, write: WriteKind::Create, errno });
     }
 }

@@ -156,8 +156,8 @@ impl Engine {
         let Some(entry) = self.table.get_mut(slot) else { return };
         entry.dump = generation;
         entry.flags.set(Flags::WRITTEN);
-        // Where the kernel's entry has gone unnoticed, the write makes another one, whose number no event tells: a deletion
-        // that named the old one would leave it there.
+        // Where the kernel's entry was made anew unnoticed, a deletion that named the old one would leave it there. A number that is
+        // known later tells that the kernel had an entry then.
         entry.id = 0;
         out.push(Action::Update(written(entry.flow())));
         self.keep_alive(now, slot);

@@ -167,6 +167,9 @@ impl Engine {
     ) {
         self.counters.writes_failed += 1;
         let Some(slot) = self.table.find(key) else { return };
+        if (write, error) == (WriteKind::Update, errno::ENOENT) {
+            return self.missed_by_update(now, slot, out);
+        }
         let Some(entry) = self.table.get_mut(slot).filter(|entry| entry.is_live()) else { return };
         let peer = match entry.owner() {
             Owner::Peer(peer) => peer,
@@ -183,8 +186,8 @@ impl Engine {
             (WriteKind::Relax, _) => {}
             (WriteKind::Expect, _) => self.counters.writes_abandoned += 1,
             (WriteKind::Update, errno::EPERM) => entry.flags.set(Flags::FIXED_TIMEOUT),
-            // The kernel's entry has another translation, or none is there: a new one is needed.
-            (WriteKind::Update, errno::EOPNOTSUPP | errno::ENOENT) => {
+            // The kernel's entry has another translation: a new one is needed.
+            (WriteKind::Update, errno::EOPNOTSUPP) => {
                 if self.is_up(peer) {
                     self.restore(now, slot, peer, out);
                 }
@@ -196,6 +199,18 @@ impl Engine {
                 self.table.set_absent(slot, true);
                 self.counters.writes_abandoned += 1;
             }
+        }
+    }
+
+    /// A flow that was to be updated is not in the kernel, or was not as that was tried: by now it may have ended here, or be told of
+    /// by packets, and its number is known then.
+    fn missed_by_update(&mut self, now: Instant, slot: Slot, out: &mut Vec<Action>) {
+        let is_news = |entry: &Entry| entry.is_live() && !entry.is_lacking() && entry.id == 0;
+        match (self.table.get(slot).is_some_and(is_news), self.role) {
+            (false, _) => {}
+            // What its kernel has ended is over. Another write of the flow may be under way: a dump tells what came of it.
+            (true, Role::Master) => self.dump.want_for(Role::Master),
+            (true, Role::Init | Role::Backup | Role::Fault) => self.vanished(now, slot, false, out),
         }
     }
 

@@ -204,7 +204,7 @@ pub enum Action {
     Send { peer: PeerId, links: LinkSet, datagram: Vec<u8> },
     /// Create the flow in the kernel (it is not there as far as we know; EEXIST: replace it).
     Create(Flow),
-    /// Update status, timeout, mark and protocol state of an existing flow (ENOENT: create it).
+    /// Update status, timeout, mark and protocol state of an existing flow (ENOENT: tell, and create nothing).
     Update(Flow),
     /// Delete the flow. `id` zero: unknown.
     Delete { key: FlowKey, id: u32 },

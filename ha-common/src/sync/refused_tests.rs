@@ -10,6 +10,7 @@ use crate::role::Role;
 use crate::time::Instant;
 
 const BEGIN: Instant = Instant(1_000_000_000);
+const ENOENT: i32 = 2;
 const ENOMEM: i32 = 12;
 
 /// A backup whose only peer has told it of a flow in some epoch, which its kernel has refused.
@@ -92,4 +93,36 @@ fn an_earlier_state_is_no_news_to_a_dump() {
     let mut out = Vec::new();
     engine.run_retries(Instant(2 * BEGIN.0 + 1), &mut out);
     assert!(matches!(out[..], [Action::Update(Flow { mark: 2, .. })]), "{out:?}");
+}
+
+/// A copy that is to be updated is not in the kernel: a standby makes it anew, unless packets have made it, or ended it, since, as
+/// events tell before the answer comes; a master, whose kernel ends what is over, reads its table.
+#[test]
+fn what_an_update_misses_is_made_anew_by_a_standby() {
+    let packets = Flow { id: 7, mark: 3, ..flow(1) };
+    for (role, events, wanted) in [
+        (Role::Backup, 0, (true, 1, false)),
+        (Role::Backup, 1, (true, 0, false)),
+        (Role::Backup, 2, (false, 0, false)),
+        (Role::Master, 0, (true, 0, true)),
+        (Role::Master, 2, (false, 0, false)),
+    ] {
+        let (mut engine, mut out) = (engine(), Vec::new());
+        engine.handle(BEGIN, Input::DumpEnd { complete: true }, &mut out);
+        hear(&mut engine, upsert());
+        engine.handle(BEGIN, Input::Role(role), &mut out);
+        engine.handle(BEGIN, Input::DumpEnd { complete: true }, &mut out);
+        let newest = engine.clock + 1;
+        hear(&mut engine, Kind::Upsert(encode::flow_message(&Flow { mark: 2, ..flow(1) }, newest, false)));
+        let told = [Input::Changed(&packets), Input::Destroyed { key: &flow(1).key, id: 7 }];
+        told.into_iter().take(events).for_each(|event| engine.handle(BEGIN, event, &mut out));
+        out.clear();
+        let missed = Input::WriteFailed { key: &flow(1).key, write: WriteKind::Update, errno: ENOENT };
+        engine.handle(BEGIN, missed, &mut out);
+        assert!(!out.iter().any(|action| matches!(action, Action::Create(_) | Action::Update(_))), "{out:?}");
+        engine.handle(Instant(BEGIN.0 + 250_000_000), Input::Timer, &mut out);
+        let created = out.iter().filter(|action| matches!(action, Action::Create(Flow { mark: 2, .. }))).count();
+        let is_live = engine.flows(20).count() == 1;
+        assert_eq!((is_live, created, out.contains(&Action::Dump)), wanted, "{role}, {events} events");
+    }
 }

@@ -473,7 +473,7 @@ mod tests {
     }
 
     /// A peer takes over a flow of this node, and ends it: the kernel's entry is deleted whatever its number is, because the
-    /// write in between may have found none and made another.
+    /// write in between may have met another.
     #[test]
     fn a_claimed_flow_is_deleted_whatever_its_number() {
         let mut engine = engine();

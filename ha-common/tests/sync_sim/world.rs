@@ -18,6 +18,7 @@ pub const SECOND: Duration = Duration::from_secs(1);
 pub const REFRESH_TIME: Duration = Duration::from_millis(250);
 pub const CACHE_TIMEOUT: Duration = Duration::from_secs(2);
 pub const PURGE_TIMEOUT: Duration = Duration::from_secs(2);
+const ENOENT: i32 = 2;
 const EBUSY: i32 = 16;
 const ENOMEM: i32 = 12;
 
@@ -84,7 +85,7 @@ impl Kernel {
     /// As the real one: status bits are only ever added, translation cannot change.
     fn update(&mut self, now: Instant, flow: &Flow) -> Result<(), i32> {
         self.updates += 1;
-        let Some((old, deadline)) = self.flows.get_mut(&flow.key) else { return self.create(now, flow) };
+        let Some((old, deadline)) = self.flows.get_mut(&flow.key) else { return Err(ENOENT) };
         let sticky = status::SEEN_REPLY | status::ASSURED;
         if old.status & !flow.status & sticky != 0 {
             return Err(EBUSY);

@@ -49,7 +49,10 @@ pub(super) fn after_error(slot: &Slot, write: &Write) -> Next {
         (Operation::Create, libc::EOPNOTSUPP) if made.helper && extra.is_some_and(|extra| extra.helper.is_some()) => {
             Next::Step(Step::Create(CreateParts { helper: false, ..made }))
         }
-        (Operation::Update, libc::ENOENT) => Next::Step(Step::Create(CreateParts::ALL)),
+        // The entry in the way has gone meanwhile. What an update alone finds missing may have ended: the engine decides.
+        (Operation::Update, libc::ENOENT) if matches!(write, Write::Create(_)) => {
+            Next::Step(Step::Create(CreateParts::ALL))
+        }
         // An entry that was made without its master.
         (Operation::Update, libc::EBUSY) if parts.status && parts.expected => {
             Next::Step(Step::Update(UpdateParts { expected: false, ..parts }))
@@ -85,14 +88,14 @@ pub(super) fn resolve(
     conflict: Conflict,
     sink: &mut impl FnMut(Outcome<'_>),
 ) -> Next {
-    let (Write::Create(flow) | Write::Update(flow)) = write else { return Next::Done };
+    let Write::Create(flow) = write else { return Next::Done };
     // It went away meanwhile.
     let Some(live) = found else { return Next::Step(Step::Create(CreateParts::ALL)) };
     let same_key = live.key == flow.key;
     let fits = same_key && same_translation(live, flow) && same_birth(live, flow);
     let has_traffic = conflict == Conflict::KeepLive && live.status & status::SEEN_REPLY != 0;
     // Packets made it while the creation was under way: what they made is newer.
-    if fits && has_traffic && matches!(write, Write::Create(_)) {
+    if fits && has_traffic {
         sink(Outcome::Kept(live));
         return Next::Done;
     }
@@ -143,26 +146,37 @@ mod tests {
         Flow { key, reply: original.inverse(), status, timeout: 30, mark, tcp: None, id: 7, extra: None }
     }
 
-    /// A master's creation that meets an entry with traffic leaves it, and tells of it; one without traffic, an update, and a
-    /// standby's creation are written.
+    /// A master's creation that meets an entry with traffic leaves it, and tells of it; over one without traffic, and by a standby, it
+    /// is written.
     #[test]
     fn a_creation_gives_way_to_traffic_on_a_master() {
         let (live, idle) = (flow(status::SEEN_REPLY, 2), flow(0, 2));
-        let (create, update) = (Write::Create(flow(status::SEEN_REPLY, 1)), Write::Update(flow(status::SEEN_REPLY, 1)));
-        let resolved = |write: &Write, found: &Flow, conflict| {
+        let create = Write::Create(flow(status::SEEN_REPLY, 1));
+        let resolved = |found: &Flow, conflict| {
             let mut kept = 0;
-            let next = resolve(write, Some(found), conflict, &mut |outcome| {
+            let next = resolve(&create, Some(found), conflict, &mut |outcome| {
                 kept += u32::from(matches!(outcome, Outcome::Kept(_)));
             });
             (matches!(next, Next::Done), matches!(next, Next::Step(Step::Update(_))), kept)
         };
-        assert_eq!(resolved(&create, &live, Conflict::KeepLive), (true, false, 1));
-        for (write, found, conflict) in [
-            (&create, &idle, Conflict::KeepLive),
-            (&update, &live, Conflict::KeepLive),
-            (&create, &live, Conflict::Replace),
-        ] {
-            assert_eq!(resolved(write, found, conflict), (false, true, 0));
+        assert_eq!(resolved(&live, Conflict::KeepLive), (true, false, 1));
+        for (found, conflict) in [(&idle, Conflict::KeepLive), (&live, Conflict::Replace)] {
+            assert_eq!(resolved(found, conflict), (false, true, 0));
         }
+    }
+
+    /// An update that finds nothing is told of, and makes nothing; a creation whose place has become free meanwhile is tried anew.
+    #[test]
+    fn an_update_makes_no_entry() {
+        let slot = Slot {
+            write: 0,
+            operation: Operation::Update,
+            made: CreateParts::ALL,
+            parts: UpdateParts::ALL,
+            errno: libc::ENOENT,
+            found: None,
+        };
+        assert!(matches!(after_error(&slot, &Write::Update(flow(0, 1))), Next::Failed(libc::ENOENT)));
+        assert!(matches!(after_error(&slot, &Write::Create(flow(0, 1))), Next::Step(Step::Create(_))));
     }
 }

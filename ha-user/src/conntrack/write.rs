@@ -8,7 +8,7 @@ use ha_common::sync::flow::{Expectation, Flow, FlowKey};
 pub enum Write {
     /// Make the flow; replaces what stands in its way.
     Create(Flow),
-    /// Change status, timeout, mark and protocol state; creates the flow if it is missing.
+    /// Change status, timeout, mark and protocol state; fails with ENOENT if the flow is missing.
     Update(Flow),
     /// Remove the flow; with an `id` only if it still is that very entry.
     Delete { key: FlowKey, id: u32 },

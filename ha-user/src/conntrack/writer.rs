@@ -90,14 +90,14 @@ impl CreateParts {
 #[derive(Clone, Debug)]
 pub(super) struct Slot {
     /// Position of the write in the batch.
-    write: usize,
+    pub write: usize,
     pub operation: Operation,
     pub made: CreateParts,
     pub parts: UpdateParts,
     /// 0 until the kernel says otherwise.
     pub errno: i32,
     /// The answer to a `Get`.
-    found: Option<Flow>,
+    pub found: Option<Flow>,
 }
 
 /// The request socket.
@@ -217,19 +217,19 @@ impl Writer {
         let Some(write) = batch.get(index) else { return };
         let key = *write.key();
         match (step, write) {
-            (Step::Create(made), Write::Create(flow) | Write::Update(flow)) => self.push_create(index, flow, made),
+            (Step::Create(made), Write::Create(flow)) => self.push_create(index, flow, made),
             (Step::Update(parts), Write::Create(flow) | Write::Update(flow)) => {
                 self.push(index, Operation::Update, |out, seq| encode::update(out, seq, flow, parts));
                 if let Some(slot) = self.slots.last_mut() {
                     slot.parts = parts;
                 }
             }
-            (Step::Look, Write::Create(flow) | Write::Update(flow)) => {
+            (Step::Look, Write::Create(flow)) => {
                 self.push(index, Operation::Get, |out, seq| encode::get(out, seq, &key.original, key.zone));
                 let zone = encode::reply_zone(flow);
                 self.push(index, Operation::Get, |out, seq| encode::get(out, seq, &flow.reply, zone));
             }
-            (Step::Replace { key, id }, Write::Create(flow) | Write::Update(flow)) => {
+            (Step::Replace { key, id }, Write::Create(flow)) => {
                 self.push(index, Operation::Delete, |out, seq| encode::delete(out, seq, &key, id));
                 self.push_create(index, flow, CreateParts::ALL);
             }
