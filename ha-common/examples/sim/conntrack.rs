@@ -45,6 +45,8 @@ pub struct Applied {
     /// The marks before and after; `None`: no entry.
     pub before: Option<u32>,
     pub after: Option<u32>,
+    /// The state that was to be written, and was refused.
+    pub refused: Option<u32>,
     pub asked: Asked,
 }
 
@@ -83,8 +85,8 @@ pub struct Conntrack {
     pub ended_unheard: BTreeSet<Number>,
     /// Entries whose last write was refused.
     pub refused: BTreeSet<Number>,
-    /// States that were to be written and were refused, by their marks, until the checks have taken them.
-    pub refused_states: Vec<(Number, u32)>,
+    /// The mark of the state that the last write was refused for.
+    pub refused_state: Option<u32>,
 }
 
 impl Conntrack {
@@ -107,7 +109,7 @@ impl Conntrack {
             unlistened: BTreeMap::new(),
             ended_unheard: BTreeSet::new(),
             refused: BTreeSet::new(),
-            refused_states: Vec::new(),
+            refused_state: None,
         }
     }
 
@@ -258,7 +260,7 @@ impl Conntrack {
         let number = number(&flow.key);
         self.refused.insert(number);
         self.refused_at = Some(now);
-        self.refused_states.push((number, flow.mark));
+        self.refused_state = Some(flow.mark);
     }
 
     fn put(&mut self, now: Instant, number: Number, flow: Flow) {

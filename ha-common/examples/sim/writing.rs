@@ -152,8 +152,9 @@ fn noting(
 ) {
     let number = number(key);
     let before = kernel.mark(number);
+    kernel.refused_state = None;
     act(kernel, done);
-    done.applied.push(Applied { number, before, after: kernel.mark(number), asked });
+    done.applied.push(Applied { number, before, after: kernel.mark(number), refused: kernel.refused_state, asked });
 }
 
 fn create(now: Instant, flow: &Flow, keep_live: bool, kernel: &mut Conntrack, done: &mut Done) {

@@ -177,13 +177,14 @@ impl World {
     /// An engine's writes came about.
     pub fn written(&mut self, node: usize, applied: &[Applied]) {
         let now = self.now;
-        for (number, mark) in std::mem::take(&mut self.hosts[node].conntrack.refused_states) {
-            self.checks.flows.records[node][number as usize].refuse(now, mark);
-        }
         let mut deleted_just_now: Vec<Number> = Vec::new();
         for (at, write) in applied.iter().enumerate() {
             if write.before == write.after {
-                self.checks.flows.records[node][write.number as usize].believe(now, write.after);
+                let record = &mut self.checks.flows.records[node][write.number as usize];
+                match write.refused {
+                    Some(mark) => record.refuse(now, mark),
+                    None => record.believe(now, write.after),
+                }
                 continue;
             }
             self.note(node, Note::Write(write.number, write.before, write.after));
@@ -218,6 +219,7 @@ impl World {
                     record.delete(now, last.unwrap_or_default());
                     // Making a flow anew takes a deletion and a creation.
                     deleted_just_now.push(write.number);
+                    write.refused.into_iter().for_each(|mark| record.refuse(now, mark));
                 }
             }
         }
