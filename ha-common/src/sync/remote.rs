@@ -274,7 +274,8 @@ impl Engine {
             // A removal is final against the state it removed.
             Owner::Peer(_) => version > entry.version(),
             Owner::Local if version != entry.version() => version > entry.version(),
-            Owner::Local => entry.is_live() && self.yields_to(origin.peer),
+            // A frame that is older than the peer's present transfer comes too late to say that the flow is its own.
+            Owner::Local => entry.is_live() && self.is_present(origin) && self.yields_to(origin.peer),
         }
     }
 
@@ -563,6 +564,22 @@ mod tests {
             let message = encode::flow_message(&flow, engine.clock, handover);
             let changes = vec![proto::Change { kind: Some(Kind::Upsert(message)) }];
             engine.on_data(Instant(0), PeerId(0), 1, &proto::Data { changes, ..Default::default() }, &mut Vec::new());
+            assert_eq!(engine.standing(&flow.key), Some(standing));
+        }
+    }
+
+    /// Of two masters, the newer of which is this node, the other has given everything away, and its transfer says so. A frame of before
+    /// that comes late claims nothing; the other's present transfer does.
+    #[test]
+    fn a_late_frame_claims_no_flow() {
+        for (epoch, standing) in [(6, super::super::Standing::Own), (7, super::super::Standing::Peer)] {
+            let mut engine = engine();
+            (engine.node, engine.role) = (NodeId(5), Role::Master);
+            (engine.peers[0].role, engine.peers[0].inbox.epoch) = (Role::Master, 7);
+            let flow = crate::sync::table::tests::flow(1);
+            engine.on_changed(Instant(0), &flow, &mut Vec::new());
+            let data = proto::Data { epoch, ..upsert(engine.clock, 0) };
+            engine.on_data(Instant(0), PeerId(0), 1, &data, &mut Vec::new());
             assert_eq!(engine.standing(&flow.key), Some(standing));
         }
     }
