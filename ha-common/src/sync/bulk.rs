@@ -260,7 +260,7 @@ impl Bulk {
 
     /// A marked frame of `epoch` was lost; true when its slots are owed again through [`Bulk::owe`].
     pub fn on_frame_lost(&mut self, epoch: u32) -> bool {
-        let current = epoch == self.epoch && self.state == State::Walking;
+        let current = epoch == self.epoch && self.is_under_way();
         if current {
             self.open_frames = self.open_frames.saturating_sub(1);
         }
@@ -269,6 +269,21 @@ impl Bulk {
 
     pub fn owe(&mut self, slot: Slot) {
         self.repair.push_back(slot);
+    }
+
+    /// The flow in `slot` has come to be this node's amid the walk, which may have passed it by: the end is not to overtake it. Also
+    /// where its announcement is in flight, which may be lost.
+    pub fn owe_late(&mut self, slot: Slot) {
+        if self.is_under_way() && self.repair.len() < self.end as usize {
+            self.owe(slot);
+        }
+    }
+
+    fn is_under_way(&self) -> bool {
+        match self.state {
+            State::Walking | State::Ending => true,
+            State::Idle | State::Done => false,
+        }
     }
 
     /// What is owed.

@@ -4,6 +4,7 @@ use super::bulk::{Bulk, RecentVersions};
 use super::engine::Engine;
 use super::fixture::config;
 use super::flow::Flow;
+use super::outbox::Stamp;
 use super::table::tests::flow;
 use super::table::{Flags, Owner, Slot};
 use super::{Action, Input, Mode, PeerId, encode};
@@ -46,13 +47,23 @@ fn former_master() -> (Engine, Slot) {
     handle(&mut engine, NOW, Input::Role(Role::Master));
     handle(&mut engine, NOW, Input::Changed(&Flow { id: 7, ..flow(1) }));
     handle(&mut engine, NOW, Input::Role(Role::Backup));
-    // Everything was sent.
+    // Everything was sent, and has arrived.
     let slot = engine.table.find(&flow(1).key).unwrap();
     let entry = engine.table.get_mut(slot).unwrap();
     entry.dirty = 0;
     entry.flags.clear(Flags::HANDOVER);
-    engine.peers.iter_mut().for_each(|peer| end_transfer(&mut peer.outbox.bulk));
+    for peer in [PeerId(0), PeerId(1)] {
+        acknowledge(&mut engine, peer);
+        end_transfer(&mut engine.peers[usize::from(peer.0)].outbox.bulk);
+    }
     (engine, slot)
+}
+
+/// A peer has every frame.
+fn acknowledge(engine: &mut Engine, peer: PeerId) {
+    let peer = &mut engine.peers[usize::from(peer.0)];
+    let ack = proto::Ack { base: peer.outbox.sent_sequence(), later: vec![], sent: 0 };
+    peer.outbox.on_ack(NOW, &ack, &mut engine.table, &mut peer.inbox);
 }
 
 /// All of it has arrived.
@@ -127,6 +138,37 @@ fn a_gift_that_the_heir_cannot_name_yet_stays() {
     assert_eq!(hear(&mut engine, PeerId(0), 4, end(4, true)), []);
     end_transfer(&mut engine.peers[0].outbox.bulk);
     assert!(matches!(hear(&mut engine, PeerId(0), 5, end(5, true))[..], [Action::Delete { .. }]));
+}
+
+/// Nor can it name what is on its way to it. It does not end that.
+#[test]
+fn a_gift_on_its_way_stays() {
+    let (mut engine, slot) = former_master();
+    engine.peers[0].outbox.mark(&mut engine.table, slot, Stamp::at(NOW));
+    handle(&mut engine, NOW + Duration::from_millis(5), Input::Timer);
+    assert_eq!(engine.peers[0].outbox.backlog_flows(), 0);
+    assert_eq!(hear(&mut engine, PeerId(0), 4, end(4, true)), []);
+    acknowledge(&mut engine, PeerId(0));
+    assert!(matches!(hear(&mut engine, PeerId(0), 5, end(5, true))[..], [Action::Delete { .. }]));
+}
+
+/// A master's transfer has passed by what is another's, and that comes to be the master's, as a gift or because its owner's transfer
+/// does not name it: the end of the master's waits for it, or the giver, which is told of it beside, would end it.
+#[test]
+fn the_end_of_a_transfer_waits_for_what_was_taken_amid_it() {
+    let giver = PeerId(0);
+    let said = |handover| Kind::Upsert(encode::flow_message(&flow(1), 5, handover));
+    for taken_by in [said(true), end(2, false)] {
+        let mut engine = Engine::new(config(Mode::Ftfw), 1);
+        (engine.role, engine.peers[0].up) = (Role::Master, true);
+        hear(&mut engine, giver, 1, said(false));
+        engine.peers[0].outbox.bulk.start(1, true, engine.table.slots(), RecentVersions::default());
+        assert_eq!(engine.peers[0].outbox.bulk.seek(&engine.table), Some(false));
+        assert!(engine.peers[0].outbox.bulk.end_due().is_some());
+        hear(&mut engine, giver, 2, taken_by);
+        let bulk = &mut engine.peers[0].outbox.bulk;
+        assert_eq!((bulk.end_due(), bulk.peek(&engine.table)), (None, Some(0)));
+    }
 }
 
 /// A gift is under way as the heir's transfer of before ends what it does not name, and a dump runs here: the heir's answer names the

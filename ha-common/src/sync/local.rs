@@ -372,6 +372,14 @@ impl Engine {
         self.mark_all(now, slot);
     }
 
+    /// A flow has come to be this node's that a peer had: who is amid a transfer is to hear of it before its end.
+    pub(super) fn mark_taken(&mut self, now: Instant, slot: Slot) {
+        self.mark_all(now, slot);
+        for peer in self.peers.iter_mut().filter(|peer| peer.up) {
+            peer.outbox.bulk.owe_late(slot);
+        }
+    }
+
     pub(super) fn mark_all(&mut self, now: Instant, slot: Slot) {
         for peer in self.peers.iter_mut().filter(|peer| peer.up) {
             peer.outbox.mark(&mut self.table, slot, Stamp::at(now));

@@ -332,6 +332,14 @@ impl Outbox {
         queued.chain(in_flight).chain(self.owed_since).all(|since| since.age(now) + STAMP_LENGTH < age)
     }
 
+    /// What frames that are not acknowledged carry, in the order of the slots.
+    pub fn in_flight(&self) -> Vec<Slot> {
+        let carried = self.in_flight.iter().filter(|frame| frame.open).flat_map(|frame| &frame.carried);
+        let mut slots: Vec<Slot> = carried.map(|flow| flow.slot).collect();
+        slots.sort_unstable();
+        slots
+    }
+
     /// How many lost states had a successor when the loss was found: what such a flow is owed for counts as younger.
     pub fn superseded(&self) -> u64 {
         self.superseded

@@ -80,19 +80,21 @@ impl Engine {
         let Some(state) = self.peers.get(usize::from(peer.0)) else { return 0 };
         let horizon = state.inbox.rounds.horizon(now);
         let judge = Judge { peer, by_master, epoch: state.inbox.epoch as u16, horizon };
-        // What was given away the peer takes with the end of this node's transfer, and cannot name before. A repair begins when
-        // everything was offered.
+        // What was given away the peer takes with the end of this node's transfer, or from a frame on its way, and cannot name before.
+        // A repair begins when everything was offered.
         let handing_over = !state.outbox.bulk.is_done() && !state.outbox.bulk.is_repair();
-        let bit = super::peer::bit(peer);
+        let (bit, in_flight) = (super::peer::bit(peer), state.outbox.in_flight());
         let mut purged = 0;
         for slot in 0..self.table.slots() {
             let Some(entry) = self.table.get(slot).filter(|entry| entry.is_live()) else { continue };
+            let fate = self.fate(entry, judge, scope);
+            let is_told = || entry.dirty & bit != 0 || in_flight.binary_search(&slot).is_ok();
+            let is_offered = || (handing_over && entry.flags.has(Flags::GIVEN)) || is_told();
             // Nobody's flow is told to nobody, whatever it was before.
-            let offered = entry.dirty & bit != 0 || (handing_over && entry.flags.has(Flags::GIVEN));
-            if offered && entry.owner() != Owner::Found {
+            if fate == Fate::Stays || (entry.owner() != Owner::Found && is_offered()) {
                 continue;
             }
-            match self.fate(entry, judge, scope) {
+            match fate {
                 Fate::Stays => {}
                 Fate::Deleted => {
                     out.push(Action::Delete { key: entry.key(), id: entry.id });
@@ -102,7 +104,7 @@ impl Engine {
                 Fate::Cut => purged += u64::from(self.cut(slot, out)),
                 Fate::Taken => {
                     self.adopt(now, slot, out);
-                    self.mark_all(now, slot);
+                    self.mark_taken(now, slot);
                 }
                 Fate::Nobodys => {
                     self.table.set_owner(slot, Owner::Found);

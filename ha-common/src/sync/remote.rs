@@ -335,7 +335,7 @@ impl Engine {
         self.name_in_epoch(origin, slot);
         if owner == Owner::Local {
             // A gift: the giver hears that it was taken, and keeps its copy.
-            self.mark_all(now, slot);
+            self.mark_taken(now, slot);
         }
     }
 
