@@ -175,6 +175,7 @@ impl Engine {
             Owner::Peer(peer) => peer,
             Owner::Local if write == WriteKind::Create => return self.creation_refused(now, slot),
             Owner::Local if write == WriteKind::Update && is_passing(error) => return self.update_refused(now, slot),
+            Owner::Found if write == WriteKind::Update && is_passing(error) => return self.cut_refused(now, slot),
             Owner::Local | Owner::Found => return,
         };
         match (write, error) {

@@ -189,6 +189,24 @@ impl Engine {
         true
     }
 
+    /// The kernel did not cut the timeout of nobody's flow: it is judged once more.
+    pub(super) fn cut_refused(&mut self, now: Instant, slot: Slot) {
+        if let Some(entry) = self.table.get_mut(slot).filter(|entry| entry.flags.has(Flags::CUT)) {
+            entry.flags.clear(Flags::CUT);
+            self.orphans_due = self.orphans_due.or(Some(now + ORPHAN_AGE));
+        }
+    }
+
+    /// The same of a peer's flow, whose writes are tried again.
+    pub(super) fn cut_again(&mut self, slot: Slot, out: &mut Vec<Action>) {
+        self.table.set_absent(slot, false);
+        if let Some(entry) = self.table.get_mut(slot) {
+            entry.flags.clear(Flags::CUT);
+            entry.flags.clear(Flags::OUTDATED);
+            self.cut(slot, out);
+        }
+    }
+
     /// A mastership has ended: what it left behind is looked through when its time has come.
     pub(super) fn expect_judgement(&mut self, now: Instant) {
         self.remains = Some(Remains { due: now + JUDGEMENT_MAX.min(self.purge_timeout), next: 0 });
@@ -330,6 +348,34 @@ mod tests {
             let led_to = hear(&mut engine, now, master, 1, end(1, true));
             let is_cut = |action: &Action| matches!(action, Action::Update(Flow { timeout: 60, .. }));
             assert_eq!((led_to.iter().any(is_cut), engine.counters.cut), (is_written, 1));
+        }
+    }
+
+    /// The kernel refuses to cut a flow that the master does not name: it is cut when it is judged, or tried, again.
+    #[test]
+    fn a_refused_cut_is_tried_again() {
+        let [master, backup] = [PeerId(0), PeerId(1)];
+        for owner in [Owner::Found, Owner::Peer(master)] {
+            let (mut engine, now) = (Engine::new(config(Mode::Notrack), 1), Instant(1_000_000_000));
+            engine.role = Role::Backup;
+            for peer in &mut engine.peers {
+                (peer.up, peer.heard) = (true, Instant(u64::MAX));
+            }
+            engine.peers[usize::from(master.0)].role = Role::Master;
+            engine.peers[usize::from(backup.0)].role = Role::Backup;
+            engine.insert(&Flow { timeout: 600, ..flow(1) }, owner, 5, &mut Vec::new());
+            let is_cut = |action: &Action| matches!(action, Action::Update(Flow { timeout: 60, .. }));
+            let peer = &mut engine.peers[usize::from(master.0)];
+            peer.wanted = 1;
+            assert!(hear(&mut engine, now, master, 1, end(1, true)).iter().any(is_cut), "{owner:?}");
+            let (key, write) = (&flow(1).key, crate::sync::WriteKind::Update);
+            engine.handle(now, Input::WriteFailed { key, write, errno: 12 }, &mut Vec::new());
+            let mut out = Vec::new();
+            engine.handle(now + 2 * ORPHAN_AGE, Input::Timer, &mut out);
+            assert!(out.iter().any(is_cut), "{owner:?}: {out:?}");
+            out.clear();
+            engine.handle(now + 4 * ORPHAN_AGE, Input::Timer, &mut out);
+            assert!(!out.iter().any(is_cut), "{owner:?}: {out:?}");
         }
     }
 

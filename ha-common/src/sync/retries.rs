@@ -120,10 +120,11 @@ impl Engine {
     /// Emits again what the kernel refused, or what has vanished. An entry that is there in an earlier state must not be
     /// created: where packets pass it would count as newer than what is told.
     pub(super) fn write_again(&mut self, now: Instant, slot: Slot, out: &mut Vec<Action>) {
-        if self.table.get(slot).is_some_and(|entry| entry.flags.has(Flags::OUTDATED)) {
-            self.update(now, slot, out);
-        } else {
-            self.create(now, slot, out);
+        let Some(entry) = self.table.get(slot) else { return };
+        match (entry.flags.has(Flags::OUTDATED), entry.flags.has(Flags::CUT)) {
+            (true, true) => self.cut_again(slot, out),
+            (true, false) => self.update(now, slot, out),
+            (false, _) => self.create(now, slot, out),
         }
     }
 

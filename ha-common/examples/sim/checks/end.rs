@@ -118,8 +118,8 @@ impl World {
         self.options.flows_max < sessions * 2 || self.options.entries_max < sessions
     }
 
-    /// Without acknowledgements and digests nothing finds what a table has that nobody told of, or lacks though it was told:
-    /// then timeouts alone make tables equal.
+    /// Without acknowledgements, digests and refreshes nothing finds what a table has that nobody told of, or lacks though it was
+    /// told: then timeouts alone make tables equal.
     fn lacks_repair(&self) -> bool {
         let torn = [
             Fault::Kill,
@@ -136,7 +136,7 @@ impl World {
             Fault::PauseCounted,
             Fault::PauseMissed,
         ];
-        self.options.mode != Mode::Ftfw && torn.iter().any(|fault| self.faults[*fault as usize] > 0)
+        self.options.mode == Mode::Notrack && torn.iter().any(|fault| self.faults[*fault as usize] > 0)
     }
 
     fn is_proven(&self, node: usize, peer: &PeerStats) -> bool {
