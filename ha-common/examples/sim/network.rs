@@ -37,7 +37,7 @@ pub struct Flight {
     pub payload: Payload,
 }
 
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Path {
     /// By sender and receiver.
     pub cut: [[bool; NODES_MAX]; NODES_MAX],

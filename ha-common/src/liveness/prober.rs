@@ -123,8 +123,10 @@ impl Prober {
         self.judge(now, out);
         let target_session = self.newest.map_or(0, |report| report.session);
         let slow = self.slow_pace();
+        // Before the peer counts as dead, the paths that were silent for long are asked as well: one may have been healed since.
+        let is_missed = matches!(self.told, Sight::Alive(_)) && self.silence.has_missed();
         for (number, path) in (0..).zip(&mut self.paths) {
-            if path.probe_at().is_some_and(|at| at <= now) {
+            if path.probe_at().is_some_and(|at| at <= now || is_missed) {
                 let (sequence, to) = path.probe(now, slow);
                 out.push(Action::Probe { path: PathId(number), sequence, to, target_session });
             }

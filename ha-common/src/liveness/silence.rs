@@ -122,6 +122,11 @@ impl Silence {
         }
     }
 
+    /// The last round had no answer.
+    pub fn has_missed(&self) -> bool {
+        self.rounds > 0
+    }
+
     /// So much proven silence on all paths is death.
     pub fn dead_after(&self, now: Instant) -> Duration {
         self.worst_gap(now).saturating_mul(GAP_FACTOR).clamp(self.dead_after_min, self.dead_after_max)

@@ -43,6 +43,20 @@ fn bursts_on_some_paths() {
     }
 }
 
+/// A path that was cut for long is probed seldom. It is healed at the very moment at which the others fall silent: it is asked before
+/// the peer counts as dead.
+#[test]
+fn a_path_that_was_healed_just_now_is_asked() {
+    for seed in 0..20 {
+        let mut world = World::settled(3, seed);
+        world.links[2].cut = true;
+        world.run(MS * 1500 + MS * (seed as u32) / 2);
+        world.links.iter_mut().for_each(|link| link.cut ^= true);
+        world.run(MS * 50);
+        assert_calm(&world, "healed just now");
+    }
+}
+
 /// One path alone never moves anything: lost as the last of one or two (the other was lost before), the peer is unknown
 /// after the bound, not silent; and back as soon as one answers.
 #[test]

@@ -227,7 +227,10 @@ impl World {
                 self.hosts.iter().map(|host| host.control.as_ref().map(|control| control.role())).collect();
             self.fail(
                 "two masters",
-                format!("gates of two nodes open for {lasted:?}, connected for {connected:?}: {roles:?}"),
+                format!(
+                    "gates of two nodes open for {lasted:?}, connected for {connected:?}: {roles:?}; {:?}",
+                    self.paths
+                ),
             );
         }
     }
