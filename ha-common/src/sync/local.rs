@@ -94,7 +94,7 @@ impl Engine {
     /// The kernel deleted a flow.
     pub(super) fn on_destroyed(&mut self, now: Instant, key: &FlowKey, id: u32, out: &mut Vec<Action>) {
         let Some(slot) = self.table.find(key) else { return self.remember_end(key) };
-        let (dumping, generation) = (self.dump.is_running(), self.dump.generation());
+        let (dumping, generation) = (self.dump.has_begun(), self.dump.generation_of_event());
         let Some(entry) = self.table.get_mut(slot) else { return };
         if entry.is_tombstone() {
             // As one that is not known.
@@ -115,7 +115,7 @@ impl Engine {
 
     /// A flow that is not known has ended while a dump runs: a line that was made before, and is still to be read, is not believed.
     fn remember_end(&mut self, key: &FlowKey) {
-        if self.dump.is_running()
+        if self.dump.has_begun()
             && let Some(slot) = self.table.insert(&absent(*key), Owner::Found, 0)
         {
             self.forget(slot);

@@ -61,6 +61,11 @@ impl Dump {
         self.state != State::Idle
     }
 
+    /// Lines may wait that are older than what an event tells now.
+    pub fn has_begun(&self) -> bool {
+        self.state == State::Running
+    }
+
     /// What to stamp on entries that are touched now.
     pub fn generation(&self) -> u8 {
         self.generation
@@ -356,6 +361,24 @@ mod tests {
         assert!(engine.flows(1).all(|(flow, _)| flow.mark == 3));
     }
 
+    /// A creation that was ordered before the mastership is done after what it was to replace has ended: the dump, which waits for it,
+    /// tells of it.
+    #[test]
+    fn what_was_made_before_a_dump_began_is_told_by_it() {
+        for is_known in [true, false] {
+            let (mut engine, mut out) = (engine(), Vec::new());
+            if is_known {
+                engine.on_changed(NOW, &Flow { id: 7, ..flow(1) }, &mut out);
+            }
+            engine.handle(NOW, Input::Role(Role::Master), &mut out);
+            assert!(out.contains(&Action::Dump));
+            engine.on_destroyed(NOW, &flow(1).key, 7, &mut out);
+            engine.handle(NOW, Input::DumpBegin, &mut out);
+            engine.on_dumped(NOW, &Flow { id: 9, mark: 1, ..flow(1) }, &mut out);
+            assert!(engine.flows(1).any(|(flow, _)| flow.mark == 1));
+        }
+    }
+
     /// The same where the end of the tuple's former use is still remembered: the line is not believed.
     #[test]
     fn an_end_amid_a_dump_counts_beside_a_former_one() {
@@ -364,6 +387,7 @@ mod tests {
         engine.on_destroyed(NOW, &flow(1).key, 7, &mut out);
         assert_eq!(engine.stats().tombstones, 1);
         engine.handle(NOW, Input::Role(Role::Master), &mut out);
+        engine.handle(NOW, Input::DumpBegin, &mut out);
         engine.on_destroyed(NOW, &flow(1).key, 9, &mut out);
         engine.on_dumped(NOW, &Flow { id: 9, mark: 2, ..flow(1) }, &mut out);
         assert_eq!(engine.standing(&flow(1).key), None);
