@@ -141,7 +141,11 @@ pub enum SyncRequest {
         limit: usize,
         reply: oneshot::Sender<Vec<(Flow, bool)>>,
     },
-    Role(Role),
+    /// `term`: of a mastership, as the election's transition says.
+    Role {
+        role: Role,
+        term: u64,
+    },
     /// Answer by [`ControlRequest::Health`] as soon as everything that changed until now has reached the peers.
     Flush,
     Resync,

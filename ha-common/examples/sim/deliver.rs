@@ -200,7 +200,7 @@ impl World {
         for transition in news {
             self.counts.transitions += 1;
             self.note(node, Note::Role { from: transition.from, to: transition.to, cause: transition.cause });
-            self.ask_sync(node, Request::Role(transition.to));
+            self.ask_sync(node, Request::Role(transition.to, transition.term));
             self.role_changed(node, transition);
         }
         for end in ended {

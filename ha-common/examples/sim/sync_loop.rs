@@ -32,7 +32,7 @@ const DRAIN_MAX: Duration = Duration::from_millis(200);
 pub const CLUSTER: &str = "edge";
 
 pub enum Request {
-    Role(Role),
+    Role(Role, u64),
     Flush,
     Resync,
     Keys(Vec<ClusterKey>),
@@ -224,7 +224,7 @@ impl SyncLoop {
         for _ in 0..REQUESTS_PER_WAKE {
             let Some(request) = self.mailbox.pop_front() else { return };
             match request {
-                Request::Role(role) => {
+                Request::Role(role, term) => {
                     // What was ordered as master is done by a master's rule: it may be older than what is read next.
                     if role != Role::Master {
                         self.execute(now, kernel, effects);
@@ -233,6 +233,7 @@ impl SyncLoop {
                     while self.on_events(now, kernel) {}
                     self.role = role;
                     self.writing.keep_live = role == Role::Master;
+                    self.give(now, Input::Term(term));
                     self.give(now, Input::Role(role));
                     // What was ordered before and is not done meets what packets do from now on, and no event tells.
                     if role == Role::Master && self.writing.is_busy() {

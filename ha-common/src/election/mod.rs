@@ -246,6 +246,8 @@ pub struct Transition {
     pub cause: Cause,
     /// When the old master was last heard (takeovers only).
     pub last_heard: Option<Instant>,
+    /// Of a mastership that begins: its number, where both nodes count by heartbeats and the newer one's is higher. Else 0.
+    pub term: u64,
 }
 
 /// Why a member keeps the whole node out of the election.

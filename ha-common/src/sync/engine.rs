@@ -65,6 +65,8 @@ pub struct Engine {
     pub(super) role: Role,
     /// Lamport clock: never behind any version seen.
     pub(super) clock: u64,
+    /// The number of this node's newest mastership among those of all nodes, as far as is known.
+    pub(super) term: u64,
     /// What it showed when this node last became master: later versions are of this mastership.
     pub(super) mastership: u64,
     pub(super) table: Table,
@@ -116,6 +118,7 @@ impl Engine {
             seed,
             role: Role::Init,
             clock: 0,
+            term: 0,
             mastership: 0,
             table: Table::new(seed, digest_key(&config.cluster), peers.len(), config.flows_max),
             peers,
@@ -155,6 +158,7 @@ impl Engine {
             | Input::Dumped(_)
             | Input::Withdraw { .. }
             | Input::Reread
+            | Input::Term(_)
             | Input::DumpedExpectation { .. }
             | Input::Expected { .. }
             | Input::ExpectationGone { .. }
@@ -192,6 +196,7 @@ impl Engine {
             Input::DumpEnd { complete } => self.on_dump_end(now, complete, out),
             Input::WriteFailed { key, write, errno } => self.on_write_failed(now, key, write, errno, out),
             Input::Role(role) => self.on_role(now, role, out),
+            Input::Term(term) => self.term = term,
             Input::Link { link, up } => self.peers.iter_mut().for_each(|peer| peer.links.set_carrier(link, up)),
             Input::FrameBytes(bytes) => self.on_frame_bytes(bytes),
             Input::Flush => self.on_flush(now, out),

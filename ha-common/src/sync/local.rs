@@ -33,7 +33,7 @@ const SHORT: u32 = 180;
 
 /// How far the clock is put forward when a mastership begins. A master that stood still has read nothing of what its kernel did
 /// meanwhile when another takes over, and will tell it as news: what the new one has changed by then is newer, however much
-/// that is.
+/// that is. And what the clock shows at least for each number of terms ([`Input::Term`](super::Input::Term)).
 const MASTERSHIP: u64 = 1 << 20;
 
 /// The kernel refuses now what it may do a moment later.
@@ -224,7 +224,9 @@ impl Engine {
         if role == Role::Master {
             self.judgement_done();
             let found = self.tick();
-            self.clock = self.clock.saturating_add(MASTERSHIP);
+            // A mastership before, of which nothing was heard on the sync link, has made the same leap.
+            let begun = self.term.saturating_mul(MASTERSHIP);
+            self.clock = self.clock.saturating_add(MASTERSHIP).max(begun);
             self.mastership = self.clock;
             self.adopt_all(now, found, out);
             let recent = self.transfer_classes();
@@ -438,6 +440,18 @@ mod tests {
         engine.on_destroyed(NOW, &flow(2).key, 7, &mut Vec::new());
         engine.handle(NOW, Input::Role(Role::Master), &mut Vec::new());
         assert_eq!([hear(&mut engine, 1, 2, 10_000), hear(&mut engine, 2, 2, 10_001)], [[], []]);
+    }
+
+    /// The group was given away and came back, and nothing of the other's mastership had arrived: what it tells late is older than what
+    /// this node has changed since, also where it has changed more.
+    #[test]
+    fn what_an_unheard_mastership_did_is_older() {
+        let mut engine = engine();
+        assert_eq!(hear(&mut engine, 1, 1, 5).len(), 1);
+        engine.handle(NOW, Input::Term(0x2ff), &mut Vec::new());
+        engine.handle(NOW, Input::Role(Role::Master), &mut Vec::new());
+        engine.on_changed(NOW, &Flow { mark: 3, ..flow(1) }, &mut Vec::new());
+        assert_eq!(hear(&mut engine, 1, 2, 0x1fe * MASTERSHIP + 10_000), []);
     }
 
     /// The kernel ends a flow that a peer has told of: on a master it is over and the peer hears so, on a backup it is made

@@ -164,6 +164,9 @@ pub enum Input<'a> {
         errno: i32,
     },
     Role(Role),
+    /// The number of the mastership that the next [`Input::Role`] begins, higher than those of all masterships before; 0: none such is
+    /// known.
+    Term(u64),
     /// The kernel says that a link has or has not a carrier; at first each has.
     Link {
         link: LinkId,

@@ -40,7 +40,7 @@ impl ControlLoop {
         self.explain_begin(transition);
         self.note_for_hooks(&transition);
         self.taking_over = (transition.to == Role::Master).then_some(transition);
-        if self.roles.post(transition.to, clock::now()).is_err() {
+        if self.roles.post((transition.to, transition.term), clock::now()).is_err() {
             self.failures.count(Failure::SyncMailbox);
         }
     }

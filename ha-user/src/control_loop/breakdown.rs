@@ -304,7 +304,7 @@ mod tests {
 
     fn takeover(decided: u64) -> Transition {
         let (from, to) = (Role::Backup, Role::Master);
-        Transition { at: at(decided), from, to, cause: Cause::MasterDown, last_heard: Some(at(1)) }
+        Transition { at: at(decided), from, to, cause: Cause::MasterDown, last_heard: Some(at(1)), term: 0 }
     }
 
     /// A whole takeover: each stage has its own time, the sum is the total, repeated announcements change nothing, and it is

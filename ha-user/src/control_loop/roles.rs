@@ -12,7 +12,7 @@ const RETRY: Duration = Duration::from_millis(5);
 /// The way to the sync loop. Only the newest role matters: an older one that waits is replaced.
 pub struct RolePost {
     sync: Postman<SyncRequest>,
-    waiting: Option<(Role, Instant)>,
+    waiting: Option<((Role, u64), Instant)>,
 }
 
 impl RolePost {
@@ -20,15 +20,16 @@ impl RolePost {
         Self { sync, waiting: None }
     }
 
-    /// Posts the role; when the mailbox is full it waits for [`Self::retry`].
+    /// Posts the role and, of a mastership, its term (0: none that both nodes know); when the mailbox is full it waits for
+    /// [`Self::retry`].
     ///
     /// # Errors
     /// [`PostError::Full`], to be counted. A loop that has ended needs no role any more.
-    pub fn post(&mut self, role: Role, now: Instant) -> Result<(), PostError> {
+    pub fn post(&mut self, (role, term): (Role, u64), now: Instant) -> Result<(), PostError> {
         self.waiting = None;
-        match self.sync.post(SyncRequest::Role(role)) {
+        match self.sync.post(SyncRequest::Role { role, term }) {
             Err(PostError::Full) => {
-                self.waiting = Some((role, now + RETRY));
+                self.waiting = Some(((role, term), now + RETRY));
                 Err(PostError::Full)
             }
             Ok(()) | Err(PostError::Closed) => Ok(()),
@@ -62,15 +63,15 @@ mod tests {
         let (postman, mailbox) = mailbox(1).unwrap();
         let mut roles = RolePost::new(postman);
         let start = Instant(0);
-        roles.post(Role::Backup, start).unwrap();
-        assert_eq!(roles.post(Role::Master, start), Err(PostError::Full));
-        assert_eq!(roles.post(Role::Fault, start), Err(PostError::Full));
+        roles.post((Role::Backup, 0), start).unwrap();
+        assert_eq!(roles.post((Role::Master, 3), start), Err(PostError::Full));
+        assert_eq!(roles.post((Role::Fault, 0), start), Err(PostError::Full));
         assert_eq!(roles.retry_at(), Some(start + RETRY));
-        assert!(matches!(mailbox.next(), Some(SyncRequest::Role(Role::Backup))));
+        assert!(matches!(mailbox.next(), Some(SyncRequest::Role { role: Role::Backup, term: 0 })));
         roles.retry(start);
         assert!(mailbox.next().is_none(), "not before its time");
         roles.retry(start + RETRY);
-        assert!(matches!(mailbox.next(), Some(SyncRequest::Role(Role::Fault))));
+        assert!(matches!(mailbox.next(), Some(SyncRequest::Role { role: Role::Fault, term: 0 })));
         assert_eq!((roles.retry_at(), mailbox.next().is_none()), (None, true));
     }
 }

@@ -285,7 +285,7 @@ impl SyncLoop {
             // Whoever asked may have gone away: that is no concern of this loop.
             SyncRequest::Status(reply) => drop(reply.send(self.status())),
             SyncRequest::Flows { limit, reply } => drop(reply.send(self.engine.flows(limit).collect())),
-            SyncRequest::Role(role) => {
+            SyncRequest::Role { role, term } => {
                 // What was ordered as master is done by a master's rule, below: it may be older than what is read next.
                 if role != Role::Master {
                     self.execute();
@@ -296,6 +296,7 @@ impl SyncLoop {
                     Role::Master => Conflict::KeepLive,
                     Role::Init | Role::Backup | Role::Fault => Conflict::Replace,
                 });
+                self.engine.handle(now, Input::Term(term), &mut self.actions);
                 self.engine.handle(now, Input::Role(role), &mut self.actions);
                 // What was ordered for the former master, and is not done, meets what packets do here from now on: a deletion ends
                 // a connection that has begun anew, a creation outlives one, and no event tells.

@@ -32,8 +32,8 @@ impl Election {
     /// in and the addresses answer when the announcement draws it to them.
     pub(super) fn take(&mut self, now: Instant, term: u64, cause: Cause, actions: &mut Vec<Action>) {
         let last_heard = self.last_sign_of_life();
-        self.transition(now, Role::Master, cause, last_heard, actions);
         self.own_term = Some(term);
+        self.transition(now, Role::Master, cause, last_heard, actions);
         self.mastered = true;
         self.pair.term = self.pair.term.max(term);
         self.pair.candidacy = None;
@@ -141,7 +141,8 @@ impl Election {
         last_heard: Option<Instant>,
         actions: &mut Vec<Action>,
     ) {
-        let transition = Transition { at, from: self.role, to, cause, last_heard };
+        let term = self.own_term.filter(|_| to == Role::Master && self.pair.is_watched).unwrap_or(0);
+        let transition = Transition { at, from: self.role, to, cause, last_heard, term };
         self.role = to;
         self.preemption.on_transition(at, to);
         self.stats.transitions += 1;
