@@ -7,7 +7,7 @@ use super::flow::Flow;
 use super::outbox::Stamp;
 use super::table::tests::flow;
 use super::table::{Flags, Owner, Slot};
-use super::{Action, Input, Mode, PeerId, encode};
+use super::{Action, Input, Mode, PeerId, WriteKind, encode};
 use crate::proto::{self, change::Kind};
 use crate::role::Role;
 use crate::time::Instant;
@@ -191,6 +191,23 @@ fn what_ends_after_it_was_given_is_made_anew() {
     handle(&mut engine, NOW, Input::Destroyed { key: &flow(1).key, id: 7 });
     let written = handle(&mut engine, NOW + Duration::from_millis(50), Input::Timer);
     assert!(matches!(written[..], [Action::Create(_)]), "{written:?}");
+}
+
+/// An update of what was given away is refused until it is given up, and no heir names the flow. When this node is master again it
+/// answers for the flow: its kernel has an earlier state, which nobody would know of otherwise.
+#[test]
+fn a_gift_that_the_kernel_has_in_an_earlier_state_is_answered_for() {
+    const ENOMEM: i32 = 12;
+    let (mut engine, _) = former_master();
+    let (key, write) = (flow(1).key, WriteKind::Update);
+    for second in 1..20 {
+        let now = NOW + Duration::from_secs(second);
+        handle(&mut engine, now, Input::WriteFailed { key: &key, write, errno: ENOMEM });
+        handle(&mut engine, now + Duration::from_millis(1), Input::Timer);
+    }
+    let written = handle(&mut engine, NOW + Duration::from_secs(20), Input::Role(Role::Master));
+    assert!(matches!(written[..], [Action::Update(_)]), "{written:?}");
+    assert_eq!(engine.stats().flows_local, 1);
 }
 
 /// A node takes over a copy, and gives the flow away before the copy's next visit: it is written within the time for what packets

@@ -257,8 +257,9 @@ impl Engine {
             let Some(entry) = self.table.get_mut(slot).filter(|entry| entry.is_live()) else { continue };
             entry.flags.clear(Flags::LIVE_HERE);
             entry.flags.clear(Flags::HANDOVER);
+            // Where an update was refused the kernel has an earlier state.
             let has_ended = [Flags::GIVEN, Flags::ABSENT].iter().all(|flag| entry.flags.has(*flag));
-            let has_ended = has_ended && !entry.flags.has(Flags::RETRIED);
+            let has_ended = has_ended && ![Flags::RETRIED, Flags::OUTDATED].iter().any(|flag| entry.flags.has(*flag));
             entry.flags.clear(Flags::GIVEN);
             entry.flags.clear(Flags::CUT);
             match entry.owner() {

@@ -171,7 +171,8 @@ impl Engine {
             return false;
         }
         entry.flags.set(Flags::CUT);
-        if entry.flags.has(Flags::ABSENT) {
+        // Where an update was refused the kernel has an earlier state, which nobody would know of.
+        if entry.flags.has(Flags::ABSENT) && !entry.flags.has(Flags::OUTDATED) {
             self.forget(slot);
             return true;
         }
@@ -184,6 +185,7 @@ impl Engine {
         if may_have_more {
             entry.flags.set(Flags::WRITTEN);
             out.push(Action::Update(Flow { timeout: purge, ..entry.flow() }));
+            self.table.set_absent(slot, false);
         }
         self.counters.cut += 1;
         true

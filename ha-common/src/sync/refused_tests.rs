@@ -126,3 +126,19 @@ fn what_an_update_misses_is_made_anew_by_a_standby() {
         assert_eq!((is_live, created, out.contains(&Action::Dump)), wanted, "{role}, {events} events");
     }
 }
+
+/// A former master's kernel has refused an update, and no master names the flow: what the kernel has of it is cut short, and not
+/// forgotten, for it would stay there unknown.
+#[test]
+fn an_earlier_state_that_nobody_names_is_cut() {
+    let mut engine = engine();
+    hear(&mut engine, upsert());
+    hear(&mut engine, Kind::Upsert(encode::flow_message(&Flow { mark: 2, ..flow(1) }, 6, false)));
+    engine.on_write_failed(BEGIN, &flow(1).key, WriteKind::Update, ENOMEM, &mut Vec::new());
+    (engine.peers[0].role, engine.peers[0].inbox.whole_ended) = (Role::Master, 1);
+    engine.expect_judgement(BEGIN);
+    let mut out = Vec::new();
+    engine.run_purge(Instant(20 * BEGIN.0), &mut out);
+    assert!(matches!(out[..], [Action::Update(Flow { mark: 2, timeout: 60, .. })]), "{out:?}");
+    assert_eq!((engine.stats().flows_peer, engine.stats().flows_absent), (1, 0));
+}
