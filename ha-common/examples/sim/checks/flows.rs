@@ -255,9 +255,10 @@ impl World {
         let flows = &self.checks.flows;
         let record = &flows.records[node][write.number as usize];
         let Some(held) = record.held.back().copied() else { return };
-        let from = if held.is_own { self.unaware_since(node, held.from) } else { self.said_since(node, held.from) };
-        // The engine's clock is the host's.
+        // The engine's clock is the host's. What it has asked for in one piece may be done in several.
         let asked = self.world_time(node, write.asked.at);
+        let from =
+            if held.is_own { self.unaware_since(node, held.from) } else { self.said_since(node, held.from.min(asked)) };
         let is_held = flows.is_held_elsewhere(node, write.number, after, from.min(asked));
         // Packets made it while the write was under way to the kernel, or so lately that the engine had not read of it.
         let is_overtaken = held.is_own && held.event > write.asked.events;
