@@ -31,8 +31,9 @@ impl World {
             return;
         }
         let since = self.world_time(giver, since);
-        // No real host boots while an offer stands.
-        if self.checks.flows.dark_at(node) >= since {
+        // No real host boots while an offer stands, or before the giver's engine has missed it and met it anew.
+        let dark_at = self.checks.flows.dark_at(node);
+        if dark_at >= since || dark_at > from.met_at {
             return;
         }
         // Whoever forces a hand-over may give the group to a node that has not got the whole table yet: then only what has changed
