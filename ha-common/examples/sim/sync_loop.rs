@@ -427,7 +427,11 @@ impl SyncLoop {
                 Report::Failed { key, write, errno } => {
                     engine.handle(now, Input::WriteFailed { key: &key, write, errno }, actions);
                 }
-                Report::Kept(flow) => engine.handle(now, Input::Changed(&flow), actions),
+                // Later writes of the same batch may have met it.
+                Report::Kept(flow) => {
+                    engine.handle(now, Input::Changed(&flow), actions);
+                    engine.handle(now, Input::Reread, actions);
+                }
                 Report::Fetched { key, flow } => {
                     engine.handle(now, Input::Fetched { key: &key, flow: flow.as_ref() }, actions);
                 }

@@ -134,8 +134,11 @@ impl SyncLoop {
             Report::Failed { key, write, errno } => {
                 engine.handle(now, Input::WriteFailed { key: &key, write, errno }, actions);
             }
-            // What lives in the kernel counts as if it had been heard of just now.
-            Report::Kept(flow) => engine.handle(now, Input::Changed(&flow), actions),
+            // What lives in the kernel counts as if it had been heard of just now. Later writes of the same batch may have met it.
+            Report::Kept(flow) => {
+                engine.handle(now, Input::Changed(&flow), actions);
+                engine.handle(now, Input::Reread, actions);
+            }
             Report::Removed(flow) => {
                 // Its owner may want it back: then later, when the flow that needed its place may have gone.
                 let failed = Input::WriteFailed { key: &flow.key, write: WriteKind::Create, errno: libc::EEXIST };
