@@ -14,6 +14,7 @@ use super::reconcile::Dump;
 use super::retries::Retries;
 use super::seal::Keyring;
 use super::session::Statement;
+use super::strays::Strays;
 use super::table::{Owner, Slot, Table};
 use super::{Action, Config, Event, Input, PeerId, Stats};
 use crate::proto;
@@ -78,6 +79,7 @@ pub struct Engine {
     pub(super) wheel: Wheel,
     pub(super) retries: Retries,
     pub(super) recent: Recent,
+    pub(super) strays: Strays,
     /// What a mastership left behind and nobody has judged yet.
     pub(super) remains: Option<Remains>,
     /// When a master's word is applied to what nobody answers for any more.
@@ -129,6 +131,7 @@ impl Engine {
             wheel: Wheel::new(),
             retries: Retries::default(),
             recent: Recent::default(),
+            strays: Strays::default(),
             remains: None,
             orphans_due: None,
             relaxing: None,

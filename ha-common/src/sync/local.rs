@@ -45,6 +45,9 @@ impl Engine {
     /// Real traffic (or an operator) created or changed a flow here.
     pub(super) fn on_changed(&mut self, now: Instant, flow: &Flow, out: &mut Vec<Action>) {
         let generation = self.dump.generation_of_event();
+        if self.strays.take(now, &flow.key) {
+            self.dump.read_again();
+        }
         let Some(slot) = self.table.find(&flow.key) else {
             let version = self.tick();
             let slot = self.insert(flow, Owner::Local, version, out);
@@ -93,7 +96,12 @@ impl Engine {
 
     /// The kernel deleted a flow.
     pub(super) fn on_destroyed(&mut self, now: Instant, key: &FlowKey, id: u32, out: &mut Vec<Action>) {
-        let Some(slot) = self.table.find(key) else { return self.remember_end(key) };
+        let known = self.table.find(key);
+        let is_known = known.and_then(|slot| self.table.get(slot)).is_some_and(Entry::is_live);
+        if !is_known && !self.table.is_full() {
+            self.strays.note(now, key);
+        }
+        let Some(slot) = known else { return self.remember_end(key) };
         let (dumping, generation) = (self.dump.has_begun(), self.dump.generation_of_event());
         let Some(entry) = self.table.get_mut(slot) else { return };
         if entry.is_tombstone() {

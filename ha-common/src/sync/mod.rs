@@ -51,6 +51,7 @@ mod rtt;
 mod seal;
 mod selection;
 mod session;
+mod strays;
 mod table;
 mod window;
 

@@ -89,6 +89,11 @@ impl Dump {
         }
     }
 
+    /// What the kernel has may have changed without an event, as when some were lost.
+    pub fn read_again(&mut self) {
+        self.wanted = true;
+    }
+
     /// A line of a dump that runs may be older than what an event has just told of: another dump says what is there.
     pub fn read_again_if_running(&mut self) {
         self.wanted |= self.is_running();

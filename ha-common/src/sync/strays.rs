@@ -1,0 +1,78 @@
+//! Ends of flows that this node did not know any more: a peer's word has led to a deletion that is still under way, and it names no
+//! number. Where packets use the tuple again at once, it hits what they have made, and no event tells of that.
+
+use super::flow::FlowKey;
+use crate::time::Instant;
+use core::time::Duration;
+use std::collections::VecDeque;
+
+/// Writes are done within this.
+const KEPT: Duration = Duration::from_secs(1);
+/// Ends that are remembered; of more, the newest.
+const STRAYS_MAX: usize = 64;
+
+#[derive(Default)]
+pub(super) struct Strays(VecDeque<(Instant, FlowKey)>);
+
+impl Strays {
+    pub fn note(&mut self, now: Instant, key: &FlowKey) {
+        if self.0.len() >= STRAYS_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back((now, *key));
+    }
+
+    /// Did this flow end so lately?
+    pub fn take(&mut self, now: Instant, key: &FlowKey) -> bool {
+        while self.0.front().is_some_and(|(at, _)| now.since(*at) > KEPT) {
+            self.0.pop_front();
+        }
+        let found = self.0.iter().position(|(_, stray)| stray == key);
+        found.is_some_and(|at| self.0.remove(at).is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::engine::Engine;
+    use super::super::fixture::config;
+    use super::super::table::tests::flow;
+    use super::super::{Action, Input, Mode, PeerId, encode};
+    use super::*;
+    use crate::proto::{self, change::Kind};
+    use crate::role::Role;
+    use crate::sync::flow::Flow;
+
+    const NOW: Instant = Instant(1_000_000_000);
+
+    fn hear(engine: &mut Engine, kind: Kind) -> Vec<Action> {
+        let changes = vec![proto::Change { kind: Some(kind) }];
+        let mut out = Vec::new();
+        engine.on_data(NOW, PeerId(0), 1, &proto::Data { changes, ..proto::Data::default() }, &mut out);
+        out
+    }
+
+    /// A peer tells that a flow has ended, and packets use the tuple again before the kernel has done the deletion, which has no number:
+    /// what it may have hit is found by a dump.
+    #[test]
+    fn a_tuple_used_again_before_its_deletion_is_looked_for() {
+        for role in [Role::Backup, Role::Master] {
+            let (mut engine, mut out) = (Engine::new(config(Mode::Ftfw), 1), Vec::new());
+            (engine.peers[0].up, engine.peers[0].heard) = (true, Instant(u64::MAX));
+            engine.handle(NOW, Input::Role(role), &mut out);
+            engine.handle(NOW, Input::DumpEnd { complete: true }, &mut out);
+            let told = Kind::Upsert(encode::flow_message(&flow(1), 5, false));
+            assert!(matches!(hear(&mut engine, told)[..], [Action::Create(_)]));
+            let removal = proto::Removal { key: Some(encode::key_message(&flow(1).key)), version: 6 };
+            assert_eq!(hear(&mut engine, Kind::Removal(removal)), [Action::Delete { key: flow(1).key, id: 0 }]);
+            out.clear();
+            engine.on_destroyed(NOW, &flow(1).key, 3, &mut out);
+            engine.on_changed(NOW, &Flow { id: 9, ..flow(1) }, &mut out);
+            engine.handle(Instant(NOW.0 + 250_000_000), Input::Timer, &mut out);
+            assert!(out.contains(&Action::Dump));
+            engine.handle(Instant(NOW.0 + 250_000_000), Input::DumpBegin, &mut out);
+            engine.handle(Instant(NOW.0 + 250_000_000), Input::DumpEnd { complete: true }, &mut out);
+            assert_eq!(engine.standing(&flow(1).key), None, "{role}");
+        }
+    }
+}
