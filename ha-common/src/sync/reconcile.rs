@@ -275,6 +275,8 @@ impl Engine {
         let was_there = !entry.flags.has(Flags::ABSENT) || entry.flags.has(Flags::OUTDATED);
         let is_ended_by_master = self.role == Role::Master && was_there;
         match entry.owner() {
+            // It was refused, and is tried again.
+            Owner::Local if !was_there && entry.flags.has(Flags::RETRIED) => {}
             Owner::Local => self.entomb_local(now, slot),
             Owner::Peer(_) if is_ended_by_master => {
                 self.table.set_owner(slot, Owner::Local);

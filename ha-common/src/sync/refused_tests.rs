@@ -142,3 +142,19 @@ fn an_earlier_state_that_nobody_names_is_cut() {
     assert!(matches!(out[..], [Action::Update(Flow { mark: 2, timeout: 60, .. })]), "{out:?}");
     assert_eq!((engine.stats().flows_peer, engine.stats().flows_absent), (1, 0));
 }
+
+/// A master's kernel has refused to create what it took over, and its table is read: the flow is not over, and is tried again.
+#[test]
+fn what_a_masters_kernel_refuses_is_not_over() {
+    let mut engine = engine();
+    for input in [Input::Role(Role::Master), Input::DumpBegin] {
+        engine.handle(BEGIN, input, &mut Vec::new());
+    }
+    engine.handle(BEGIN, Input::DumpEnd { complete: true }, &mut Vec::new());
+    refuse(&mut engine);
+    engine.handle(BEGIN, Input::DumpBegin, &mut Vec::new());
+    engine.handle(BEGIN, Input::DumpEnd { complete: true }, &mut Vec::new());
+    let mut out = Vec::new();
+    engine.run_retries(Instant(3 * BEGIN.0), &mut out);
+    assert_eq!((engine.stats().flows_local, creations(&out)), (1, 1));
+}
