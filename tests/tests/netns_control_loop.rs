@@ -187,7 +187,7 @@ fn netns_lone_node_takes_and_releases() -> Result<()> {
     assert_eq!((last.vhid, last.advbase, last.advskew), (3, 255, 255));
     let mut roles = Vec::new();
     while let Some(request) = node.roles.next() {
-        if let SyncRequest::Role(role) = request {
+        if let SyncRequest::Role { role, .. } = request {
             roles.push(role);
         }
     }

@@ -115,7 +115,7 @@ impl Node {
             Ok(sync_loop.run(inbox)?)
         });
         opened.recv_timeout(PATIENCE).context("the loop does not start")?;
-        requests.post(SyncRequest::Role(role))?;
+        requests.post(SyncRequest::Role { role, term: 0 })?;
         self.running = Some(Running { requests, control, thread });
         Ok(())
     }

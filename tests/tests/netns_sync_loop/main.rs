@@ -156,8 +156,8 @@ fn netns_role_change() -> Result<()> {
     let (_files, mut a, mut b) = pair()?;
     a.traffic(&creates(0..100));
     converge(&mut a, &mut b, 100)?;
-    a.post(SyncRequest::Role(Role::Backup))?;
-    b.post(SyncRequest::Role(Role::Master))?;
+    a.post(SyncRequest::Role { role: Role::Backup, term: 0 })?;
+    b.post(SyncRequest::Role { role: Role::Master, term: 0 })?;
     // What the kernel tells before the role is taken belongs to the former one: an answer comes after it.
     b.status()?;
     b.traffic(&creates(100..150));
