@@ -33,7 +33,8 @@ impl Flags {
     pub const HELD_FOR_DUMP: Flags = Flags(16);
     /// The kernel refuses new timeouts (`IPS_FIXED_TIMEOUT`).
     pub const FIXED_TIMEOUT: Flags = Flags(32);
-    /// This kernel's entry was written by this node, hence with liberal window checks.
+    /// This kernel's entry was written by this node, hence with liberal window checks. Or it was found here, without any, and a peer has
+    /// told of it: it may have more time left than that says.
     pub const WRITTEN: Flags = Flags(64);
     /// Nobody names it any more: its timeout in the kernel was cut, and is not written again before somebody does.
     pub const CUT: Flags = Flags(128);

@@ -333,23 +333,24 @@ mod tests {
     }
 
     /// Another backup's flow has become nobody's, and the master does not name it. Its own timeout is short, but the copy of it was
-    /// written with a longer one: that is cut. What traffic made here ends by itself.
+    /// written with a longer one, or was found here with one: that is cut. What traffic made here ends by itself.
     #[test]
     fn a_written_copy_is_cut_however_short_its_flows_timeout() {
         let [master, backup] = [PeerId(0), PeerId(1)];
-        for is_written in [true, false] {
+        for (is_told, found) in [(true, None), (true, Some(600)), (false, Some(30))] {
             let (mut engine, now) = (Engine::new(config(Mode::Alarm), 1), Instant(1_000_000_000));
             engine.role = Role::Backup;
-            if is_written {
+            if let Some(timeout) = found {
+                engine.insert(&Flow { timeout, ..flow(1) }, Owner::Found, 0, &mut Vec::new());
+            }
+            if is_told {
                 hear(&mut engine, now, backup, 1, Kind::Upsert(encode::flow_message(&flow(1), 5, false)));
                 hear(&mut engine, now, backup, 2, end(2, false));
                 engine.table.set_owner(0, Owner::Found);
-            } else {
-                engine.insert(&flow(1), Owner::Found, 5, &mut Vec::new());
             }
             let led_to = hear(&mut engine, now, master, 1, end(1, true));
             let is_cut = |action: &Action| matches!(action, Action::Update(Flow { timeout: 60, .. }));
-            assert_eq!((led_to.iter().any(is_cut), engine.counters.cut), (is_written, 1));
+            assert_eq!((led_to.iter().any(is_cut), engine.counters.cut), (is_told, 1), "{found:?}");
         }
     }
 

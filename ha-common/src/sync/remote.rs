@@ -144,6 +144,7 @@ impl Engine {
             // Nothing is written: only a dump that lists it, and not the peer's word, says that the kernel has it.
             if let Some(entry) = self.table.get_mut(slot) {
                 entry.dump = listed;
+                entry.flags.set(Flags::WRITTEN);
             }
             if was_copy {
                 self.keep_alive_on(slot);
