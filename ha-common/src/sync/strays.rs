@@ -1,5 +1,6 @@
 //! Ends of flows that this node did not know any more: a peer's word has led to a deletion that is still under way, and it names no
-//! number. Where packets use the tuple again at once, it hits what they have made, and no event tells of that.
+//! number. Where packets use the tuple again at once, it hits what they have made, and no event tells of that. Nor does one where they
+//! change an entry that a peer's word replaces by another.
 
 use super::flow::FlowKey;
 use crate::time::Instant;
@@ -74,5 +75,26 @@ mod tests {
             engine.handle(Instant(NOW.0 + 250_000_000), Input::DumpEnd { complete: true }, &mut out);
             assert_eq!(engine.standing(&flow(1).key), None, "{role}");
         }
+    }
+
+    /// A peer tells of another connection in the place of a flow, and packets change that before the kernel has replaced it: what it has
+    /// then is found by a dump, and told.
+    #[test]
+    fn an_entry_changed_before_it_is_replaced_is_looked_for() {
+        let (mut engine, mut out) = (Engine::new(config(Mode::Ftfw), 1), Vec::new());
+        (engine.peers[0].up, engine.peers[0].heard) = (true, Instant(u64::MAX));
+        engine.handle(NOW, Input::Role(Role::Master), &mut out);
+        engine.handle(NOW, Input::DumpEnd { complete: true }, &mut out);
+        let assured = Flow { id: 3, status: crate::sync::flow::status::ASSURED, ..flow(1) };
+        engine.on_changed(NOW, &assured, &mut out);
+        let told = encode::flow_message(&Flow { mark: 2, ..flow(1) }, engine.clock + 1, false);
+        assert!(matches!(hear(&mut engine, Kind::Upsert(told))[..], [Action::Delete { .. }, Action::Create(_)]));
+        out.clear();
+        engine.on_changed(NOW, &Flow { mark: 5, ..assured }, &mut out);
+        engine.handle(Instant(NOW.0 + 250_000_000), Input::Timer, &mut out);
+        assert!(out.contains(&Action::Dump));
+        engine.handle(Instant(NOW.0 + 250_000_000), Input::DumpBegin, &mut out);
+        engine.handle(NOW, Input::Dumped(&Flow { id: 4, mark: 2, ..flow(1) }), &mut out);
+        assert!(engine.flows(1).all(|(flow, _)| flow.mark == 2));
     }
 }
