@@ -113,9 +113,9 @@ impl Engine {
             return;
         }
         if id != 0 && entry.id != 0 && id != entry.id {
-            // The tuple was used again before this event came, and the new flow lives. Or the begin of what has ended was lost,
-            // and a line of a dump that runs, made before, is still to tell of it.
-            return self.dump.read_again_if_running();
+            // The tuple was used again before this event came, and the new flow lives. Or no event told of the begin of what has
+            // ended: it was lost, or a write that waited has replaced the entry that is known.
+            return self.dump.read_again();
         }
         entry.dump = generation;
         self.vanished(now, slot, true, out);

@@ -94,11 +94,6 @@ impl Dump {
         self.wanted = true;
     }
 
-    /// A line of a dump that runs may be older than what an event has just told of: another dump says what is there.
-    pub fn read_again_if_running(&mut self) {
-        self.wanted |= self.is_running();
-    }
-
     pub fn on_role(&mut self, role: Role) {
         if role == Role::Master && core::mem::take(&mut self.wanted_as_master) {
             self.wanted = true;
@@ -336,6 +331,22 @@ mod tests {
         engine.handle(Instant(NOW.0 + 300_000_000), Input::Timer, &mut out);
         assert!(out.contains(&Action::Dump));
         engine.handle(Instant(NOW.0 + 300_000_000), Input::DumpEnd { complete: true }, &mut out);
+        assert_eq!(engine.standing(&flow(1).key), None);
+    }
+
+    /// A write replaces the entry that packets have changed since it was ordered, and the new one ends: it is not the one that is known.
+    /// The table is read.
+    #[test]
+    fn an_end_of_another_entry_has_the_table_read() {
+        let mut engine = engine();
+        engine.handle(NOW, Input::Role(Role::Master), &mut Vec::new());
+        engine.handle(NOW, Input::DumpEnd { complete: true }, &mut Vec::new());
+        engine.on_changed(NOW, &Flow { id: 7, ..flow(1) }, &mut Vec::new());
+        engine.on_destroyed(NOW, &flow(1).key, 9, &mut Vec::new());
+        let (mut out, later) = (Vec::new(), Instant(NOW.0 + 300_000_000));
+        engine.handle(later, Input::Timer, &mut out);
+        assert!(out.contains(&Action::Dump));
+        engine.handle(later, Input::DumpEnd { complete: true }, &mut out);
         assert_eq!(engine.standing(&flow(1).key), None);
     }
 
