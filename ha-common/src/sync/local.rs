@@ -98,7 +98,7 @@ impl Engine {
     pub(super) fn on_destroyed(&mut self, now: Instant, key: &FlowKey, id: u32, out: &mut Vec<Action>) {
         let known = self.table.find(key);
         let is_known = known.and_then(|slot| self.table.get(slot)).is_some_and(Entry::is_live);
-        if !is_known && !self.table.is_full() {
+        if !is_known {
             self.strays.note(now, key);
         }
         let Some(slot) = known else { return self.remember_end(key) };

@@ -97,6 +97,7 @@ impl Engine {
             match fate {
                 Fate::Stays => {}
                 Fate::Deleted => {
+                    self.strays.deletion(now);
                     out.push(Action::Delete { key: entry.key(), id: entry.id });
                     self.forget(slot);
                     purged += 1;

@@ -136,6 +136,7 @@ impl Engine {
         } else if is_replacement(&old, &flow) {
             // Packets may change the entry that is to go before that is done.
             self.strays.note(now, &flow.key);
+            self.strays.deletion(now);
             out.push(Action::Delete { key: flow.key, id: old.id });
             self.create(now, slot, out);
         } else if was_cut || is_outdated || !is_same_state(&old, &flow) || self.has_own_windows(slot) {
@@ -199,6 +200,7 @@ impl Engine {
             self.mark_all(now, slot);
         } else if self.is_accepted(entry, origin, version) {
             if entry.is_live() {
+                self.strays.deletion(now);
                 out.push(Action::Delete { key, id: entry.id });
             }
             self.bury_for_peer(origin, slot, version);

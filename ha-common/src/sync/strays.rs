@@ -13,23 +13,35 @@ const KEPT: Duration = Duration::from_secs(1);
 const STRAYS_MAX: usize = 64;
 
 #[derive(Default)]
-pub(super) struct Strays(VecDeque<(Instant, FlowKey)>);
+pub(super) struct Strays {
+    /// When a deletion was last ordered.
+    deleted_at: Option<Instant>,
+    ended: VecDeque<(Instant, FlowKey)>,
+}
 
 impl Strays {
+    pub fn deletion(&mut self, now: Instant) {
+        self.deleted_at = Some(now);
+    }
+
+    /// A flow that is not known has ended.
     pub fn note(&mut self, now: Instant, key: &FlowKey) {
-        if self.0.len() >= STRAYS_MAX {
-            self.0.pop_front();
+        if self.deleted_at.is_none_or(|at| now.since(at) > KEPT) {
+            return;
         }
-        self.0.push_back((now, *key));
+        if self.ended.len() >= STRAYS_MAX {
+            self.ended.pop_front();
+        }
+        self.ended.push_back((now, *key));
     }
 
     /// Did this flow end so lately?
     pub fn take(&mut self, now: Instant, key: &FlowKey) -> bool {
-        while self.0.front().is_some_and(|(at, _)| now.since(*at) > KEPT) {
-            self.0.pop_front();
+        while self.ended.front().is_some_and(|(at, _)| now.since(*at) > KEPT) {
+            self.ended.pop_front();
         }
-        let found = self.0.iter().position(|(_, stray)| stray == key);
-        found.is_some_and(|at| self.0.remove(at).is_some())
+        let found = self.ended.iter().position(|(_, stray)| stray == key);
+        found.is_some_and(|at| self.ended.remove(at).is_some())
     }
 }
 
@@ -51,6 +63,19 @@ mod tests {
         let mut out = Vec::new();
         engine.on_data(NOW, PeerId(0), 1, &proto::Data { changes, ..proto::Data::default() }, &mut out);
         out
+    }
+
+    /// Where nothing was deleted lately, what ends unknown was never replicated, and may come again as often as it likes.
+    #[test]
+    fn without_deletions_nothing_is_looked_for() {
+        let mut strays = Strays::default();
+        strays.note(NOW, &flow(1).key);
+        assert!(!strays.take(NOW, &flow(1).key));
+        strays.deletion(NOW);
+        strays.note(NOW + KEPT, &flow(1).key);
+        assert_eq!([NOW, NOW].map(|now| strays.take(now, &flow(1).key)), [true, false]);
+        strays.note(NOW + KEPT * 2, &flow(1).key);
+        assert!(!strays.take(NOW + KEPT * 2, &flow(1).key));
     }
 
     /// A peer tells that a flow has ended, and packets use the tuple again before the kernel has done the deletion, which has no number:
