@@ -248,7 +248,7 @@ impl Engine {
                 self.hand_over(now, peer, None);
             }
         }
-        self.peers.iter_mut().for_each(super::peer::Peer::hello_soon);
+        self.peers.iter_mut().for_each(super::peer::Peer::hello_at_once);
     }
 
     /// Whoever owned it: a master answers for every flow. The kernel has them already, but for those that it refused. `found`: what
@@ -402,10 +402,13 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::super::fixture::config;
+    use super::super::puppet::Puppet;
     use super::super::table::tests::flow;
     use super::super::{Config, Input, Mode, encode};
     use super::*;
     use crate::proto::{self, change::Kind};
+    use crate::role::NodeId;
+    use crate::wire::frame::{self, Header};
 
     const NOW: Instant = Instant(1_000_000_000);
 
@@ -461,6 +464,26 @@ mod tests {
         engine.handle(NOW, Input::Role(Role::Master), &mut Vec::new());
         engine.on_changed(NOW, &Flow { mark: 3, ..flow(1) }, &mut Vec::new());
         assert_eq!(hear(&mut engine, 1, 2, 0x1fe * MASTERSHIP + 10_000), []);
+    }
+
+    /// A node that has said hello just now becomes master. It says so before it names its flows: where both hold one in the same version
+    /// the peer goes by who says so.
+    #[test]
+    fn a_mastership_is_told_before_its_flows() {
+        let own = Config { peers: vec![NodeId(1)], ..config(Mode::Ftfw) };
+        let mut engine = Engine::new(own.clone(), 1);
+        let mut peer = Puppet::new(&Config { node: NodeId(1), session: 2, nonce: [2; 16], ..own }, NodeId(0));
+        let mut out = Vec::new();
+        let now = peer.greet(&mut engine, NOW, Role::Backup, &mut out).unwrap();
+        engine.on_changed(now, &flow(1), &mut out);
+        out.clear();
+        engine.handle(now, Input::Role(Role::Master), &mut out);
+        let kind = |action: &Action| match action {
+            Action::Send { datagram, .. } => Header::parse(datagram).ok().map(|header| header.kind),
+            _ => None,
+        };
+        let sent: Vec<_> = out.iter().filter_map(kind).collect();
+        assert_eq!((sent.first(), sent.contains(&frame::Kind::Data)), (Some(&frame::Kind::Hello), true));
     }
 
     /// The kernel ends a flow that a peer has told of: on a master it is over and the peer hears so, on a backup it is made

@@ -92,6 +92,11 @@ impl Peer {
         self.hello_at = self.hello_at.min(self.hello_sent + HELLO_GAP);
     }
 
+    /// A hello with the next that is sent, and before any data: a peer judges by the role of who says something.
+    pub fn hello_at_once(&mut self) {
+        self.hello_at = Instant(0);
+    }
+
     pub fn answer_stranger(&mut self, stranger: Stranger) {
         self.stranger = Some(stranger);
         self.hello_soon();
