@@ -1,4 +1,4 @@
-//! What happens on this node: kernel events, answers to writes, changes of role.
+//! What happens on this node: kernel events and changes of role.
 
 use super::engine::Engine;
 use super::entry::UNLINKED;
@@ -6,24 +6,9 @@ use super::flow::{Flow, FlowKey};
 use super::outbox::Stamp;
 use super::remote::{absent, is_same_state};
 use super::table::{Entry, Flags, Owner, Slot};
-use super::{Action, Event, PeerId, WriteKind};
+use super::{Action, Event, PeerId};
 use crate::role::Role;
 use crate::time::Instant;
-
-/// Linux error numbers (include/uapi/asm-generic/errno*.h) that conntrack writes give
-/// (`ctnetlink` sections 7, 9).
-mod errno {
-    pub const EPERM: i32 = 1;
-    pub const ENOENT: i32 = 2;
-    pub const EINTR: i32 = 4;
-    pub const EAGAIN: i32 = 11;
-    pub const ENOMEM: i32 = 12;
-    pub const EBUSY: i32 = 16;
-    pub const EEXIST: i32 = 17;
-    pub const ENOSPC: i32 = 28;
-    pub const EOPNOTSUPP: i32 = 95;
-    pub const ENOBUFS: i32 = 105;
-}
 
 /// A flow that is short-lived and whose kernel timeout is unknown, or whose windows must be opened, is written within
 /// this many seconds, others later.
@@ -35,11 +20,6 @@ const SHORT: u32 = 180;
 /// meanwhile when another takes over, and will tell it as news: what the new one has changed by then is newer, however much
 /// that is. And what the clock shows at least for each number of terms ([`Input::Term`](super::Input::Term)).
 const MASTERSHIP: u64 = 1 << 20;
-
-/// The kernel refuses now what it may do a moment later.
-fn is_passing(error: i32) -> bool {
-    matches!(error, errno::ENOMEM | errno::ENOSPC | errno::ENOBUFS | errno::EAGAIN | errno::EINTR)
-}
 
 impl Engine {
     /// Real traffic (or an operator) created or changed a flow here.
@@ -161,65 +141,6 @@ impl Engine {
             }
         } else {
             self.table.remove(slot);
-        }
-    }
-
-    /// The kernel refused a write for a peer's flow.
-    pub(super) fn on_write_failed(
-        &mut self,
-        now: Instant,
-        key: &FlowKey,
-        write: WriteKind,
-        error: i32,
-        out: &mut Vec<Action>,
-    ) {
-        self.counters.writes_failed += 1;
-        let Some(slot) = self.table.find(key) else { return };
-        if (write, error) == (WriteKind::Update, errno::ENOENT) {
-            return self.missed_by_update(now, slot, out);
-        }
-        let Some(entry) = self.table.get_mut(slot).filter(|entry| entry.is_live()) else { return };
-        let peer = match entry.owner() {
-            Owner::Peer(peer) => peer,
-            Owner::Local if write == WriteKind::Create => return self.creation_refused(now, slot),
-            Owner::Local if write == WriteKind::Update && is_passing(error) => return self.update_refused(now, slot),
-            Owner::Found if write == WriteKind::Update && is_passing(error) => return self.cut_refused(now, slot),
-            Owner::Local | Owner::Found => return,
-        };
-        match (write, error) {
-            // The flow is gone or was replaced, which is what was wanted.
-            (WriteKind::Delete, _) => {}
-            // What the kernel has is newer (`ctnetlink` section 9).
-            (WriteKind::Update, errno::EBUSY) => {}
-            // The flow itself is as it shall be.
-            (WriteKind::Relax, _) => {}
-            (WriteKind::Expect, _) => self.counters.writes_abandoned += 1,
-            (WriteKind::Update, errno::EPERM) => entry.flags.set(Flags::FIXED_TIMEOUT),
-            // The kernel's entry has another translation: a new one is needed.
-            (WriteKind::Update, errno::EOPNOTSUPP) => {
-                if self.is_up(peer) {
-                    self.restore(now, slot, peer, out);
-                }
-            }
-            (WriteKind::Update, error) if is_passing(error) => self.update_refused(now, slot),
-            (WriteKind::Create, error) if is_passing(error) => self.creation_refused(now, slot),
-            (WriteKind::Create, errno::EEXIST | errno::EBUSY | errno::ENOENT) => self.creation_refused(now, slot),
-            (WriteKind::Create | WriteKind::Update, _) => {
-                self.table.set_absent(slot, true);
-                self.counters.writes_abandoned += 1;
-            }
-        }
-    }
-
-    /// A flow that was to be updated is not in the kernel, or was not as that was tried: by now it may have ended here, or be told of
-    /// by packets, and its number is known then.
-    fn missed_by_update(&mut self, now: Instant, slot: Slot, out: &mut Vec<Action>) {
-        let is_news = |entry: &Entry| entry.is_live() && !entry.is_lacking() && entry.id == 0;
-        match (self.table.get(slot).is_some_and(is_news), self.role) {
-            (false, _) => {}
-            // What its kernel has ended is over. Another write of the flow may be under way: a dump tells what came of it.
-            (true, Role::Master) => self.dump.want_for(Role::Master),
-            (true, Role::Init | Role::Backup | Role::Fault) => self.vanished(now, slot, false, out),
         }
     }
 
@@ -400,117 +321,4 @@ impl Engine {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::fixture::config;
-    use super::super::puppet::Puppet;
-    use super::super::table::tests::flow;
-    use super::super::{Config, Input, Mode, encode};
-    use super::*;
-    use crate::proto::{self, change::Kind};
-    use crate::role::NodeId;
-    use crate::wire::frame::{self, Header};
-
-    const NOW: Instant = Instant(1_000_000_000);
-
-    fn engine() -> Engine {
-        let mut engine = Engine::new(Config { flows_max: 20, ..config(Mode::Ftfw) }, 1);
-        engine.peers[0].up = true;
-        engine.peers.iter_mut().for_each(|peer| peer.heard = NOW);
-        engine
-    }
-
-    /// What the peer's word of a flow leads to.
-    fn hear(engine: &mut Engine, n: u32, mark: u32, version: u64) -> Vec<Action> {
-        let message = encode::flow_message(&Flow { mark, ..flow(n) }, version, false);
-        let changes = vec![proto::Change { kind: Some(Kind::Upsert(message)) }];
-        let mut out = Vec::new();
-        engine.on_data(NOW, PeerId(0), 1, &proto::Data { changes, ..proto::Data::default() }, &mut out);
-        out
-    }
-
-    /// A master stood still while this node took over, and tells late what its kernel did before, numbered behind what it
-    /// heard last: what this node has changed as master stays, and what it has not is taken.
-    #[test]
-    fn what_a_new_master_changes_is_newer() {
-        let mut engine = engine();
-        assert!([1, 2].iter().all(|n| hear(&mut engine, *n, 1, 5).len() == 1));
-        engine.handle(NOW, Input::Role(Role::Master), &mut Vec::new());
-        engine.on_changed(NOW, &Flow { mark: 3, ..flow(1) }, &mut Vec::new());
-        assert_eq!(hear(&mut engine, 1, 2, 10_000), []);
-        assert!(matches!(hear(&mut engine, 2, 2, 10_001)[..], [Action::Update(Flow { mark: 2, .. })]));
-    }
-
-    /// This node's loop stood still as it became master: it reads what packets did meanwhile before it hears of its role. That is newer
-    /// than what the former master, which stood still as well, tells late: a state, and an end.
-    #[test]
-    fn what_packets_did_as_a_mastership_began_is_newer() {
-        let mut engine = engine();
-        engine.on_changed(NOW, &Flow { id: 7, ..flow(2) }, &mut Vec::new());
-        assert_eq!(hear(&mut engine, 1, 1, 5).len(), 1);
-        engine.handle(NOW, Input::Timer, &mut Vec::new());
-        engine.on_changed(NOW, &Flow { mark: 3, ..flow(1) }, &mut Vec::new());
-        engine.on_destroyed(NOW, &flow(2).key, 7, &mut Vec::new());
-        engine.handle(NOW, Input::Role(Role::Master), &mut Vec::new());
-        assert_eq!([hear(&mut engine, 1, 2, 10_000), hear(&mut engine, 2, 2, 10_001)], [[], []]);
-    }
-
-    /// The group was given away and came back, and nothing of the other's mastership had arrived: what it tells late is older than what
-    /// this node has changed since, also where it has changed more.
-    #[test]
-    fn what_an_unheard_mastership_did_is_older() {
-        let mut engine = engine();
-        assert_eq!(hear(&mut engine, 1, 1, 5).len(), 1);
-        engine.handle(NOW, Input::Term(0x2ff), &mut Vec::new());
-        engine.handle(NOW, Input::Role(Role::Master), &mut Vec::new());
-        engine.on_changed(NOW, &Flow { mark: 3, ..flow(1) }, &mut Vec::new());
-        assert_eq!(hear(&mut engine, 1, 2, 0x1fe * MASTERSHIP + 10_000), []);
-    }
-
-    /// A node that has said hello just now becomes master. It says so before it names its flows: where both hold one in the same version
-    /// the peer goes by who says so.
-    #[test]
-    fn a_mastership_is_told_before_its_flows() {
-        let own = Config { peers: vec![NodeId(1)], ..config(Mode::Ftfw) };
-        let mut engine = Engine::new(own.clone(), 1);
-        let mut peer = Puppet::new(&Config { node: NodeId(1), session: 2, nonce: [2; 16], ..own }, NodeId(0));
-        let mut out = Vec::new();
-        let now = peer.greet(&mut engine, NOW, Role::Backup, &mut out).unwrap();
-        engine.on_changed(now, &flow(1), &mut out);
-        out.clear();
-        engine.handle(now, Input::Role(Role::Master), &mut out);
-        let kind = |action: &Action| match action {
-            Action::Send { datagram, .. } => Header::parse(datagram).ok().map(|header| header.kind),
-            _ => None,
-        };
-        let sent: Vec<_> = out.iter().filter_map(kind).collect();
-        assert_eq!((sent.first(), sent.contains(&frame::Kind::Data)), (Some(&frame::Kind::Hello), true));
-    }
-
-    /// The kernel ends a flow that a peer has told of: on a master it is over and the peer hears so, on a backup it is made
-    /// anew.
-    #[test]
-    fn what_a_masters_kernel_has_ended_is_over() {
-        for (role, creations) in [(Role::Master, 0), (Role::Backup, 1)] {
-            let (mut engine, mut out) = (engine(), Vec::new());
-            engine.handle(NOW, Input::Role(role), &mut out);
-            hear(&mut engine, 1, 1, 5);
-            out.clear();
-            engine.on_destroyed(NOW, &flow(1).key, 0, &mut out);
-            assert_eq!((engine.stats().tombstones, out.len()), (1 - creations, 0));
-            engine.run_retries(Instant(NOW.0 + 20_000_000), &mut out);
-            assert_eq!(out.len() as u64, creations, "{role}");
-        }
-    }
-
-    /// A removal rides with a transfer and is lost, and the transfer is begun anew: no walk finds what has ended.
-    #[test]
-    fn a_removal_that_a_transfer_owes_is_owed_by_the_next() {
-        let mut engine = engine();
-        engine.on_changed(NOW, &flow(1), &mut Vec::new());
-        let slot = engine.table.find(&flow(1).key).unwrap();
-        engine.on_destroyed(NOW, &flow(1).key, 0, &mut Vec::new());
-        engine.peers[0].outbox.bulk.owe(slot);
-        engine.on_role(NOW, Role::Master, &mut Vec::new());
-        assert_eq!(engine.peers[0].outbox.bulk.peek(&engine.table), Some(slot));
-    }
-}
+mod tests;

@@ -3,6 +3,7 @@
 //! [`Engine`] is a pure state machine with the four functions of the core contract. It keeps a shadow
 //! of the conntrack table, and per peer an outbox of dirty flows and an inbox of received frames.
 
+mod answers;
 mod bulk;
 mod capabilities;
 mod digest;

@@ -573,5 +573,4 @@ fn is_same(entry: &Entry, version: u64) -> bool {
 }
 
 #[cfg(test)]
-#[path = "outbox_tests.rs"]
 mod tests;
