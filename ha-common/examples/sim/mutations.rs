@@ -131,13 +131,6 @@ pub const ALL: &[Mutation] = &[
         "the last advert can be repeated with another interval",
     ),
     bug(
-        "down-timer-halved",
-        "election/timers.rs",
-        "let ratio = u32::from(dead_ratio.max(1));",
-        "let ratio = u32::from(dead_ratio.max(1) - 2);",
-        "a backup takes over between two adverts of a living master",
-    ),
-    bug(
         "replay-window-ignored",
         "sync/inbox.rs",
         "if old || (sequence <= self.highest && self.bit(sequence)) {",
@@ -187,27 +180,6 @@ pub const ALL: &[Mutation] = &[
         "a late frame sets a flow back",
     ),
     bug(
-        "tombstone-skipped",
-        "sync/remote.rs",
-        "            && peer.inbox.is_older_possible(origin.sequence)\n        {\n            peer.inbox.hold",
-        "            && peer.inbox.is_older_possible(origin.sequence)\n            && version == 0\n        {\n            peer.inbox.hold",
-        "a late frame brings a deleted flow back",
-    ),
-    bug(
-        "tombstone-not-final",
-        "sync/remote.rs",
-        "Owner::Peer(_) => version > entry.version(),",
-        "Owner::Peer(_) => version > 0,",
-        "a late frame brings a deleted flow back",
-    ),
-    bug(
-        "clock-not-advanced",
-        "sync/remote.rs",
-        "        let Some(flow) = encode::flow_value(message) else { return false };\n        let version = message.version;\n        self.clock = self.clock.max(version);",
-        "        let Some(flow) = encode::flow_value(message) else { return false };\n        let version = message.version;",
-        "what a new master changes is older than what it took over",
-    ),
-    bug(
         "dirty-mark-lost",
         "sync/local.rs",
         "                Role::Init | Role::Backup | Role::Fault => entry.flags.set(Flags::LIVE_HERE),\n            }\n        }\n        self.mark_all(now, slot);",
@@ -255,13 +227,6 @@ pub const ALL: &[Mutation] = &[
         "(true, false, _) if self.role == Role::Master => Fate::Taken,",
         "(true, false, _) if self.role == Role::Master => Fate::Deleted,",
         "a restarted backup wipes the master's table",
-    ),
-    bug(
-        "keepalive-not-renewed",
-        "sync/keepalive.rs",
-        "            self.counters.refreshed += 1;\n            self.update(now, slot, out);",
-        "            self.counters.refreshed += 1;",
-        "copies of quiet flows run out on the standby",
     ),
     bug(
         "table-unbounded",
@@ -318,20 +283,6 @@ pub const ALL: &[Mutation] = &[
         "        entry.id = 0;\n        out.push(Action::Update(written(entry.flow())));",
         "        out.push(Action::Update(written(entry.flow())));",
         "a copy that was made anew unnoticed is never deleted",
-    ),
-    bug(
-        "end-amid-a-dump-forgotten",
-        "sync/local.rs",
-        "else { return self.remember_end(key) };",
-        "else { return if key.zone == u16::MAX { self.remember_end(key) } };",
-        "a line of a dump that is read late brings an ended flow back",
-    ),
-    bug(
-        "backup-insists",
-        "sync/remote.rs",
-        "if self.role != Role::Master || is_masters {",
-        "if self.role != Role::Master && told.mark == u32::MAX || is_masters {",
-        "what a backup had traffic of is written over the master's new connection",
     ),
     bug(
         "dump-line-revives",
