@@ -367,6 +367,7 @@ impl<'a> Trial<'a> {
         let (arrived, _) = rig.settle(rig.count(Node::Fw1)?, UNCHANGED, SETTLE_MAX)?;
         ensure!(arrived > 0, "no flow has arrived before the flush");
         self.check()?;
+        rig.unpin();
         rig.lab.pair[Node::Fw1].run("conntrack", &["-F"])?;
         std::thread::sleep(Duration::from_secs(1));
         let stale = |rig: &Rig| -> Result<f64> {

@@ -17,7 +17,7 @@ use crate::peers::Conntrackd;
 use crate::topology::{Naming, Node, Pair, Port, WAN_VIP};
 use anyhow::{Context, Result};
 use rustix::process::Pid;
-use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::process::Command;
@@ -42,6 +42,8 @@ const OTHERS_MAX: u64 = 64;
 /// Daemons are dropped before the namespaces that they live in.
 pub struct Rig {
     conntrackd: [Option<Conntrackd>; 2],
+    /// Where the daemons' threads ran before they were bound.
+    unpinned: Vec<(Pid, CpuSet)>,
     pub lab: Lab,
     tool: Option<ToolName>,
     generator: Generator,
@@ -68,7 +70,16 @@ impl Rig {
             }
         }
         let counters = [Counter::open(fw1)?, Counter::open(&lab.pair[Node::Fw2])?];
-        Ok(Self { conntrackd: [None, None], lab, tool, generator, counters, others: [0; 2], generated: 0 })
+        Ok(Self {
+            conntrackd: [None, None],
+            unpinned: Vec::new(),
+            lab,
+            tool,
+            generator,
+            counters,
+            others: [0; 2],
+            generated: 0,
+        })
     }
 
     /// A rig whose daemons run, pinned, and know each other.
@@ -129,23 +140,40 @@ impl Rig {
     /// state, which is the other node's processor.
     fn pin(&mut self) -> Result<()> {
         for (node, cpu) in [(Node::Fw1, CPU_MASTER), (Node::Fw2, CPU_GENERATOR)] {
-            let pid = self.pid(node)?;
             let mut set = CpuSet::new();
             set.set(cpu);
             let mut other = CpuSet::new();
             other.set(CPU_MASTER + CPU_GENERATOR - cpu);
-            for task in fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero()))? {
-                let task = task?;
-                let id = task.file_name().to_string_lossy().parse().ok().and_then(Pid::from_raw);
-                let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
-                let set = if name.starts_with(CONTROL) { &other } else { &set };
-                // A thread that has just ended cannot be pinned, and need not be.
-                let _ = sched_setaffinity(id, set);
-            }
+            self.set_affinity(node, |name| if name.starts_with(CONTROL) { &other } else { &set })?;
         }
         if self.conntrackd[Node::Fw2.index()].is_some() {
             let pid = self.pid(Node::Fw2)?.as_raw_nonzero().to_string();
             checked(Command::new("chrt").args(["--all-tasks", "--other", "--pid", "0", &pid]))?;
+        }
+        Ok(())
+    }
+
+    /// Lets the daemons' threads run again where they themselves want to: where no packets flow any more nobody needs a processor for
+    /// itself.
+    pub fn unpin(&mut self) {
+        for (thread, set) in self.unpinned.drain(..) {
+            // One that has ended since cannot be bound, and need not be.
+            let _ = sched_setaffinity(Some(thread), &set);
+        }
+    }
+
+    /// Binds each thread of the node's daemon, by its name.
+    fn set_affinity<'a>(&mut self, node: Node, set_of: impl Fn(&str) -> &'a CpuSet) -> Result<()> {
+        let pid = self.pid(node)?;
+        for task in fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero()))? {
+            let task = task?;
+            let Some(thread) = task.file_name().to_string_lossy().parse().ok().and_then(Pid::from_raw) else { continue };
+            let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+            // A thread that has just ended cannot be bound, and need not be.
+            if let Ok(before) = sched_getaffinity(Some(thread)) {
+                self.unpinned.push((thread, before));
+                let _ = sched_setaffinity(Some(thread), set_of(name.trim()));
+            }
         }
         Ok(())
     }
