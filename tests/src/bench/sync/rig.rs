@@ -167,7 +167,9 @@ impl Rig {
         let pid = self.pid(node)?;
         for task in fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero()))? {
             let task = task?;
-            let Some(thread) = task.file_name().to_string_lossy().parse().ok().and_then(Pid::from_raw) else { continue };
+            let Some(thread) = task.file_name().to_string_lossy().parse().ok().and_then(Pid::from_raw) else {
+                continue;
+            };
             let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
             // A thread that has just ended cannot be bound, and need not be.
             if let Ok(before) = sched_getaffinity(Some(thread)) {
