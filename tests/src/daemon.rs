@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+/// The thread of a daemon that runs its election; the name of the one that stands in for it begins so, too.
+pub const CONTROL: &str = "control";
 /// Where `/metrics` listens in each firewall's namespace.
 pub const METRICS: &str = "127.0.0.1:9112";
 /// The state directory of both nodes, in the lab's; each has files of its own there.

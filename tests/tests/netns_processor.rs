@@ -1,7 +1,7 @@
 //! A processor has something more urgent to do than the control loop of the master, for longer than a lease: the mastership
 //! goes on.
 
-use ha_tests::daemon::Settings;
+use ha_tests::daemon::{CONTROL, Settings};
 use ha_tests::lab::Lab;
 use ha_tests::realtime;
 use ha_tests::topology::Node;
@@ -19,7 +19,6 @@ const LOOK_AGAIN: Duration = Duration::from_micros(100);
 const LOOKS_MAX: u32 = 100;
 /// Above the control loop's.
 const URGENT: i32 = 70;
-const CONTROL: &str = "control";
 
 /// The thread of the daemon that runs the control loop: its number, and its files in `/proc`.
 fn control_thread(lab: &mut Lab, node: Node) -> (Pid, PathBuf) {

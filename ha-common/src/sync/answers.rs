@@ -28,7 +28,7 @@ fn is_passing(error: i32) -> bool {
 }
 
 impl Engine {
-    /// The kernel refused a write for a peer's flow.
+    /// The kernel refused a write.
     pub(super) fn on_write_failed(
         &mut self,
         now: Instant,

@@ -134,9 +134,7 @@ impl Engine {
         if !was_live || absent {
             self.create(now, slot, out);
         } else if is_replacement(&old, &flow) {
-            self.strays.deletion(now);
-            // Packets may change the entry that is to go before that is done.
-            self.strays.note(now, &flow.key);
+            self.strays.replacement(now, &flow.key);
             out.push(Action::Delete { key: flow.key, id: old.id });
             self.create(now, slot, out);
         } else if was_cut || is_outdated || !is_same_state(&old, &flow) || self.has_own_windows(slot) {

@@ -20,6 +20,7 @@ pub(super) struct Strays {
 }
 
 impl Strays {
+    /// A deletion is ordered.
     pub fn deletion(&mut self, now: Instant) {
         self.deleted_at = Some(now);
     }
@@ -35,7 +36,13 @@ impl Strays {
         self.ended.push_back((now, *key));
     }
 
-    /// Did this flow end so lately?
+    /// A flow is deleted and made anew as a peer has told: packets may change the entry that is to go before that is done.
+    pub fn replacement(&mut self, now: Instant, key: &FlowKey) {
+        self.deletion(now);
+        self.note(now, key);
+    }
+
+    /// Did this flow end, or is it being replaced, so lately?
     pub fn take(&mut self, now: Instant, key: &FlowKey) -> bool {
         while self.ended.front().is_some_and(|(at, _)| now.since(*at) > KEPT) {
             self.ended.pop_front();

@@ -10,6 +10,7 @@
 use super::flow_table::FlowTable;
 use super::generator::{DESTINATIONS, Generator, SOURCE, Sent};
 use super::tool::ToolName;
+use crate::daemon::CONTROL;
 use crate::daemon::Settings;
 use crate::lab::Lab;
 use crate::netns::{Netns, cable, checked};
@@ -27,8 +28,6 @@ use std::time::{Duration, Instant};
 const CPU_GENERATOR: usize = 0;
 /// fw1's daemon runs here.
 const CPU_MASTER: usize = 1;
-/// The thread of twinwall's election.
-const CONTROL: &str = "control";
 /// Flows live longer than a measurement.
 const TIMEOUT_SECONDS: &str = "3600";
 /// So many flows fit into every machine's table as it is.
