@@ -11,6 +11,7 @@ use crate::timeline::Note;
 use crate::world::{PATHS, SYNC, World};
 use ha_common::election::{Command, Election, HandOverPhase, Input, MemberId, PairTimes, ReceivedAdvert};
 use ha_common::sync::LinkId;
+use ha_common::time::Instant;
 use ha_common::wire::frame::{self, Header};
 use ha_common::wire::genuine::Admission;
 use ha_common::wire::heartbeat::{FLAG_OFFER, Kind as Beat};
@@ -105,26 +106,26 @@ impl World {
         if missed.links {
             (0..PATHS).for_each(|path| self.tell_link(node, path));
         }
-        for (segment, packet) in missed.adverts {
-            self.hear(node, segment, packet);
+        for (received, segment, packet) in missed.adverts {
+            self.hear(node, received, segment, packet);
         }
         missed.maintenance.into_iter().for_each(|on| self.control(node, Input::Command(Command::Maintenance(on))));
         missed.demotion.into_iter().for_each(|total| self.control(node, Input::Demotion(total)));
         missed.health.into_iter().for_each(|health| self.control(node, Input::Sync(health)));
     }
 
-    fn hear(&mut self, node: usize, segment: usize, packet: Packet) {
+    fn hear(&mut self, node: usize, received: Instant, segment: usize, packet: Packet) {
         let now = self.now;
         let host = &mut self.hosts[node];
         if !host.control_runs(now) {
             if host.control.is_some() && host.missed.adverts.len() < 4096 {
-                host.missed.adverts.push((segment, packet));
+                host.missed.adverts.push((received, segment, packet));
             }
             return;
         }
         let local = host.local(now);
         if let (Some(control), Some(kernel)) = (&mut host.control, &mut host.kernel) {
-            let sent = control.hear(local, segment, packet, kernel);
+            let sent = control.hear(local, received, segment, packet, kernel);
             self.after_control(node, sent);
         }
         self.stranger.record_advert(node, segment, packet);
@@ -248,7 +249,7 @@ impl World {
         }
         match flight.payload {
             Payload::Announcement => self.clients.holder[path.min(SEGMENTS - 1)] = Some(from),
-            Payload::Advert(packet) => self.hear(to, path, packet),
+            Payload::Advert(packet) => self.hear(to, self.hosts[to].local(now), path, packet),
             Payload::Frame { link, bytes, is_hostile } => self.receive_frame(to, link, bytes, is_hostile),
             Payload::Beat(beat) => {
                 if !self.hosts[to].accepts(beat.key_epoch) {

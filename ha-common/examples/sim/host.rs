@@ -21,7 +21,8 @@ const STALLS_MAX: usize = 6;
 /// What waits for a control loop that does not run.
 #[derive(Default)]
 pub struct Missed {
-    pub adverts: Vec<(usize, Packet)>,
+    /// With the host's own time when each came.
+    pub adverts: Vec<(Instant, usize, Packet)>,
     pub health: Option<SyncHealth>,
     pub links: bool,
     /// What an operator and the tracks said last.

@@ -154,13 +154,21 @@ impl Daemon {
         self.input(now, Input::Link { interface: InterfaceId(path as u8), state }, kernel)
     }
 
-    pub fn hear(&mut self, now: Instant, segment: usize, packet: Packet, kernel: &mut Kernel) -> Vec<Sent> {
+    /// `received`: when it came, which may be long before the loop runs (the programs stamp what they put into the ring).
+    pub fn hear(
+        &mut self,
+        now: Instant,
+        received: Instant,
+        segment: usize,
+        packet: Packet,
+        kernel: &mut Kernel,
+    ) -> Vec<Sent> {
         let advert = ReceivedAdvert {
             member: MemberId(segment as u8),
             source: packet.source.into(),
             destination: GROUP.into(),
             advert: packet.advert,
-            received: now,
+            received,
         };
         self.input(now, Input::Advert(&advert), kernel)
     }

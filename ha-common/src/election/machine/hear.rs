@@ -23,6 +23,7 @@ impl Election {
         }
         self.stats.adverts_accepted += 1;
         let heard = Member::heard(received, now);
+        self.note_waiting(now, heard.at);
         self.confirm_step_down(heard.interval, actions);
         if let Some(last) = self.stats.heard.get_mut(index) {
             *last = Some((heard.source, heard.at));

@@ -118,6 +118,14 @@ impl Election {
         }
     }
 
+    /// An advert waited for a controller that was not told anything of its peer yet: it was away as it started.
+    pub(super) fn note_waiting(&mut self, now: Instant, received: Instant) {
+        let is_first = !self.pair.is_watched && self.pair.blind_until.is_none();
+        if self.config.peer_node.is_some() && is_first && now.since(received) > AWAY {
+            self.pair.blind_until = Some(now + AWAY);
+        }
+    }
+
     pub(super) fn on_peer(&mut self, now: Instant, sight: Sight, actions: &mut Vec<Action>) {
         if self.config.peer_node.is_none() {
             return;

@@ -40,7 +40,7 @@ pub struct Host {
     paused_until: Instant,
     /// How much its boot clock is behind the world's: a pause that it did not count.
     lag: Duration,
-    missed: Vec<(usize, Packet)>,
+    missed: Vec<(Instant, usize, Packet)>,
     synced_since: Option<Instant>,
 }
 
@@ -311,8 +311,8 @@ impl World {
         let (Some(daemon), Some(kernel)) = (&mut host.daemon, &mut host.kernel) else { return };
         // A tick that froze in the middle ends first.
         let mut sent = daemon.finish(at, kernel);
-        for (segment, packet) in std::mem::take(&mut host.missed) {
-            sent.extend(daemon.hear(at, segment, packet, kernel));
+        for (received, segment, packet) in std::mem::take(&mut host.missed) {
+            sent.extend(daemon.hear(at, received, segment, packet, kernel));
         }
         daemon.begin(at, kernel);
         match freeze {
@@ -351,10 +351,10 @@ impl World {
             },
             Packets::Advert(segment, packet) if self.link_up[to][segment] => match &mut host.daemon {
                 Some(daemon) if runs => {
-                    let sent = daemon.hear(at, segment, packet, kernel);
+                    let sent = daemon.hear(at, at, segment, packet, kernel);
                     self.transmit(to, sent);
                 }
-                Some(_) => host.missed.push((segment, packet)),
+                Some(_) => host.missed.push((at, segment, packet)),
                 None => {}
             },
             Packets::Beat(..) | Packets::Advert(..) => {}

@@ -244,6 +244,27 @@ fn adverts_that_waited_do_not_decide_before_words() {
     }
 }
 
+/// A node is stopped as it starts, before it was told anything of its peer: goodbyes that waited decide nothing before the
+/// peer's words, where it is heard; those that did not wait decide at once, as without heartbeats.
+#[test]
+fn goodbyes_that_waited_for_a_start_do_not_decide_before_words() {
+    for (waited, is_heard, expected) in
+        [(ms(51), true, Role::Backup), (ms(51), false, Role::Master), (ms(50), false, Role::Master)]
+    {
+        let mut rig = Rig::backup(config(0));
+        let adverts = [LAN, WAN].map(|member| rig.advert(member, PEER[usize::from(member.0)], 255, 255));
+        rig.now = rig.now + waited;
+        adverts.iter().for_each(|advert| rig.input(Input::Advert(advert)));
+        assert_eq!(rig.role(), if waited > ms(50) { Role::Backup } else { Role::Master });
+        rig.run(ms(20));
+        if is_heard {
+            rig.see(rig.report(ROLE_MASTER, 0, Gate::Open, PEER_TERM));
+        }
+        rig.run(ms(30));
+        assert_eq!(rig.role(), expected);
+    }
+}
+
 /// The core has one clock argument: the same inputs with all times shifted by an hour, by ten years or by nothing give
 /// the same decisions, so that a step of any other clock cannot matter.
 #[test]
