@@ -1,21 +1,23 @@
-//! What libFuzzer said of a run, as figures.
+//! What libFuzzer said of its runs, as figures.
 
 use anyhow::Result;
 use serde::Serialize;
 use std::path::PathBuf;
+use std::time::Duration;
 
-/// One target's run.
+/// What runs of one target came to.
 #[derive(Debug, PartialEq, Serialize)]
 pub struct Outcome {
     pub target: String,
+    /// Time of a processor, for the inputs kept before as well.
+    pub processor: Duration,
     pub executions: u64,
-    pub executions_per_second: u64,
     /// Edges of the control flow that any input has reached, of all in the program (with what no target can reach).
     pub edges: u64,
     pub edges_of: u64,
     /// Edges by how often they are taken, and values compared (libFuzzer's features).
     pub features: u64,
-    /// Inputs that reached something new in this run.
+    /// Inputs that reached something new.
     pub new_inputs: u64,
     /// Inputs in tests/fuzz/corpus now, if they were renewed.
     pub kept: Option<usize>,
@@ -24,8 +26,13 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Before the first run.
+    pub fn none(target: &str) -> Self {
+        Self::read(target, "", Duration::ZERO, Vec::new())
+    }
+
     /// Reads what a run with `-print_final_stats=1` writes.
-    pub fn read(target: &str, text: &str, findings: Vec<PathBuf>) -> Self {
+    pub fn read(target: &str, text: &str, processor: Duration, findings: Vec<PathBuf>) -> Self {
         let last = |key: &str| {
             let after = text.rsplit_once(key).map(|(_, rest)| rest.trim_start());
             let digits = after.map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default());
@@ -33,8 +40,8 @@ impl Outcome {
         };
         Self {
             target: target.to_owned(),
+            processor,
             executions: last("stat::number_of_executed_units:"),
-            executions_per_second: last("stat::average_exec_per_sec:"),
             edges: last(" cov:"),
             edges_of: last("INFO: Loaded 1 modules   ("),
             features: last(" ft:"),
@@ -42,6 +49,21 @@ impl Outcome {
             kept: None,
             findings,
         }
+    }
+
+    /// Takes in the next run, which began with what the ones before it had found.
+    pub fn add(&mut self, next: Self) {
+        self.processor += next.processor;
+        self.executions += next.executions;
+        self.edges = self.edges.max(next.edges);
+        self.edges_of = self.edges_of.max(next.edges_of);
+        self.features = self.features.max(next.features);
+        self.new_inputs += next.new_inputs;
+        self.findings.extend(next.findings);
+    }
+
+    fn executions_per_second(&self) -> f64 {
+        self.executions as f64 / self.processor.as_secs_f64().max(1e-3)
     }
 }
 
@@ -61,16 +83,17 @@ pub fn sum_up(outcomes: &[Outcome], json: bool) -> Result<()> {
         return Ok(());
     }
     println!(
-        "{:<10} {:>12} {:>8} {:>7} {:>8} {:>6} {:>6}  findings",
-        "target", "executions", "per s", "edges", "features", "new", "kept"
+        "{:<10} {:>6} {:>12} {:>8} {:>7} {:>8} {:>6} {:>6}  findings",
+        "target", "CPU s", "executions", "per s", "edges", "features", "new", "kept"
     );
     for one in outcomes {
         let kept = one.kept.map_or("-".to_owned(), |kept| kept.to_string());
         println!(
-            "{:<10} {:>12} {:>8} {:>7} {:>8} {:>6} {kept:>6}  {}",
+            "{:<10} {:>6.0} {:>12} {:>8.0} {:>7} {:>8} {:>6} {kept:>6}  {}",
             one.target,
+            one.processor.as_secs_f64(),
             one.executions,
-            one.executions_per_second,
+            one.executions_per_second(),
             one.edges,
             one.features,
             one.new_inputs,
@@ -99,11 +122,11 @@ mod tests {
                     stat::number_of_executed_units: 61510\n\
                     stat::average_exec_per_sec:     5591\n\
                     stat::new_units_added:          60\n";
-        let outcome = Outcome::read("packet", text, Vec::new());
+        let mut outcome = Outcome::read("packet", text, Duration::from_secs(10), Vec::new());
         let expected = Outcome {
             target: "packet".to_owned(),
+            processor: Duration::from_secs(10),
             executions: 61510,
-            executions_per_second: 5591,
             edges: 254,
             edges_of: 57137,
             features: 812,
@@ -112,7 +135,11 @@ mod tests {
             findings: Vec::new(),
         };
         assert_eq!(outcome, expected);
-        assert_eq!(Outcome::read("packet", "", Vec::new()).executions, 0);
+        assert_eq!(Outcome::none("packet").executions, 0);
+        let text = text.replace("ft: 812", "ft: 813");
+        outcome.add(Outcome::read("packet", &text, Duration::from_secs(5), Vec::new()));
+        assert_eq!((outcome.executions, outcome.new_inputs, outcome.features, outcome.edges), (123_020, 120, 813, 254));
+        assert!((outcome.executions_per_second() - 123_020.0 / 15.0).abs() < 1.0);
         assert_eq!(tail("a\nb\nc", 2), "b\nc");
     }
 }
