@@ -194,8 +194,12 @@ impl Engine {
         };
         let Some(entry) = self.table.get(slot) else { return true };
         if entry.is_live() && entry.flags.has(Flags::LIVE_HERE) && entry.owner() == Owner::Local {
-            // The flow has traffic here: the peer is mistaken, and told so.
-            self.mark_all(now, slot);
+            // The flow has traffic here: the peer is mistaken, and told so, by a newer word than its own.
+            if version > entry.version() {
+                self.insist(now, slot);
+            } else {
+                self.mark_all(now, slot);
+            }
         } else if self.is_accepted(entry, origin, version) {
             if entry.is_live() {
                 self.strays.deletion(now);

@@ -90,11 +90,12 @@ impl Record {
         self.held.iter().any(is_held) || self.refused.iter().any(is_refused)
     }
 
-    /// What the engine has heard since is newer than what it has read.
+    /// What the engine has heard since is newer than what it has read. What has changed unheard while it read, and is there, it may
+    /// have read or not.
     pub fn was_read(&mut self, now: Instant, begun: Instant) {
         let is_changed_since = self.held.back().is_some_and(|held| held.until.unwrap_or(held.from) > begun);
-        if !is_changed_since {
-            let last = self.held.back().filter(|held| held.until.is_none()).map(|held| held.mark);
+        let last = self.held.back().filter(|held| held.until.is_none()).map(|held| held.mark);
+        if !is_changed_since || last.is_some() {
             self.believe(now, last);
         }
     }

@@ -267,3 +267,32 @@ proptest! {
         }
     }
 }
+
+/// A flow has traffic on a backup, and the master has ended its copy: what the backup says against it is newer than the
+/// removal, so that it counts where that is remembered. An older removal is answered with what the backup has.
+#[test]
+fn who_has_the_traffic_contradicts_a_removal_by_a_newer_word() {
+    let mut engine = engine();
+    engine.peers[0].up = true;
+    engine.on_role(Instant(0), crate::role::Role::Backup, &mut Vec::new());
+    let flow = crate::sync::table::tests::flow(1);
+    engine.on_changed(Instant(0), &flow, &mut Vec::new());
+    let slot = engine.table.find(&flow.key).unwrap();
+    let own = engine.table.get(slot).unwrap().version();
+    let mut remove = |version| {
+        engine.table.get_mut(slot).unwrap().dirty = 0;
+        let removal = proto::Removal { key: Some(encode::key_message(&flow.key)), version };
+        let change = proto::Change { kind: Some(Kind::Removal(removal)) };
+        let data = proto::Data { changes: vec![change], ..proto::Data::default() };
+        let mut out = Vec::new();
+        engine.on_data(Instant(0), PeerId(0), 1, &data, &mut out);
+        assert_eq!(out, []);
+        let entry = engine.table.get(slot).unwrap();
+        assert!(entry.is_live() && entry.dirty != 0);
+        entry.version()
+    };
+    assert_eq!(remove(own - 1), own);
+    let newer = remove(own + 5);
+    assert!(newer > own + 5);
+    assert_eq!(remove(own + 5), newer);
+}
