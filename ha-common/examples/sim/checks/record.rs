@@ -29,6 +29,8 @@ pub struct Record {
     pub held: VecDeque<Held>,
     /// What this node's engine takes for the newest state. Events may have been lost since.
     believed: Option<u32>,
+    /// What it may take for the newest instead: it was there while the engine read the table.
+    perhaps: Vec<u32>,
     /// States that this node's kernel refused, and until when its engine took each for the newest; `None`: it still does.
     refused: VecDeque<(u32, Option<Instant>)>,
     /// This node's engine knows that the flow has ended, up to the state of this mark: it was told as master, or has deleted
@@ -56,14 +58,14 @@ impl Record {
 
     /// The engine learns that this is the newest state.
     pub fn believe(&mut self, now: Instant, mark: Option<u32>) {
-        let Some(before) = std::mem::replace(&mut self.believed, mark).filter(|before| Some(*before) != mark) else {
-            return;
-        };
-        if let Some(held) = self.held.iter_mut().rev().find(|held| held.mark == before) {
-            held.believed_until = Some(now);
-        }
-        if let Some((_, until)) = self.refused.iter_mut().rev().find(|(mark, _)| *mark == before) {
-            *until = Some(now);
+        let before = std::mem::replace(&mut self.believed, mark);
+        for before in before.into_iter().chain(self.perhaps.drain(..)).filter(|before| Some(*before) != mark) {
+            if let Some(held) = self.held.iter_mut().rev().find(|held| held.mark == before) {
+                held.believed_until = Some(now);
+            }
+            if let Some((_, until)) = self.refused.iter_mut().rev().find(|(mark, _)| *mark == before) {
+                *until = Some(now);
+            }
         }
     }
 
@@ -87,16 +89,20 @@ impl Record {
         };
         let is_refused =
             |(refused, until): &(u32, Option<Instant>)| *refused == mark && until.is_none_or(|until| until >= since);
-        self.held.iter().any(is_held) || self.refused.iter().any(is_refused)
+        let is_believed = self.believed == Some(mark) || self.perhaps.contains(&mark);
+        is_believed || self.held.iter().any(is_held) || self.refused.iter().any(is_refused)
     }
 
-    /// What the engine has heard since is newer than what it has read. What has changed unheard while it read, and is there, it may
-    /// have read or not.
+    /// What the engine has heard since is newer than what it has read. Of what has changed unheard while it read, it may have read
+    /// any.
     pub fn was_read(&mut self, now: Instant, begun: Instant) {
         let is_changed_since = self.held.back().is_some_and(|held| held.until.unwrap_or(held.from) > begun);
         let last = self.held.back().filter(|held| held.until.is_none()).map(|held| held.mark);
-        if !is_changed_since || last.is_some() {
+        if !is_changed_since {
             self.believe(now, last);
+        } else if last != self.believed {
+            let read = self.held.iter().rev().take_while(|held| held.until.is_none_or(|until| until >= begun));
+            self.perhaps = read.map(|held| held.mark).collect();
         }
     }
 
