@@ -275,8 +275,12 @@ impl Engine {
     /// Is what a peer says newer than what this node holds?
     fn is_accepted(&self, entry: &Entry, origin: Origin, version: u64) -> bool {
         match entry.owner() {
-            // What was told before it became nobody's may still come late. What a peer's present transfer says of it is true.
-            Owner::Found => version >= entry.version() || self.is_present(origin),
+            // What was told before it became nobody's may still come late, just after it in a transfer as well. Otherwise what a
+            // peer's present transfer says of it is true.
+            Owner::Found => {
+                let is_late = self.mode.is_reliable() && self.orphans_due.is_some();
+                version >= entry.version() || (!is_late && self.is_present(origin))
+            }
             Owner::Peer(_) if entry.is_live() => version >= entry.version(),
             // A removal is final against the state it removed.
             Owner::Peer(_) => version > entry.version(),

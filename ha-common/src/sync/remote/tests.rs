@@ -55,11 +55,12 @@ fn what_packets_made_meanwhile_is_not_written_over() {
 }
 
 /// A flow has become nobody's. What was told of it before comes late and is older; what a new transfer says counts, also from
-/// a node whose clock has begun anew.
+/// a node whose clock has begun anew, but for one that began before its sender heard what its owner said last.
 #[test]
 fn a_late_word_of_nobodys_flow_does_not_count() {
-    for (epoch, accepted) in [(3, false), (4, true)] {
+    for (epoch, orphans_due, accepted) in [(3, None, false), (4, Some(Instant(1)), false), (4, None, true)] {
         let mut engine = engine();
+        engine.orphans_due = orphans_due;
         let mut found = crate::sync::table::tests::flow(1);
         found.mark = 9;
         engine.insert(&found, Owner::Found, 9, &mut Vec::new());
