@@ -36,7 +36,7 @@ fn what_a_backup_leaves_is_judged_by_the_masters_earlier_word() {
         assert_eq!(hear(&mut engine, now, master, 1, end(1, true)).len(), 1);
         assert_eq!(hear(&mut engine, now, backup, 2, end(2, false)).len(), 1);
         if is_named {
-            hear(&mut engine, now, master, 1, named(4));
+            hear(&mut engine, now, master, 1, named(5));
         }
         let mut deleted = Vec::new();
         for _ in 0..15 {
