@@ -19,6 +19,8 @@ use core::time::Duration;
 const JUDGEMENT_MAX: Duration = Duration::from_secs(10);
 /// What a peer does not answer for any more may be on its way from the master: so long it is waited for.
 const ORPHAN_AGE: Duration = Duration::from_secs(1);
+/// So long older words of it may be on their way from any peer, which have not heard the last ones of whoever answered for it.
+const ORPHAN_FRESH: Duration = Duration::from_millis(100);
 /// Slots looked at per call.
 const SLOTS_PER_RUN: Slot = 4096;
 
@@ -118,6 +120,11 @@ impl Engine {
             }
         }
         purged
+    }
+
+    /// Some flows have become nobody's just now.
+    pub(super) fn orphans_are_fresh(&self, now: Instant) -> bool {
+        self.orphans_due.is_some_and(|due| now + ORPHAN_AGE < due + ORPHAN_FRESH)
     }
 
     /// Ends what a peer that is not master has left, unless the master names it meanwhile. The master's own transfer may have

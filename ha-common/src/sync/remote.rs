@@ -100,7 +100,7 @@ impl Engine {
         // Who gives a flow to the node that answers for it already says that it is not its own: a frame that was lost carried it
         // before it came to be this node's, and is sent again.
         let is_given_again = message.handover && entry.is_local() && version == entry.version();
-        if is_given_again || !self.is_accepted(entry, origin, version) {
+        if is_given_again || !self.is_accepted(now, entry, origin, version) {
             self.counters.stale_ignored += 1;
             self.name_in_epoch(origin, slot);
             self.tell_the_owner(now, origin.peer, slot, version);
@@ -200,7 +200,7 @@ impl Engine {
             } else {
                 self.mark_all(now, slot);
             }
-        } else if self.is_accepted(entry, origin, version) {
+        } else if self.is_accepted(now, entry, origin, version) {
             if entry.is_live() {
                 self.strays.deletion(now);
                 out.push(Action::Delete { key, id: entry.id });
@@ -273,12 +273,12 @@ impl Engine {
     }
 
     /// Is what a peer says newer than what this node holds?
-    fn is_accepted(&self, entry: &Entry, origin: Origin, version: u64) -> bool {
+    fn is_accepted(&self, now: Instant, entry: &Entry, origin: Origin, version: u64) -> bool {
         match entry.owner() {
             // What was told before it became nobody's may still come late, just after it in a transfer as well. Otherwise what a
             // peer's present transfer says of it is true.
             Owner::Found => {
-                let is_late = self.mode.is_reliable() && self.orphans_due.is_some();
+                let is_late = self.mode.is_reliable() && self.orphans_are_fresh(now);
                 version >= entry.version() || (!is_late && self.is_present(origin))
             }
             Owner::Peer(_) if entry.is_live() => version >= entry.version(),

@@ -55,18 +55,21 @@ fn what_packets_made_meanwhile_is_not_written_over() {
 }
 
 /// A flow has become nobody's. What was told of it before comes late and is older; what a new transfer says counts, also from
-/// a node whose clock has begun anew, but for one that began before its sender heard what its owner said last.
+/// a node whose clock has begun anew, but for what comes just after it: its sender has not heard what the owner said last.
 #[test]
 fn a_late_word_of_nobodys_flow_does_not_count() {
-    for (epoch, orphans_due, accepted) in [(3, None, false), (4, Some(Instant(1)), false), (4, None, true)] {
+    for (epoch, since_orphaned, accepted) in
+        [(3, None, false), (4, Some(99), false), (4, Some(100), true), (4, None, true)]
+    {
         let mut engine = engine();
-        engine.orphans_due = orphans_due;
+        let now = Instant(5_000_000_000);
+        engine.orphans_due = since_orphaned.map(|ms| Instant(now.0 + 1_000_000_000 - ms * 1_000_000));
         let mut found = crate::sync::table::tests::flow(1);
         found.mark = 9;
         engine.insert(&found, Owner::Found, 9, &mut Vec::new());
         engine.peers[0].inbox.epoch = 4;
         let mut out = Vec::new();
-        engine.on_data(Instant(0), PeerId(0), 1, &proto::Data { epoch, ..upsert(8, 1) }, &mut out);
+        engine.on_data(now, PeerId(0), 1, &proto::Data { epoch, ..upsert(8, 1) }, &mut out);
         assert_eq!((out.len(), engine.stats().flows_peer), (usize::from(accepted), u64::from(accepted)));
     }
 }
