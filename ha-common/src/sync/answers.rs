@@ -48,6 +48,8 @@ impl Engine {
             Owner::Local if write == WriteKind::Create => return self.creation_refused(now, slot),
             Owner::Local if write == WriteKind::Update && is_passing(error) => return self.update_refused(now, slot),
             Owner::Found if write == WriteKind::Update && is_passing(error) => return self.cut_refused(now, slot),
+            // Ordered when it was a peer's: whoever answers for it next creates it.
+            Owner::Found if write == WriteKind::Create => return self.table.set_absent(slot, true),
             Owner::Local | Owner::Found => return,
         };
         match (write, error) {
@@ -83,7 +85,13 @@ impl Engine {
             (false, _) => {}
             // What its kernel has ended is over. Another write of the flow may be under way: a dump tells what came of it.
             (true, Role::Master) => self.dump.want_for(Role::Master),
-            (true, Role::Init | Role::Backup | Role::Fault) => self.vanished(now, slot, false, out),
+            (true, Role::Init | Role::Backup | Role::Fault) => {
+                // The kernel takes writes again: what it has refused before does not count.
+                if let Some(entry) = self.table.get_mut(slot) {
+                    entry.retries = 0;
+                }
+                self.vanished(now, slot, false, out);
+            }
         }
     }
 }

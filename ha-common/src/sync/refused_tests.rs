@@ -3,6 +3,7 @@
 use super::engine::Engine;
 use super::fixture::config;
 use super::flow::Flow;
+use super::table::Owner;
 use super::table::tests::flow;
 use super::{Action, Config, Input, Mode, PeerId, WriteKind, encode};
 use crate::proto::{self, change::Kind};
@@ -73,6 +74,40 @@ fn a_master_creates_what_is_nobodys() {
     assert_eq!(engine.stats().flows_found, 1);
     let mut out = Vec::new();
     engine.handle(BEGIN, Input::Role(Role::Master), &mut out);
+    assert_eq!(creations(&out), 1);
+}
+
+/// The same when the refusal is told after its owner has left it: the engine knows that the kernel lacks it.
+#[test]
+fn a_refusal_of_what_has_become_nobodys_is_remembered() {
+    let mut engine = Engine::new(Config { flows_max: 20, ..config(Mode::Ftfw) }, 1);
+    engine.handle(BEGIN, Input::Role(Role::Backup), &mut Vec::new());
+    assert_eq!(hear(&mut engine, upsert()), 1);
+    let slot = engine.table.find(&flow(1).key).unwrap();
+    engine.table.set_owner(slot, Owner::Found);
+    refuse(&mut engine);
+    let mut out = Vec::new();
+    engine.handle(BEGIN, Input::Role(Role::Master), &mut out);
+    assert_eq!(creations(&out), 1);
+}
+
+/// Updates were refused more often than is tried each second, and the kernel's entry ended meanwhile: the next update tells that,
+/// and the flow is created at once.
+#[test]
+fn what_has_ended_while_updates_were_refused_is_made_anew() {
+    let mut engine = engine();
+    let slot = engine.table.find(&flow(1).key).unwrap();
+    let update = |engine: &mut Engine, error, out: &mut Vec<Action>| {
+        engine.update(BEGIN, slot, out);
+        engine.on_write_failed(BEGIN, &flow(1).key, WriteKind::Update, error, out);
+    };
+    for _ in 0..20 {
+        engine.run_retries(Instant(u64::MAX), &mut Vec::new());
+        update(&mut engine, ENOMEM, &mut Vec::new());
+    }
+    let mut out = Vec::new();
+    update(&mut engine, ENOENT, &mut out);
+    engine.run_retries(Instant(2 * BEGIN.0), &mut out);
     assert_eq!(creations(&out), 1);
 }
 

@@ -82,6 +82,8 @@ impl Engine {
         } else if retries <= RETRIES_MAX {
             debug_assert!(self.is_up(peer));
             self.retry_later(now, slot, Remedy::AskOwner);
+        } else {
+            self.keep_alive_within(now, slot, VISIT_MAX);
         }
     }
 

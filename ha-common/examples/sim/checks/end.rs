@@ -154,12 +154,14 @@ impl World {
     /// How long that may take from the end of the faults on.
     pub fn patience(&self) -> Duration {
         // A freeze that has just begun, a promise, and the repair of the tables; the timers of CARP, and a step-down.
-        // Where refreshes and cut timeouts repair, some of these.
+        // Where refreshes and cut timeouts repair, some of these. What a kernel has refused for long is tried again within 40 s.
         let modes = if self.options.mode == Mode::Ftfw { 0 } else { 20 };
-        match self.options.kind {
-            Kind::Pair => Duration::from_secs(12 + modes),
-            Kind::Timers | Kind::Three | Kind::Quiet => Duration::from_secs(40 + modes),
-        }
+        let refused = if self.faults[Fault::RefusedWrites as usize] > 0 { 43 } else { 0 };
+        let roles = match self.options.kind {
+            Kind::Pair => 12,
+            Kind::Timers | Kind::Three | Kind::Quiet => 40,
+        };
+        Duration::from_secs(refused.max(roles) + modes)
     }
 
     /// Where nothing repairs what was lost, an operator asks for a resync when it is quiet.
