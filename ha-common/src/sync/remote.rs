@@ -12,7 +12,7 @@ use super::table::{Entry, Flags, Owner, Slot};
 use super::{Action, Event, PeerId, encode};
 use crate::proto::{self, change::Kind};
 use crate::reason::DropReason;
-use crate::role::Role;
+use crate::role::{NodeId, Role};
 use crate::time::Instant;
 
 /// The frame a change came in.
@@ -100,7 +100,8 @@ impl Engine {
         // Who gives a flow to the node that answers for it already says that it is not its own: a frame that was lost carried it
         // before it came to be this node's, and is sent again.
         let is_given_again = message.handover && entry.is_local() && version == entry.version();
-        if is_given_again || !self.is_accepted(now, entry, origin, version) {
+        let is_lost_tie = || self.loses_tie(entry, origin.peer, &flow, version);
+        if is_given_again || !self.is_accepted(now, entry, origin, version) || is_lost_tie() {
             self.counters.stale_ignored += 1;
             self.name_in_epoch(origin, slot);
             self.tell_the_owner(now, origin.peer, slot, version);
@@ -320,14 +321,21 @@ impl Engine {
         }
     }
 
-    /// Both claim the same version of a flow: the master's word counts, then the lower node's.
+    /// The same between two peers, of which this node has heard the other one first.
+    fn loses_tie(&self, entry: &Entry, peer: PeerId, told: &Flow, version: u64) -> bool {
+        let Owner::Peer(owner) = entry.owner() else { return false };
+        let is_tie = owner != peer && entry.is_live() && entry.version() == version;
+        let standing = |peer: PeerId| self.peers.get(usize::from(peer.0)).map(|peer| (peer.role, peer.node));
+        is_tie
+            && self.is_up(owner)
+            && !is_same_state(&entry.flow(), told)
+            && !is_before(standing(peer), standing(owner))
+    }
+
+    /// This node and the peer claim the same version of a flow.
     fn yields_to(&self, peer: PeerId) -> bool {
-        let Some(peer) = self.peers.get(usize::from(peer.0)) else { return false };
-        match (self.role == Role::Master, peer.role == Role::Master) {
-            (true, false) => false,
-            (false, true) => true,
-            (true, true) | (false, false) => peer.node < self.node,
-        }
+        let peer = self.peers.get(usize::from(peer.0)).map(|peer| (peer.role, peer.node));
+        is_before(peer, Some((self.role, self.node)))
     }
 
     fn on_accepted(&mut self, now: Instant, origin: Origin, slot: Slot, owner: Owner) {
@@ -393,6 +401,12 @@ impl Engine {
         }
         self.table.bury(slot);
     }
+}
+
+/// Of two nodes that give one version to different states, the master's word counts, then the lower node's.
+fn is_before(one: Option<(Role, NodeId)>, other: Option<(Role, NodeId)>) -> bool {
+    let rank = |(role, node): (Role, NodeId)| (role != Role::Master, node);
+    one.map(rank).zip(other.map(rank)).is_some_and(|(one, other)| one < other)
 }
 
 /// The change brings a flow that another one has announced.

@@ -300,3 +300,28 @@ fn who_has_the_traffic_contradicts_a_removal_by_a_newer_word() {
     assert!(newer > own + 5);
     assert_eq!(remove(own + 5), newer);
 }
+
+/// Two nodes that did not hear each other have given one version to different states, and a third hears both: the master's
+/// word counts, else the lower node's, in whatever order they come. The same state may change hands.
+#[test]
+fn of_two_peers_with_one_version_one_counts() {
+    for (masters, first, second, told, expected) in [
+        ([false, true], 0, 1, 2, 2),
+        ([true, false], 0, 1, 2, 1),
+        ([false, false], 0, 1, 2, 1),
+        ([false, false], 1, 0, 2, 2),
+        ([true, false], 0, 1, 1, 1),
+    ] {
+        let mut engine = engine();
+        for (peer, master) in engine.peers.iter_mut().zip(masters) {
+            peer.up = true;
+            peer.role = if master { Role::Master } else { Role::Backup };
+        }
+        engine.on_data(Instant(0), PeerId(first), 1, &upsert(5, 1), &mut Vec::new());
+        engine.on_data(Instant(0), PeerId(second), 1, &upsert(5, told), &mut Vec::new());
+        let slot = engine.table.find(&crate::sync::table::tests::flow(1).key).unwrap();
+        let entry = engine.table.get(slot).unwrap();
+        let changes_hands = u32::from(told) == expected;
+        assert_eq!((entry.flow().mark, entry.is_owned_by(PeerId(second))), (expected, changes_hands));
+    }
+}
