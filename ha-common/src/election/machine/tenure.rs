@@ -17,12 +17,20 @@ impl Election {
         Some(Lease { term, length: self.lease_length() })
     }
 
-    /// Short while somebody could take over within milliseconds; else long, but over before adverts decide.
+    /// Short while somebody could take over within milliseconds; else long, but over before adverts decide. The first one of a
+    /// mastership is short where heartbeats decide: a controller that is stopped between the decision and the opening of the gate
+    /// shows the role it had before, and a peer that is back meanwhile takes a group whose controller is gone.
     fn lease_length(&self) -> Duration {
         match self.pair.sight {
             Sight::Alive(_) => self.config.times.lease_short,
+            Sight::Silent { .. } if self.is_opening() => self.config.times.lease_short,
             Sight::Silent { .. } | Sight::Unknown => self.config.times.lease_long.min(self.until_adverts_decide()),
         }
+    }
+
+    /// This very moment began the mastership.
+    fn is_opening(&self) -> bool {
+        self.stats.last_transition.is_some_and(|last| last.to == Role::Master && last.at == self.now)
     }
 
     /// The least time between a freeze of this node and a takeover by a node that goes by adverts: its last advert was

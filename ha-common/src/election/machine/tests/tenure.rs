@@ -20,6 +20,24 @@ fn lengths() {
     assert_eq!(Rig::backup(config(0)).stats().lease, None);
 }
 
+/// A mastership that begins because the peer is silent is opened with a short lease: who is stopped before the gate is open opens
+/// none with what was decided long ago. The next input makes it long.
+#[test]
+fn the_first_lease_is_short() {
+    let mut rig = Rig::behind(config(0));
+    rig.see_for(SECOND, rig.report(ROLE_MASTER, 0, Gate::Open, PEER_TERM));
+    rig.input(Input::Peer(Sight::Silent { last: rig.report(ROLE_MASTER, 0, Gate::Open, PEER_TERM) }));
+    let opened = rig.actions.iter().find_map(|action| match action {
+        Action::Lease(LeaseOrder::Open(lease)) => Some(lease.length),
+        _ => None,
+    });
+    let short = PairTimes::default().lease_short;
+    assert_eq!((rig.role(), opened, rig.stats().lease.unwrap().length), (Role::Master, Some(short), short));
+    rig.now = rig.now + ms(1);
+    rig.input(Input::Timer);
+    assert_eq!(rig.stats().lease.unwrap().length, ms(1500));
+}
+
 /// A lost lease: BACKUP without a goodbye; a peer that is ready goes first.
 #[test]
 fn a_lapsed_lease() {
