@@ -52,6 +52,8 @@ impl World {
             let unheard =
                 from.conntrack.is_unheard(**number, entry.flow.mark) || to.conntrack.ended_unheard.contains(number);
             let refused = to.conntrack.refused.contains(number);
+            // A write that packets overtook has set its state back, and its engine knows the later one.
+            let overtaken = to.conntrack.overtaken.contains(number);
             // Of what the giver's kernel is still to lose to a word that its engine takes for newer the giver says nothing: that write
             // is judged as others.
             let key = session.flow(**number).key;
@@ -62,6 +64,7 @@ impl World {
                 && !is_ended
                 && !unheard
                 && !refused
+                && !overtaken
                 && !is_lost
                 && to.conntrack.mark(**number).is_none_or(|mark| mark < entry.flow.mark)
         });
