@@ -5,7 +5,7 @@ use super::modes::Mode;
 use super::peer::bit;
 use super::prove::Prover;
 use super::session::{Greeting, role_value};
-use super::table::Flags;
+use super::table::{Entry, Flags, Owner};
 use super::{Action, Event, LinkId};
 use crate::proto;
 use crate::reason::DropReason;
@@ -160,7 +160,7 @@ impl Engine {
     }
 
     /// The peer has started anew: nothing of its former session counts any more.
-    fn begin_session(&mut self, now: Instant, index: usize, out: &mut Vec<Action>) {
+    pub(super) fn begin_session(&mut self, now: Instant, index: usize, out: &mut Vec<Action>) {
         self.peer_down(now, index, out);
         let Some(peer) = self.peers.get_mut(index) else { return };
         peer.inbox = peer.inbox.renewed();
@@ -170,9 +170,10 @@ impl Engine {
         peer.hello_soon();
         let id = peer.id;
         for slot in 0..self.table.slots() {
-            if let Some(entry) = self.table.get_mut(slot).filter(|entry| entry.is_owned_by(id)) {
-                // Its clock began anew as well: any word of the new session is newer. So did its transfers: an epoch of
-                // the old session must not pass for one of the new.
+            let is_its = |entry: &&mut Entry| entry.is_owned_by(id) || entry.owner() == Owner::Found;
+            if let Some(entry) = self.table.get_mut(slot).filter(is_its) {
+                // Its clock began anew as well: any word of the new session is newer, also of what it has just left to nobody. So did
+                // its transfers: an epoch of the old session must not pass for one of the new.
                 entry.epoch = 0;
                 entry.flags.clear(Flags::GIVEN);
                 self.table.set_version(slot, 0);

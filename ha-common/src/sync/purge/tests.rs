@@ -51,6 +51,24 @@ fn what_a_backup_leaves_is_judged_by_the_masters_earlier_word() {
     }
 }
 
+/// A peer leaves a flow, and its process has a successor, which names it with a clock that has begun anew: that is its newest word,
+/// however soon it comes.
+#[test]
+fn the_successor_of_who_left_a_flow_names_it() {
+    let peer = PeerId(0);
+    let (mut engine, now) = (Engine::new(config(Mode::Ftfw), 1), Instant(1_000_000_000));
+    engine.role = Role::Backup;
+    engine.peers[0].up = true;
+    let named = |version| Kind::Upsert(encode::flow_message(&flow(1), version, false));
+    hear(&mut engine, now, peer, 1, named(500));
+    hear(&mut engine, now, peer, 2, end(2, false));
+    assert_eq!(engine.stats().flows_found, 1);
+    engine.begin_session(now, 0, &mut Vec::new());
+    hear(&mut engine, now, peer, 1, named(5));
+    assert_eq!(hear(&mut engine, now, peer, 1, end(1, true)).len(), 1, "no deletion");
+    assert_eq!((engine.stats().flows_found, engine.stats().flows_peer), (0, 1));
+}
+
 /// Of three nodes the new master knows less of a flow than another backup has told of, and names it in vain. That backup's next
 /// transfer has the same number as the master's and leaves the flow out: it is nobody's.
 #[test]
