@@ -54,6 +54,7 @@ mod selection;
 mod session;
 mod strays;
 mod table;
+mod ties;
 mod window;
 
 pub use capabilities::{Capabilities, VERSION, VERSION_MIN};

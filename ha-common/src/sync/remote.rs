@@ -12,7 +12,7 @@ use super::table::{Entry, Flags, Owner, Slot};
 use super::{Action, Event, PeerId, encode};
 use crate::proto::{self, change::Kind};
 use crate::reason::DropReason;
-use crate::role::{NodeId, Role};
+use crate::role::Role;
 use crate::time::Instant;
 
 /// The frame a change came in.
@@ -311,33 +311,6 @@ impl Engine {
         }
     }
 
-    /// Two nodes that did not hear each other gave the same version to different states, and this one's counts: no digest tells them
-    /// apart, so the master gives its own another.
-    fn settle_tie(&mut self, now: Instant, slot: Slot, told: &Flow, version: u64) {
-        let is_tie =
-            |entry: &Entry| entry.is_local() && entry.version() == version && !is_same_state(&entry.flow(), told);
-        if self.role == Role::Master && self.table.get(slot).is_some_and(is_tie) {
-            self.insist(now, slot);
-        }
-    }
-
-    /// The same between two peers, of which this node has heard the other one first.
-    fn loses_tie(&self, entry: &Entry, peer: PeerId, told: &Flow, version: u64) -> bool {
-        let Owner::Peer(owner) = entry.owner() else { return false };
-        let is_tie = owner != peer && entry.is_live() && entry.version() == version;
-        let standing = |peer: PeerId| self.peers.get(usize::from(peer.0)).map(|peer| (peer.role, peer.node));
-        is_tie
-            && self.is_up(owner)
-            && !is_same_state(&entry.flow(), told)
-            && !is_before(standing(peer), standing(owner))
-    }
-
-    /// This node and the peer claim the same version of a flow.
-    fn yields_to(&self, peer: PeerId) -> bool {
-        let peer = self.peers.get(usize::from(peer.0)).map(|peer| (peer.role, peer.node));
-        is_before(peer, Some((self.role, self.node)))
-    }
-
     fn on_accepted(&mut self, now: Instant, origin: Origin, slot: Slot, owner: Owner) {
         let generation = self.dump.generation();
         if let Some(entry) = self.table.get_mut(slot) {
@@ -401,12 +374,6 @@ impl Engine {
         }
         self.table.bury(slot);
     }
-}
-
-/// Of two nodes that give one version to different states, the master's word counts, then the lower node's.
-fn is_before(one: Option<(Role, NodeId)>, other: Option<(Role, NodeId)>) -> bool {
-    let rank = |(role, node): (Role, NodeId)| (role != Role::Master, node);
-    one.map(rank).zip(other.map(rank)).is_some_and(|(one, other)| one < other)
 }
 
 /// The change brings a flow that another one has announced.
