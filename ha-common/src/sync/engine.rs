@@ -70,6 +70,8 @@ pub struct Engine {
     pub(super) term: u64,
     /// What it showed when this node last became master: later versions are of this mastership.
     pub(super) mastership: u64,
+    /// A mastership after that one begins with this at least; zero where masterships are not counted.
+    pub(super) later_from: u64,
     pub(super) table: Table,
     pub(super) peers: Vec<Peer>,
     pub(super) dump: Dump,
@@ -122,6 +124,7 @@ impl Engine {
             clock: 0,
             term: 0,
             mastership: 0,
+            later_from: 0,
             table: Table::new(seed, digest_key(&config.cluster), peers.len(), config.flows_max),
             peers,
             dump: Dump::new(),

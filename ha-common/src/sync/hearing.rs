@@ -84,6 +84,7 @@ impl Engine {
         peer.links.confirmed(hello.links_heard);
         peer.wanted_by_peer = hello.bulk_wanted;
         let before = core::mem::replace(&mut peer.role, role_value(&hello));
+        peer.clock = hello.clock;
         if peer.up {
             // Not only a higher number: the peer counts from one again in a new session, and the transfer may have begun
             // for a hello of the old one.
@@ -182,7 +183,7 @@ impl Engine {
     }
 
     /// Something authentic of the current session came.
-    fn on_heard(&mut self, now: Instant, index: usize, out: &mut Vec<Action>) {
+    pub(super) fn on_heard(&mut self, now: Instant, index: usize, out: &mut Vec<Action>) {
         let recent = self.transfer_classes();
         let Some(peer) = self.peers.get_mut(index) else { return };
         peer.heard = now;
@@ -198,10 +199,12 @@ impl Engine {
         peer.hello_soon();
         peer.start_bulk(self.role == Role::Master, &self.table, recent);
         let (id, master) = (peer.id, peer.role == Role::Master);
+        // Words of an earlier mastership than this node has had may have waited while it stood still.
+        let is_later = peer.clock >= self.later_from;
         out.push(Action::Event(Event::PeerUp { peer: id, session }));
         if master && self.role != Role::Master {
-            // What this node holds from a time as master is worth less than anything the master says.
-            self.hand_over(now, id, Some(0));
+            // What this node holds from a time as master is worth less than anything a later master says.
+            self.hand_over(now, id, is_later.then_some(0));
         }
     }
 

@@ -157,6 +157,7 @@ impl Engine {
             let begun = self.term.saturating_mul(MASTERSHIP);
             self.clock = self.clock.saturating_add(MASTERSHIP).max(begun);
             self.mastership = self.clock;
+            self.later_from = if self.term == 0 { 0 } else { begun.saturating_add(MASTERSHIP) };
             self.adopt_all(now, found, out);
             let recent = self.transfer_classes();
             for peer in self.peers.iter_mut().filter(|peer| peer.up) {

@@ -33,6 +33,8 @@ pub(super) struct Peer {
     /// The session in which it was up before; zero when never.
     pub up_session: u64,
     pub role: Role,
+    /// What its clock showed when it said so.
+    pub clock: u64,
     pub heard: Instant,
     /// Requests for the peer's whole table in this session, and the peer's for ours.
     pub wanted: u32,
@@ -77,6 +79,7 @@ impl Peer {
             up: false,
             up_session: 0,
             role: Role::Init,
+            clock: 0,
             heard: Instant(0),
             wanted: 1,
             wanted_by_peer: 0,

@@ -110,3 +110,26 @@ fn a_removal_that_a_transfer_owes_is_owed_by_the_next() {
     engine.on_role(NOW, Role::Master, &mut Vec::new());
     assert_eq!(engine.peers[0].outbox.bulk.peek(&engine.table), Some(slot));
 }
+
+/// This node stood still, was master before, and hears first what a peer of an earlier mastership had said: that one is not the master.
+/// What packets did here keeps its version, also when the node is master again. A later master's word counts more.
+#[test]
+fn an_earlier_masters_words_that_waited_take_nothing() {
+    for (clock, is_taken) in [(0x301 * MASTERSHIP - 1, false), (0x301 * MASTERSHIP, true)] {
+        let own = Config { peers: vec![NodeId(1)], ..config(Mode::Ftfw) };
+        let mut engine = Engine::new(own.clone(), 1);
+        let mut peer = Puppet::new(&Config { node: NodeId(1), session: 2, nonce: [2; 16], ..own }, NodeId(0));
+        let mut out = Vec::new();
+        let now = peer.greet(&mut engine, NOW, Role::Backup, &mut out).unwrap();
+        engine.handle(now, Input::Term(0x300), &mut out);
+        engine.handle(now, Input::Role(Role::Master), &mut out);
+        engine.on_changed(now, &Flow { mark: 3, ..flow(1) }, &mut out);
+        engine.handle(now, Input::Role(Role::Backup), &mut out);
+        engine.peer_down(now, 0, &mut out);
+        (engine.peers[0].role, engine.peers[0].clock) = (Role::Master, clock);
+        engine.table.set_owner(engine.table.find(&flow(1).key).unwrap(), Owner::Local);
+        engine.on_heard(now, 0, &mut out);
+        let written = hear(&mut engine, 1, 2, 0x2ff * MASTERSHIP).len();
+        assert_eq!(written == 1, is_taken, "{clock:x}");
+    }
+}
