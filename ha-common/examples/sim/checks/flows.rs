@@ -230,7 +230,8 @@ impl World {
 
     /// A master's engine deletes nothing that lives: the newest state of a session that no kernel has ended.
     fn check_wiped(&mut self, node: usize, write: &Applied) {
-        let (number, since) = (write.number, self.now - ALONE);
+        // What waited in the socket of a loop that stood still is of the time before.
+        let (number, since) = (write.number, self.said_since(node, self.now) - ALONE);
         let session = self.clients.sessions[number as usize];
         let is_newest = session.is_open && write.before == Some(session.mark) && write.after.is_none();
         let flows = &self.checks.flows;
