@@ -28,8 +28,11 @@ pub struct Flows {
     records: Vec<Vec<Record>>,
     /// When events of each node were last lost.
     lost_at: Vec<Option<Instant>>,
-    /// When each engine last took itself for a master, and since when its process runs.
+    /// When each engine last took itself for a master.
     master_at: Vec<Instant>,
+    /// When each was last a master beside another.
+    rival_at: Vec<Instant>,
+    /// Since when its process runs.
     runs_since: Vec<Instant>,
     /// When each host last lost power.
     dark_at: Vec<Instant>,
@@ -44,6 +47,7 @@ impl Flows {
             records: vec![vec![Record::default(); sessions as usize]; nodes],
             lost_at: vec![None; nodes],
             master_at: vec![Instant(0); nodes],
+            rival_at: vec![Instant(0); nodes],
             runs_since: vec![Instant(0); nodes],
             dark_at: vec![Instant(0); nodes],
             parted: (Instant(0), true),
@@ -62,6 +66,9 @@ impl Flows {
 
     pub fn is_master(&mut self, now: Instant, node: usize) {
         self.master_at[node] = now;
+        if let Some(rival) = (0..node).find(|other| self.master_at[*other] == now) {
+            (self.rival_at[node], self.rival_at[rival]) = (now, now);
+        }
     }
 
     pub fn hears_all(&mut self, now: Instant, hears: bool) {
@@ -258,8 +265,11 @@ impl World {
         let Some(held) = record.held.back().copied() else { return };
         // The engine's clock is the host's. What it has asked for in one piece may be done in several.
         let asked = self.world_time(node, write.asked.at);
-        let from =
-            if held.is_own { self.unaware_since(node, held.from) } else { self.said_since(node, held.from.min(asked)) };
+        let from = if held.is_own {
+            self.unaware_since(node, held.from)
+        } else {
+            self.undecided_since(node, self.said_since(node, held.from.min(asked)))
+        };
         let is_held = flows.is_held_elsewhere(node, write.number, after, from.min(asked));
         // Packets made it while the write was under way to the kernel, or so lately that the engine had not read of it.
         let is_overtaken = held.is_own && held.event > write.asked.events;
@@ -300,7 +310,7 @@ impl World {
     /// or because the loop stood still. Which of both is the later only the versions say, and they order what knows of each
     /// other (docs/architecture.md, decision 3).
     fn unaware_since(&self, node: usize, at: Instant) -> Instant {
-        let slowest = self.paths.iter().map(|path| path.delay_max).max().unwrap_or_default();
+        let slowest = self.slowest();
         let under_way = at - (slowest + UNREAD);
         let host = &self.hosts[node];
         // Stalls that follow each other closely are one.
@@ -313,6 +323,21 @@ impl World {
     fn said_since(&self, node: usize, at: Instant) -> Instant {
         let stalls = self.hosts[node].stalls.iter().rev();
         stalls.fold(at, |since, (from, until)| if since <= *until + UNREAD { since.min(*from) } else { since })
+    }
+
+    /// Two others were masters at once just now: what each of them has told is concurrent, and may be of one version. Which of both counts
+    /// this node knows from the hellos with their roles, and may have heard one's alone. The master contradicts the other's word when it
+    /// hears it.
+    fn undecided_since(&self, node: usize, at: Instant) -> Instant {
+        let under_way = at - (self.slowest() + UNREAD);
+        let rivals = self.checks.flows.rival_at.iter().enumerate();
+        let others = rivals.filter(|(other, rival_at)| *other != node && **rival_at >= under_way);
+        if others.count() > 1 { under_way } else { at }
+    }
+
+    /// So long a word is under way at most.
+    fn slowest(&self) -> Duration {
+        self.paths.iter().map(|path| path.delay_max).max().unwrap_or_default()
     }
 
     /// Another engine knows the flow in this state, and no later one: its kernel has refused it, or its events were lost.
