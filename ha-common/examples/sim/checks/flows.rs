@@ -237,9 +237,13 @@ impl World {
 
     /// A master's engine deletes nothing that lives: the newest state of a session that no kernel has ended.
     fn check_wiped(&mut self, node: usize, write: &Applied) {
-        // What waited in the socket of a loop that stood still is of the time before.
-        let (number, since) = (write.number, self.said_since(node, self.now) - ALONE);
+        let number = write.number;
         let session = self.clients.sessions[number as usize];
+        let engine = self.hosts[node].sync.as_ref().map(|sync| &sync.engine);
+        // The engine has it in another state, which the kernel refused to create: what waited in the socket of a loop that stood still is
+        // of the time before.
+        let is_replaced = engine.is_some_and(|engine| engine.standing(&session.flow(number).key).is_some());
+        let since = if is_replaced { self.said_since(node, self.now) } else { self.now } - ALONE;
         let is_newest = session.is_open && write.before == Some(session.mark) && write.after.is_none();
         let flows = &self.checks.flows;
         // Before the only master was so for a while, transfers and removals of the other's time may be under way.
