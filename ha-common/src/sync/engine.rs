@@ -183,6 +183,7 @@ impl Engine {
             | Input::Retain(_)
             | Input::Keys(_) => false,
         };
+        let is_role = matches!(input, Input::Role(_));
         match input {
             Input::Timer => {}
             Input::Datagram { link, bytes } => {
@@ -213,7 +214,12 @@ impl Engine {
             Input::Keys(keys) => self.on_keys(keys),
         }
         if !is_only_noted {
+            let clock_ran = self.clock_ran;
             self.run(now, out);
+            // Changes of role that waited follow each other: what was read before the first may have happened in any of them.
+            if is_role {
+                self.clock_ran = clock_ran;
+            }
         }
     }
 

@@ -208,7 +208,11 @@ impl Engine {
     /// What this kernel has told since the engine last ran is read before the role, and may have happened after the mastership began,
     /// for as long as the loop stood still: it counts as a change of it.
     fn count_as_master(&mut self, now: Instant, slot: Slot) {
-        let is_news = |entry: &Entry| entry.owner() == Owner::Local && entry.version() > self.clock_ran;
+        // What a change of role that was read just before has given away is this node's as well.
+        let is_given =
+            |entry: &Entry| entry.is_live() && entry.flags.has(Flags::GIVEN) && !entry.flags.has(Flags::ABSENT);
+        let is_own = |entry: &Entry| entry.owner() == Owner::Local || is_given(entry);
+        let is_news = |entry: &Entry| is_own(entry) && entry.version() > self.clock_ran;
         if self.table.get(slot).is_some_and(is_news) {
             self.insist(now, slot);
         }

@@ -278,6 +278,7 @@ fn a_new_mastership_insists_on_nothing_older() {
     let mut engine = Engine::new(config(Mode::Ftfw), 1);
     handle(&mut engine, BEGIN, Input::Role(Role::Master));
     handle(&mut engine, BEGIN, Input::Changed(&tcp(3)));
+    handle(&mut engine, BEGIN, Input::Timer);
     handle(&mut engine, BEGIN, Input::Role(Role::Backup));
     handle(&mut engine, BEGIN, Input::Role(Role::Master));
     let begun = hear(&mut engine, BEGIN, &[(&tcp(1), 1 << 40)]);

@@ -133,3 +133,17 @@ fn an_earlier_masters_words_that_waited_take_nothing() {
         assert_eq!(written == 1, is_taken, "{clock:x}");
     }
 }
+
+/// This node's loop stood still while its mastership ended and another one began: what it reads before it hears of both may have
+/// happened in the second, and is newer than what the master between them tells late.
+#[test]
+fn what_packets_did_in_either_of_two_masterships_is_newer() {
+    let mut engine = engine();
+    engine.handle(NOW, Input::Role(Role::Master), &mut Vec::new());
+    engine.handle(NOW, Input::Timer, &mut Vec::new());
+    engine.on_changed(NOW, &Flow { mark: 3, ..flow(1) }, &mut Vec::new());
+    for role in [Role::Backup, Role::Master] {
+        engine.handle(NOW, Input::Role(role), &mut Vec::new());
+    }
+    assert_eq!(hear(&mut engine, 1, 2, MASTERSHIP + 10_000), []);
+}
