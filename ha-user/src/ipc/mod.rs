@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// Longest request line in bytes.
-const REQUEST_BYTES_MAX: usize = 4096;
+pub const REQUEST_BYTES_MAX: usize = 4096;
 /// Connections served at one time; further ones are closed at once.
 const CONNECTIONS_MAX: usize = 64;
 /// For a request to arrive, and again for its reply to be taken.
