@@ -41,7 +41,7 @@ pub(super) const CAREFUL: Duration = PROMISE;
 pub(super) const AWAY: Duration = Duration::from_millis(50);
 pub(super) const ATTENTION: Duration = Duration::from_millis(20);
 /// A controller whose last beat is this old finds out that it was away when it runs again. More than [`AWAY`] and the
-/// time between two beats.
+/// time between two beats, and than the longest `lease_short`, which is that of a mastership's beginning.
 pub(super) const CONTROLLER_GONE: Duration = Duration::from_millis(100);
 /// A worse node waits this long for the better one to take a vacant group.
 pub(super) const VACANCY_MAX: Duration = Duration::from_secs(3);

@@ -111,6 +111,24 @@ fn what_has_ended_while_updates_were_refused_is_made_anew() {
     assert_eq!(creations(&out), 1);
 }
 
+/// A copy vanishes again and again, more often than is tried each second: it is made anew within forty seconds all the same, long
+/// before it would be renewed.
+#[test]
+fn what_vanishes_too_often_is_made_anew_at_the_next_visit() {
+    let mut engine = engine();
+    let vanish = |engine: &mut Engine| engine.on_destroyed(BEGIN, &flow(1).key, 0, &mut Vec::new());
+    engine.run_retries(Instant(2 * BEGIN.0), &mut Vec::new());
+    for _ in 0..20 {
+        vanish(&mut engine);
+        engine.run_retries(Instant(u64::MAX), &mut Vec::new());
+        engine.create(BEGIN, engine.table.find(&flow(1).key).unwrap(), &mut Vec::new());
+    }
+    vanish(&mut engine);
+    let mut out = Vec::new();
+    engine.run_keep_alive(Instant(42 * BEGIN.0), &mut out);
+    assert_eq!(creations(&out), 1);
+}
+
 /// An update was refused, this node becomes master, and its table is read: that the kernel has the earlier state does not make
 /// it the newest. It is updated again.
 #[test]

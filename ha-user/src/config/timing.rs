@@ -25,7 +25,8 @@ pub struct Timing {
 
 const LEASE: Duration = Duration::from_millis(40);
 /// A node promises for 150 ms that it takes nothing: longer than a candidate's window (40 ms), its lease, and the age of
-/// the words that it is judged by (20 ms) together. See docs/safety.md.
+/// the words that it is judged by (20 ms) together. And a controller counts as gone after 100 ms: one that is stopped before it
+/// opens its gate opens none after that. See docs/safety.md.
 const LEASE_MAX: Duration = Duration::from_millis(80);
 const LEASE_ALONE: Duration = Duration::from_millis(1500);
 const RESTART_GRACE: Duration = Duration::from_secs(5);

@@ -15,7 +15,7 @@ const QUIET: Duration = Duration::from_millis(1500);
 /// What is older must have arrived: events, a frame, and its way are some milliseconds.
 const ARRIVED: Duration = Duration::from_millis(100);
 /// What a kernel has refused again and again is tried again within this.
-const TRIED_AGAIN: Duration = Duration::from_secs(41);
+pub(super) const TRIED_AGAIN: Duration = Duration::from_secs(41);
 
 pub struct Calm {
     disturbed_at: Instant,

@@ -1,5 +1,6 @@
 //! After the faults have stopped: one master with all addresses, equal tables, and digests that prove it.
 
+use super::calm::TRIED_AGAIN;
 use crate::faults::Fault;
 use crate::model::segments::SEGMENTS;
 use crate::options::Kind;
@@ -154,14 +155,15 @@ impl World {
     /// How long that may take from the end of the faults on.
     pub fn patience(&self) -> Duration {
         // A freeze that has just begun, a promise, and the repair of the tables; the timers of CARP, and a step-down.
-        // Where refreshes and cut timeouts repair, some of these. What a kernel has refused for long is tried again within 40 s.
+        // Where refreshes and cut timeouts repair, some of these. What a kernel has refused for long is tried again as well.
         let modes = if self.options.mode == Mode::Ftfw { 0 } else { 20 };
-        let refused = if self.faults[Fault::RefusedWrites as usize] > 0 { 43 } else { 0 };
+        let was_refused = self.faults[Fault::RefusedWrites as usize] > 0;
+        let refused = if was_refused { TRIED_AGAIN + PROVEN } else { Duration::ZERO };
         let roles = match self.options.kind {
             Kind::Pair => 12,
             Kind::Timers | Kind::Three | Kind::Quiet => 40,
         };
-        Duration::from_secs(refused.max(roles) + modes)
+        refused.max(Duration::from_secs(roles)) + Duration::from_secs(modes)
     }
 
     /// Where nothing repairs what was lost, an operator asks for a resync when it is quiet.
