@@ -28,12 +28,14 @@ pub(super) const CLAIM_FIRST: Duration = Duration::from_secs(30);
 pub(super) const CLAIM_MAX: Duration = Duration::from_secs(300);
 pub(super) const CLAIM_MEMORY: Duration = Duration::from_secs(600);
 
+/// Longest lease while the peer could take over by heartbeats: what follows from the order of times below.
+pub const LEASE_MAX: Duration = Duration::from_millis(80);
 /// Words of the peer that were asked for longer ago than this are not acted upon.
 pub(super) const FRESH: Duration = Duration::from_millis(20);
 /// An answer to a candidacy counts for this long after the candidacy was announced.
 pub(super) const TAKE_OVER_WINDOW: Duration = Duration::from_millis(40);
-/// Who answers a candidacy takes nothing for this long. More than [`TAKE_OVER_WINDOW`], a short lease and [`FRESH`]
-/// together (docs/safety.md).
+/// Who answers a candidacy takes nothing for this long: the candidate's gate is open within its window, and closed a lease
+/// after that unless it is master, by words that may be this old (docs/safety.md).
 pub(super) const PROMISE: Duration = Duration::from_millis(150);
 /// A node that may have forgotten a promise, or knows only old words, takes nothing on words alone for this long.
 pub(super) const CAREFUL: Duration = PROMISE;
@@ -43,6 +45,12 @@ pub(super) const ATTENTION: Duration = Duration::from_millis(20);
 /// A controller whose last beat is this old finds out that it was away when it runs again. More than [`AWAY`] and the
 /// time between two beats, and than the longest `lease_short`, which is that of a mastership's beginning.
 pub(super) const CONTROLLER_GONE: Duration = Duration::from_millis(100);
+const _: () = {
+    let within = TAKE_OVER_WINDOW.as_millis() + LEASE_MAX.as_millis() + FRESH.as_millis();
+    assert!(within < PROMISE.as_millis(), "a promise would end while the candidate's gate may be open");
+    assert!(LEASE_MAX.as_millis() < CONTROLLER_GONE.as_millis(), "a stopped controller would open its gate late");
+    assert!(AWAY.as_millis() + ATTENTION.as_millis() < CONTROLLER_GONE.as_millis(), "it would not know it was away");
+};
 /// A worse node waits this long for the better one to take a vacant group.
 pub(super) const VACANCY_MAX: Duration = Duration::from_secs(3);
 /// Adverts of the peer may be under way for this long after it ceased to be master.

@@ -5,6 +5,7 @@ use super::reader::Section;
 use super::resolve::value_or;
 use super::schema;
 use super::values::fixed;
+use ha_common::election::timers::LEASE_MAX;
 use std::time::Duration;
 
 /// Lease and hand-over, checked.
@@ -24,10 +25,6 @@ pub struct Timing {
 }
 
 const LEASE: Duration = Duration::from_millis(40);
-/// A node promises for 150 ms that it takes nothing: longer than a candidate's window (40 ms), its lease, and the age of
-/// the words that it is judged by (20 ms) together. And a controller counts as gone after 100 ms: one that is stopped before it
-/// opens its gate opens none after that. See docs/safety.md.
-const LEASE_MAX: Duration = Duration::from_millis(80);
 const LEASE_ALONE: Duration = Duration::from_millis(1500);
 const RESTART_GRACE: Duration = Duration::from_secs(5);
 const LINGER: Duration = Duration::from_millis(100);
