@@ -167,8 +167,8 @@ pub const ALL: &[Mutation] = &[
     ),
     bug(
         "sequences-begin-anew",
-        "sync/outbox.rs",
-        "        self.acked_base = self.next_sequence - 1;\n        self.rtt = Rtt::default();",
+        "sync/outbox/flight.rs",
+        "        self.acked_base = self.sent_sequence();\n        self.rtt = Rtt::default();",
         "        self.next_sequence = 1;\n        self.acked_base = 0;\n        self.rtt = Rtt::default();",
         "a nonce is used twice after a reset",
     ),
@@ -274,7 +274,7 @@ pub const ALL: &[Mutation] = &[
         "loss-not-noticed",
         "sync/outbox.rs",
         "        self.give_up(now, table, |frame| frame.sequence + REORDER_FRAMES <= highest);\n        bulk_done",
-        "        let _ = REORDER_FRAMES;\n        for frame in self.in_flight.iter_mut().filter(|frame| frame.sequence < highest) {\n            frame.open = false;\n        }\n        bulk_done",
+        "        let _ = REORDER_FRAMES;\n        from = 0;\n        while let Some((next, _)) = self.flight.close(from, |frame| frame.sequence < highest) {\n            from = next;\n        }\n        bulk_done",
         "what a lost frame carried is not sent again",
     ),
     bug(

@@ -2,7 +2,7 @@
 
 use super::capabilities::Capabilities;
 use super::encode;
-use super::outbox::Stamp;
+use super::stamp::Stamp;
 use super::table::{Entry, Owner, Slot};
 use crate::proto::{self, change::Kind};
 use crate::time::Instant;

@@ -4,7 +4,7 @@ use super::bulk::{Bulk, RecentVersions};
 use super::engine::Engine;
 use super::fixture::config;
 use super::flow::Flow;
-use super::outbox::Stamp;
+use super::stamp::Stamp;
 use super::table::tests::flow;
 use super::table::{Flags, Owner, Slot};
 use super::{Action, Input, Mode, PeerId, WriteKind, encode};

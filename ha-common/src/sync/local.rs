@@ -3,8 +3,8 @@
 use super::engine::Engine;
 use super::entry::UNLINKED;
 use super::flow::{Flow, FlowKey};
-use super::outbox::Stamp;
 use super::remote::{absent, is_same_state};
+use super::stamp::Stamp;
 use super::table::{Entry, Flags, Owner, Slot};
 use super::{Action, Event, PeerId};
 use crate::role::Role;

@@ -52,6 +52,7 @@ mod rtt;
 mod seal;
 mod selection;
 mod session;
+mod stamp;
 mod strays;
 mod table;
 mod ties;

@@ -5,10 +5,10 @@
 
 use super::engine::Engine;
 use super::flow::Flow;
-use super::outbox::Stamp;
 use super::peer::Peer;
 use super::purge::Scope;
 use super::remote::is_same_state;
+use super::stamp::Stamp;
 use super::table::{Entry, Flags, Owner, Slot};
 use super::{Action, Event};
 use crate::role::Role;

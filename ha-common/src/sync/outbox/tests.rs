@@ -152,10 +152,10 @@ fn timers_back_off() {
         rig.now = rig.now.max(at);
         rig.outbox.on_timer(rig.now, &mut rig.table);
     }
-    assert_eq!(rig.outbox.rtt.timeout(), RTO_MAX);
+    assert_eq!(rig.outbox.flight.rtt.timeout(), RTO_MAX);
     rig.frame();
     rig.ack(rig.outbox.sent_sequence(), &[]);
-    assert!(rig.outbox.rtt.timeout() < RTO_FIRST);
+    assert!(rig.outbox.flight.rtt.timeout() < RTO_FIRST);
 }
 
 /// Frames never exceed the size asked for, and all flows go out.
@@ -182,7 +182,7 @@ fn a_change_that_rides_with_the_walk_is_waited_for() {
     rig.outbox.bulk.start(1, true, rig.table.slots(), Default::default());
     // Frames of odd sequences begin with the queue, those of even ones with the walk.
     rig.outbox.note(Kind::DigestAnswer(proto::DigestAnswer::default()));
-    rig.outbox.next_sequence = 2;
+    rig.outbox.flight.next_sequence = 2;
     rig.change(1, 5);
     let asked = rig.now;
     for sequence in 2..6 {
