@@ -28,14 +28,14 @@ pub(super) const CLAIM_FIRST: Duration = Duration::from_secs(30);
 pub(super) const CLAIM_MAX: Duration = Duration::from_secs(300);
 pub(super) const CLAIM_MEMORY: Duration = Duration::from_secs(600);
 
-/// Longest lease while the peer could take over by heartbeats: what follows from the order of times below.
+/// Longest lease that may be configured for while the peer could take over by heartbeats; what bounds it is asserted below.
 pub const LEASE_MAX: Duration = Duration::from_millis(80);
 /// Words of the peer that were asked for longer ago than this are not acted upon.
 pub(super) const FRESH: Duration = Duration::from_millis(20);
 /// An answer to a candidacy counts for this long after the candidacy was announced.
 pub(super) const TAKE_OVER_WINDOW: Duration = Duration::from_millis(40);
-/// Who answers a candidacy takes nothing for this long: the candidate's gate is open within its window, and closed a lease
-/// after that unless it is master, by words that may be this old (docs/safety.md).
+/// Who answers a candidacy takes nothing for this long: more than [`TAKE_OVER_WINDOW`], in which the candidate may open its
+/// gate, the first lease of that, and [`FRESH`], the age of the words that tell of it, together (docs/safety.md).
 pub(super) const PROMISE: Duration = Duration::from_millis(150);
 /// A node that may have forgotten a promise, or knows only old words, takes nothing on words alone for this long.
 pub(super) const CAREFUL: Duration = PROMISE;
