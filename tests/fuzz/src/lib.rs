@@ -59,7 +59,9 @@ pub const TARGETS: [Target; 14] = [
     target("filter", "events to the program in the kernel and to the filter", filter::run, 8 * MIB, 512),
     target("config", "the configuration", config::run, 4 * MIB, 4 * KIB),
     target("secret", "the file of the cluster's secrets", text::secret, 4 * KIB, 16),
-    target("request", "requests on the control socket", text::request, 4 * KIB, 16),
+    // serde keeps 128 bytes for a list within a list until it knows what is asked: two bytes of JSON, or one that is never closed, of
+    // which 128 are followed.
+    target("request", "requests on the control socket", text::request, 16 * KIB, 64),
     target("reply", "the daemon's replies to its command line", text::reply, 64 * KIB, 256),
 ];
 
