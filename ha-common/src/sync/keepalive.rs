@@ -18,7 +18,8 @@ use crate::time::Instant;
 /// Shortest timeout written for a peer's flow, in seconds. Short ones (SYN_SENT, unreplied UDP) are
 /// lengthened: the owner's deletion ends them, and after a takeover they expire a little later.
 const TIMEOUT_MIN: u32 = 120;
-pub(super) const VISIT_MAX: u32 = 40;
+/// Longest until a flow is looked at again, in seconds: until then waits what was refused again and again.
+pub const VISIT_MAX: u32 = 40;
 const BUCKETS: u32 = 64;
 const NONE: Slot = Slot::MAX;
 

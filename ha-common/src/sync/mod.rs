@@ -61,6 +61,7 @@ mod window;
 pub use capabilities::{Capabilities, VERSION, VERSION_MIN};
 pub use engine::Engine;
 pub use extra::{EXPECTATIONS_MAX, NAME_BYTES_MAX};
+pub use keepalive::VISIT_MAX;
 pub use links::{LINKS_MAX, LinkId, LinkSet, LinkStats, Sending};
 pub use modes::Mode;
 pub use order::is_tcp_set_back;

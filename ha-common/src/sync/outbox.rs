@@ -136,7 +136,7 @@ impl Outbox {
             changes: &mut data.changes,
             receiver: self.receiver,
         };
-        self.fill_end(&mut filling);
+        self.fill_bulk_end(&mut filling);
         self.asides.fill(&mut filling);
         // Changes go first, but every other frame begins with the walk: neither starves the other.
         if filling.frame.sequence.is_multiple_of(2) {
@@ -302,7 +302,7 @@ impl Outbox {
         full || bulk || !self.asides.is_empty() || self.is_behind()
     }
 
-    fn fill_end(&mut self, filling: &mut Filling) {
+    fn fill_bulk_end(&mut self, filling: &mut Filling) {
         if let Some(end) = self.bulk.end_due()
             && filling.add(Kind::BulkEnd(end))
         {

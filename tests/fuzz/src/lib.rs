@@ -59,8 +59,8 @@ pub const TARGETS: [Target; 14] = [
     target("filter", "events to the program in the kernel and to the filter", filter::run, 8 * MIB, 512),
     target("config", "the configuration", config::run, 4 * MIB, 4 * KIB),
     target("secret", "the file of the cluster's secrets", text::secret, 4 * KIB, 16),
-    // serde keeps 128 bytes for a list within a list until it knows what is asked: two bytes of JSON, or one that is never closed, of
-    // which 128 are followed.
+    // serde keeps unknown fields until it knows which request it is: 128 bytes for a list that is not empty, so 64 for each byte of
+    // JSON, and 16 KiB for lists that are not closed, of which it follows 128.
     target("request", "requests on the control socket", text::request, 16 * KIB, 64),
     target("reply", "the daemon's replies to its command line", text::reply, 64 * KIB, 256),
 ];

@@ -5,7 +5,7 @@ use crate::conntrack::Number;
 use crate::timeline::Note;
 use crate::world::{SYNC, World};
 use ha_common::role::Role;
-use ha_common::sync::{Mode, Standing};
+use ha_common::sync::{Mode, Standing, VISIT_MAX};
 use ha_common::time::Instant;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ const QUIET: Duration = Duration::from_millis(1500);
 /// What is older must have arrived: events, a frame, and its way are some milliseconds.
 const ARRIVED: Duration = Duration::from_millis(100);
 /// What a kernel has refused again and again is tried again within this.
-pub(super) const TRIED_AGAIN: Duration = Duration::from_secs(41);
+pub(super) const TRIED_AGAIN: Duration = Duration::from_secs(VISIT_MAX as u64 + 1);
 
 pub struct Calm {
     disturbed_at: Instant,

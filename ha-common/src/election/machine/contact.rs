@@ -46,6 +46,7 @@ impl Election {
         match (report.serves(), self.giving.filter(|_| self.is_offering())) {
             (true, Some(giving)) if report.term > own => self.complete_hand_over(now, giving, actions),
             (true, _) if report.term > own => {
+                self.count_rival();
                 self.leave_with(now, Role::Backup, Cause::Superseded, Farewell::Quiet, actions);
             }
             _ if report.standing.role == ROLE_MASTER => {
@@ -53,8 +54,9 @@ impl Election {
                 // to let go of it, as planned.
                 let was_open = report.serves() || !report.lease_left.is_zero();
                 let was_open = was_open && !report.standing.has(FLAG_OFFER);
-                self.stats.dual_master_contacts += u64::from(was_open && !self.pair.rival);
-                self.pair.rival |= was_open;
+                if was_open {
+                    self.count_rival();
+                }
             }
             _ if self.pair.rival => {
                 self.pair.rival = false;
@@ -62,6 +64,12 @@ impl Election {
             }
             (true | false, _) => {}
         }
+    }
+
+    /// The peer serves while this node's gate is open, or was until the peer's probe closed it: one contact, as long as it lasts.
+    pub(super) fn count_rival(&mut self) {
+        self.stats.dual_master_contacts += u64::from(!self.pair.rival);
+        self.pair.rival = true;
     }
 
     /// Begins or prolongs the contact.

@@ -58,7 +58,10 @@ impl Election {
         match (event, self.giving.filter(|_| self.is_offering())) {
             // The new master's first probe came before its answer to ours.
             (LeaseEvent::Fenced { .. }, Some(giving)) => self.complete_hand_over(now, giving, actions),
-            (LeaseEvent::Fenced { .. }, None) => self.lose(now, Cause::Superseded, actions),
+            (LeaseEvent::Fenced { .. }, None) => {
+                self.count_rival();
+                self.lose(now, Cause::Superseded, actions);
+            }
             (LeaseEvent::Lapsed, _) => self.lose(now, Cause::LeaseLost, actions),
         }
         // Who closed the gate lives, even if it is heard in that direction only.

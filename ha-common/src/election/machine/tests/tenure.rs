@@ -92,6 +92,7 @@ fn a_fenced_term() {
     let closed_term = rig.stats().term;
     rig.input(Input::Lease(LeaseEvent::Fenced { closed_term }));
     assert_eq!((rig.cause(), rig.count("adv")), (Cause::Superseded, 0));
+    assert_eq!(rig.stats().dual_master_contacts, 1, "the other one never sees this gate open");
     rig.input(Input::Peer(Sight::Silent { last: rig.ready() }));
     rig.run(ms(2990));
     assert_eq!(rig.role(), Role::Backup);
@@ -125,6 +126,7 @@ fn two_masters() {
     assert_eq!(rig.summary(), "announce0 announce1");
     rig.see(rig.report(ROLE_MASTER, 0, Gate::Open, own + 256));
     assert_eq!(rig.summary(), "master>backup(superseded) closed vips-");
+    assert_eq!(rig.stats().dual_master_contacts, 2, "another contact");
 }
 
 /// A new process goes on with a live lease, in the same term, once all links are up; until then it is renewed.
