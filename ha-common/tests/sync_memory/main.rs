@@ -1,5 +1,9 @@
 //! Memory over hours of simulated time: what is held after the last hour is what was held after the first ones.
 
+#[path = "../sync_sim/kernel.rs"]
+mod kernel;
+#[path = "../sync_sim/weather.rs"]
+mod weather;
 #[expect(dead_code, reason = "the other tests of the simulation use more of it")]
 #[path = "../sync_sim/world.rs"]
 mod world;
@@ -9,7 +13,8 @@ use ha_common::sync::{Input, Mode};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use std::alloc::System;
 use std::time::Duration;
-use world::{FAIR, SECOND, STORM, World, churn, tcp};
+use weather::{FAIR, STORM};
+use world::{SECOND, World, churn, tcp};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;

@@ -1,7 +1,8 @@
 //! Forged, recorded, reflected, altered and foreign datagrams: they change counters and nothing else.
 
 use crate::modes::in_modes;
-use crate::world::{FAIR, MS, SECOND, World, churn, config, key, tcp};
+use crate::weather::FAIR;
+use crate::world::{MS, SECOND, World, churn, config, key, tcp};
 use ha_common::reason::DropReason;
 use ha_common::role::Role;
 use ha_common::secret::ClusterKey;

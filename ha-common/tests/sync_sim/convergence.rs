@@ -10,7 +10,8 @@ fn seeds() -> u64 {
     std::env::var("TWINWALL_SIM_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(8)
 }
 use crate::modes::in_modes;
-use crate::world::{FAIR, MS, SECOND, STORM, Weather, World, churn, tcp, udp};
+use crate::weather::{FAIR, STORM, Weather};
+use crate::world::{MS, SECOND, World, churn, tcp, udp};
 
 in_modes! {
     converges_in_a_storm: ftfw, alarm, notrack;

@@ -1,7 +1,8 @@
 //! Peers that speak an older version, know less, or are configured otherwise.
 
 use crate::modes::in_modes;
-use crate::world::{FAIR, SECOND, STORM, World, churn, tcp};
+use crate::weather::{FAIR, STORM};
+use crate::world::{SECOND, World, churn, tcp};
 use ha_common::role::Role;
 use ha_common::sync::{Capabilities, Event, Mode, VERSION_MIN};
 

@@ -2,7 +2,8 @@
 //! is taken for it.
 
 use crate::modes::in_modes;
-use crate::world::{CACHE_TIMEOUT, FAIR, MS, PURGE_TIMEOUT, REFRESH_TIME, SECOND, Weather, World, tcp};
+use crate::weather::{FAIR, Weather};
+use crate::world::{CACHE_TIMEOUT, MS, PURGE_TIMEOUT, REFRESH_TIME, SECOND, World, tcp};
 use ha_common::role::Role;
 use ha_common::sync::flow::Flow;
 use ha_common::sync::{Event, Input, Mode};
@@ -180,7 +181,7 @@ fn the_newest_flows_go_first(mode: Mode) {
 /// Both nodes forward, and every flow wanders from one to the other with each of its changes: in the end both know the last.
 fn flows_swap_sides(mode: Mode) {
     for seed in 0..4 {
-        let mut world = World::pair(mode, seed, crate::world::STORM);
+        let mut world = World::pair(mode, seed, crate::weather::STORM);
         for round in 0..2000u32 {
             let n = world.random.below(20) as u32;
             let state = 3 + world.random.below(2) as u8;

@@ -1,7 +1,8 @@
 //! Another secret takes the place of the one in use, while flows change and datagrams are lost: the session goes on.
 
 use crate::modes::in_modes;
-use crate::world::{FAIR, MS, SECOND, STORM, World, churn, key};
+use crate::weather::{FAIR, STORM};
+use crate::world::{MS, SECOND, World, churn, key};
 use ha_common::reason::DropReason;
 use ha_common::role::Role;
 use ha_common::sync::{Event, Mode, PeerId};

@@ -1,5 +1,7 @@
 //! Two engines, two model kernels and a bad link between them, in simulated time. A seed decides everything.
 
+use crate::kernel::Kernel;
+use crate::weather::{FAIR, Random, Weather};
 use ha_common::role::{NodeId, Role};
 use ha_common::secret::ClusterKey;
 use ha_common::sync::flow::{Flow, FlowKey, Tcp, Tuple, status};
@@ -18,91 +20,6 @@ pub const SECOND: Duration = Duration::from_secs(1);
 pub const REFRESH_TIME: Duration = Duration::from_millis(250);
 pub const CACHE_TIMEOUT: Duration = Duration::from_secs(2);
 pub const PURGE_TIMEOUT: Duration = Duration::from_secs(2);
-const ENOENT: i32 = 2;
-const EBUSY: i32 = 16;
-const ENOMEM: i32 = 12;
-
-/// SplitMix64.
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    }
-    pub fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-    pub fn percent(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
-}
-
-/// What the link does to datagrams.
-#[derive(Clone, Copy, Default)]
-pub struct Weather {
-    pub loss_percent: u64,
-    pub duplicate_percent: u64,
-    /// Delay is 100 µs plus up to this.
-    pub jitter: Duration,
-}
-
-pub const FAIR: Weather = Weather { loss_percent: 0, duplicate_percent: 0, jitter: Duration::ZERO };
-pub const STORM: Weather = Weather { loss_percent: 25, duplicate_percent: 5, jitter: Duration::from_millis(3) };
-
-/// A conntrack table as far as the engine can tell.
-#[derive(Default)]
-pub struct Kernel {
-    pub flows: HashMap<FlowKey, (Flow, Instant)>,
-    next_id: u32,
-    /// Creations fail for want of memory.
-    pub full: bool,
-    pub creates: u64,
-    pub updates: u64,
-    pub deletes: u64,
-}
-
-impl Kernel {
-    fn put(&mut self, now: Instant, flow: &Flow) -> Flow {
-        self.next_id += 1;
-        let flow = Flow { id: self.next_id, ..flow.clone() };
-        self.flows.insert(flow.key, (flow.clone(), now + Duration::from_secs(flow.timeout.into())));
-        flow
-    }
-
-    fn create(&mut self, now: Instant, flow: &Flow) -> Result<(), i32> {
-        self.creates += 1;
-        if self.full {
-            return Err(ENOMEM);
-        }
-        self.put(now, flow);
-        Ok(())
-    }
-
-    /// As the real one: status bits are only ever added, translation cannot change.
-    fn update(&mut self, now: Instant, flow: &Flow) -> Result<(), i32> {
-        self.updates += 1;
-        let Some((old, deadline)) = self.flows.get_mut(&flow.key) else { return Err(ENOENT) };
-        let sticky = status::SEEN_REPLY | status::ASSURED;
-        if old.status & !flow.status & sticky != 0 {
-            return Err(EBUSY);
-        }
-        assert_eq!(old.reply, flow.reply, "an update cannot change the translation");
-        (old.status, old.mark, old.tcp) = (old.status | flow.status, flow.mark, flow.tcp.or(old.tcp));
-        *deadline = now + Duration::from_secs(flow.timeout.into());
-        Ok(())
-    }
-
-    fn delete(&mut self, key: &FlowKey, id: u32) {
-        self.deletes += 1;
-        if self.flows.get(key).is_some_and(|(flow, _)| id == 0 || flow.id == id) {
-            self.flows.remove(key);
-        }
-    }
-}
 
 pub struct Node {
     pub engine: Option<Engine>,
