@@ -7,6 +7,7 @@ use clap::Args;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
+mod ink;
 mod page;
 mod track;
 

@@ -3,16 +3,12 @@
 mod handshake;
 mod links;
 mod pair;
+mod state;
 
+use super::ink::{BOLD, GREEN, Ink, RED, YELLOW, duration, milliseconds, nonzero, table, times};
 use super::track::{demotions, hooks};
-use crate::status::{ControlStatus, InterfaceStatus, MemberStatus, PeerStatus, Status, SyncStatus};
-use ha_common::sync::{DIGEST_BUCKETS, Mode};
+use crate::status::{ControlStatus, InterfaceStatus, MemberStatus, Status};
 use std::collections::BTreeMap;
-
-const BOLD: &str = "1";
-const GREEN: &str = "1;32";
-pub(super) const YELLOW: &str = "33";
-const RED: &str = "1;31";
 
 /// Renders the page; `colour` for a terminal.
 pub fn render(status: &Status, colour: bool) -> String {
@@ -26,7 +22,7 @@ pub fn render(status: &Status, colour: bool) -> String {
         page += &demotions(&status.election.demotions, &ink);
     }
     if status.sync_answered {
-        page += &sync(&status.sync, &ink);
+        page += &state::section(&status.sync, &ink);
         page += &handshake::lines(&status.sync, &ink);
         page += &links::section(&status.sync, &ink);
     }
@@ -36,20 +32,6 @@ pub fn render(status: &Status, colour: bool) -> String {
         page += &format!("\n{}\n", ink.paint(RED, silence));
     }
     page
-}
-
-pub(super) struct Ink {
-    colour: bool,
-}
-
-impl Ink {
-    pub(super) fn paint(&self, code: &str, text: &str) -> String {
-        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
-    }
-
-    pub(super) fn title(&self, text: &str) -> String {
-        format!("\n{}\n", self.paint(BOLD, text))
-    }
 }
 
 fn header(status: &Status, ink: &Ink) -> String {
@@ -79,8 +61,8 @@ fn header(status: &Status, ink: &Ink) -> String {
         }
     }
     if election.dual_master_contacts > 0 {
-        let contacts = format!("  another master was heard {} times while master", election.dual_master_contacts);
-        text += &format!("{}\n", ink.paint(YELLOW, &contacts));
+        let contacts = times(election.dual_master_contacts);
+        text += &ink.paint(YELLOW, &format!("  another master was heard {contacts} while master\n"));
     }
     text
 }
@@ -98,7 +80,7 @@ fn members(election: &ControlStatus, ink: &Ink) -> String {
     }
     let mut text = ink.title("Virtual addresses") + &table(&rows);
     for (operation, count) in election.vip_errors.iter().filter(|(_, count)| **count > 0) {
-        text += &ink.paint(RED, &format!("  {operation} failed {count} times (see the log)\n"));
+        text += &ink.paint(RED, &format!("  {operation} failed {} (see the log)\n", times(*count)));
     }
     text
 }
@@ -136,92 +118,6 @@ fn interfaces(interfaces: &[InterfaceStatus], ink: &Ink) -> String {
     ink.title("Interfaces") + &table(&rows)
 }
 
-fn sync(sync: &SyncStatus, ink: &Ink) -> String {
-    let behind = format!("{} behind", milliseconds(sync.lag_ms));
-    let verdict = if sync.peers.iter().all(|peer| !peer.alive) {
-        ink.paint(RED, "no peer is there")
-    } else if !sync.in_sync || sync.peers.iter().any(|peer| peer.alive && !peer.bulk_sent) {
-        ink.paint(YELLOW, &format!("not in sync: {:.0} % at the peer, {behind}", percent(sync)))
-    } else if sync.flows_absent > 0 {
-        let (held, flows) = (sync.flows.saturating_sub(sync.flows_absent), sync.flows.max(1));
-        let share = (held as f64 / flows as f64 * 100.0).floor();
-        ink.paint(YELLOW, &format!("not in sync: {share:.0} % of the flows are in this kernel, {behind}"))
-    } else {
-        proof(sync, &behind, ink)
-    };
-    let mut text = ink.title("State") + &format!("  {verdict}\n");
-    text += &format!("  {} flows: {} of this node, {} of peers\n", sync.flows, sync.flows_local, sync.flows_peer);
-    if sync.flows_absent > 0 {
-        let absent = sync.flows_absent;
-        let told = format!("  {absent} flows are refused by this kernel and tried again (dmesg, nf_conntrack_max)\n");
-        text += &ink.paint(YELLOW, &told);
-    }
-    if sync.flows_refused_full > 0 {
-        let refused = format!("  {} flows were not replicated: raise [sync] flows_max\n", sync.flows_refused_full);
-        text += &ink.paint(YELLOW, &refused);
-    }
-    if sync.events_lost > 0 {
-        let lost = format!("  the kernel dropped events {} times, each repaired by a resync\n", sync.events_lost);
-        text += &ink.paint(YELLOW, &lost);
-    }
-    let mut rows = vec![
-        ["peer", "address", "session", "sent", "acked", "received", "waiting", "lost", "round trip"].map(str::to_owned),
-    ];
-    rows.extend(sync.peers.iter().map(peer_row));
-    text + &table(&rows)
-}
-
-fn peer_row(peer: &PeerStatus) -> [String; 9] {
-    [
-        peer.node.clone(),
-        peer.address.clone(),
-        if peer.alive { "up" } else { "DOWN" }.to_owned(),
-        peer.sent_sequence.to_string(),
-        peer.acked_sequence.to_string(),
-        peer.received_sequence.to_string(),
-        (peer.backlog_flows + peer.in_flight_flows).to_string(),
-        peer.frames_lost.to_string(),
-        if peer.alive { milliseconds(peer.rtt_ms) } else { "-".to_owned() },
-    ]
-}
-
-/// The modes in which nothing is acknowledged and no digest is sent.
-const UNPROVEN: [Mode; 2] = [Mode::Alarm, Mode::Notrack];
-
-/// What the digests say of the worst live peer.
-fn proof(sync: &SyncStatus, behind: &str, ink: &Ink) -> String {
-    /// Several proofs a second are made while little changes.
-    const FRESH_MS: f64 = 2000.0;
-    let alive = || sync.peers.iter().filter(|peer| peer.alive);
-    if let Some(mode) = UNPROVEN.into_iter().find(|mode| mode.name() == sync.mode) {
-        return ink.paint(YELLOW, &format!("sent: 100 %, {behind}, not proven (mode {mode})"));
-    }
-    let differing = alive().map(|peer| peer.differing_buckets).max().unwrap_or(0);
-    if differing > 0 {
-        let buckets = f64::from(DIGEST_BUCKETS);
-        // Rounded down: never 100 while something differs.
-        let equal = ((buckets - f64::from(differing)) / buckets * 1000.0).floor() / 10.0;
-        return ink.paint(YELLOW, &format!("{equal:.1} % proven equal, the rest is sent again, {behind}"));
-    }
-    match alive().map(|peer| peer.proven_ms).reduce(|a, b| Some(a?.max(b?))).flatten() {
-        Some(age) if age <= FRESH_MS => {
-            ink.paint(GREEN, &format!("in sync: 100 %, {behind}, proven {} ago", milliseconds(age)))
-        }
-        Some(age) => ink.paint(YELLOW, &format!("in sync, {behind}, last proven {} ago", milliseconds(age))),
-        None => ink.paint(YELLOW, &format!("in sync, {behind}, not proven yet")),
-    }
-}
-
-/// How much of this node's state the worst live peer has.
-fn percent(sync: &SyncStatus) -> f64 {
-    let waiting = |peer: &PeerStatus| peer.backlog_flows + peer.in_flight_flows + peer.bulk_left;
-    let waiting = sync.peers.iter().filter(|peer| peer.alive).map(waiting).max();
-    let total = sync.flows_local.max(1);
-    let there = total.saturating_sub(waiting.unwrap_or(total));
-    // Never 100 while it is not proven.
-    (there as f64 * 100.0 / total as f64).min(99.0)
-}
-
 /// What was refused anywhere, with its reason.
 fn refusals(status: &Status) -> String {
     let mut lines = Vec::new();
@@ -238,46 +134,10 @@ fn refusals(status: &Status) -> String {
     if lines.is_empty() { String::new() } else { format!("\nRefused\n{}", lines.concat()) }
 }
 
-pub(super) fn nonzero(counts: &BTreeMap<String, u64>) -> Option<String> {
-    let shown: Vec<String> =
-        counts.iter().filter(|(_, count)| **count > 0).map(|(name, count)| format!("{name} {count}")).collect();
-    if shown.is_empty() { None } else { Some(shown.join(", ")) }
-}
-
-/// Columns as wide as their widest cell, two spaces apart; the last one runs free.
-pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
-    let mut text = String::new();
-    for row in rows {
-        let mut line = " ".to_owned();
-        for (column, cell) in row.iter().enumerate() {
-            let width = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
-            line += &format!(" {cell:width$} ", width = width.unwrap_or(0));
-        }
-        text += line.trim_end();
-        text.push('\n');
-    }
-    text
-}
-
-/// Two units at most: `2 h 13 min`, `4.2 s`.
-pub(super) fn duration(seconds: f64) -> String {
-    let whole = seconds.max(0.0) as u64;
-    match whole {
-        0..60 => format!("{:.1} s", seconds.max(0.0)),
-        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
-        3600..86_400 => format!("{} h {} min", whole / 3600, whole / 60 % 60),
-        86_400.. => format!("{} d {} h", whole / 86_400, whole / 3600 % 24),
-    }
-}
-
-fn milliseconds(value: f64) -> String {
-    if value < 1000.0 { format!("{value:.1} ms") } else { format!("{:.1} s", value / 1000.0) }
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::status::{HookStatus, TransitionStatus, WriteStatus};
+    use crate::status::{HookStatus, PeerStatus, SyncStatus, TransitionStatus, WriteStatus};
 
     pub fn status() -> Status {
         let member = MemberStatus {
@@ -384,7 +244,7 @@ pub(super) mod tests {
     /// Where nothing is acknowledged, nothing is called in sync.
     #[test]
     fn unreliable_modes_are_not_proven() {
-        for mode in UNPROVEN {
+        for mode in state::UNPROVEN {
             let mut status = status();
             status.sync.mode = mode.name().to_owned();
             let page = render(&status, false);
@@ -411,6 +271,6 @@ pub(super) mod tests {
         refusing.sync.flows_absent = refusing.sync.flows / 4;
         let page = render(&refusing, false);
         assert!(page.contains("not in sync: 75 % of the flows are in this kernel"), "{page}");
-        assert!(page.contains("flows are refused by this kernel"), "{page}");
+        assert!(page.contains("this kernel refused 100 flows"), "{page}");
     }
 }

@@ -1,6 +1,6 @@
 //! The parts of the page about demotions and hooks.
 
-use super::page::{Ink, YELLOW, duration, nonzero, table};
+use super::ink::{Ink, YELLOW, duration, nonzero, table};
 use crate::status::{DemotionStatus, HookStatus};
 
 /// What makes this node the worse one; nothing when nothing does.

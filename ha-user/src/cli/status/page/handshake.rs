@@ -1,6 +1,6 @@
 //! What the nodes have agreed upon: secrets, modes, versions.
 
-use super::{Ink, YELLOW};
+use super::super::ink::{Ink, YELLOW};
 use crate::status::{PeerStatus, SyncStatus};
 use ha_common::sync::Capabilities;
 

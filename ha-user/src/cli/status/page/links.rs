@@ -1,6 +1,6 @@
 //! The links to the peers, when there are several.
 
-use super::{Ink, YELLOW, duration, table};
+use super::super::ink::{Ink, YELLOW, duration, table, times};
 use crate::status::{PeerLinkStatus, SyncStatus};
 
 /// A row for each link to each peer; nothing when every peer has one link.
@@ -15,7 +15,7 @@ pub fn section(sync: &SyncStatus, ink: &Ink) -> String {
     let failovers: u64 = sync.peers.iter().map(|peer| peer.link_failovers).sum();
     let mut text = ink.title("Links") + &table(&rows);
     if failovers > 0 {
-        text += &ink.paint(YELLOW, &format!("  state took another link {failovers} times\n"));
+        text += &ink.paint(YELLOW, &format!("  state took another link {}\n", times(failovers)));
     }
     text
 }
@@ -59,7 +59,7 @@ mod tests {
           peer  link  works  state     frames  copies  heard
           fw2   eth2  NO     -         7       0       -
           fw2   eth3  yes    takes it  7       0       -
-          state took another link 1 times
+          state took another link once
         ");
     }
 }

@@ -1,6 +1,6 @@
 //! The part of the page on what two nodes know of each other.
 
-use super::{GREEN, Ink, RED, YELLOW, duration, milliseconds, table};
+use super::super::ink::{GREEN, Ink, RED, YELLOW, duration, milliseconds, table, times};
 use crate::status::{BreakdownStatus, ControlStatus, LeaseStatus, PathStatus, PeerSightStatus};
 
 /// What a reader must know before all else: maintenance, waits, hand-overs.
@@ -113,8 +113,8 @@ fn lease(lease: &LeaseStatus, ink: &Ink) -> String {
     };
     let mut text = format!("  term {}, {state}\n", lease.term);
     if lease.lapsed + lease.superseded > 0 {
-        let times = format!("  ran out {} times, closed by a newer master {} times\n", lease.lapsed, lease.superseded);
-        text += &ink.paint(YELLOW, &times);
+        let (lapsed, superseded) = (times(lease.lapsed), times(lease.superseded));
+        text += &ink.paint(YELLOW, &format!("  ran out {lapsed}, closed by a newer master {superseded}\n"));
     }
     let open: Vec<&str> =
         lease.enforced.iter().filter(|(_, enforced)| !**enforced).map(|(name, _)| name.as_str()).collect();
