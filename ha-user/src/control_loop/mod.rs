@@ -5,6 +5,7 @@
 
 mod act;
 mod addresses;
+mod adverts;
 pub mod breakdown;
 mod demotions;
 mod explain;
@@ -16,9 +17,10 @@ mod pulse;
 pub mod realtime;
 mod report;
 mod roles;
+mod stop;
 mod turns;
 
-use crate::advert_socket::{AdvertSocketError, AdvertSockets, Heard};
+use crate::advert_socket::{AdvertSocketError, AdvertSockets};
 use crate::clock;
 use crate::config::Resolved;
 use crate::damper::Damper;
@@ -34,10 +36,7 @@ use crate::vip::{VipError, Vips};
 use addresses::Addresses;
 use breakdown::Explainer;
 use failure::{Failure, Failures};
-use ha_common::election::{
-    Action, Command, Election, Input, InterfaceId, LeaseOrder, ReceivedAdvert, Transition, VipState, Wait,
-};
-use ha_common::reason::DropReason;
+use ha_common::election::{Action, Command, Election, Input, InterfaceId, Transition, Wait};
 use ha_common::time::{Instant, earliest};
 use operate::Operators;
 use plan::Heritage;
@@ -48,18 +47,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Adverts judged before a deadline is: all that the ring can hold, so that a flood cannot hide the master's advert
-/// from a deadline that it has met.
-const ADVERTS_MAX: usize = 4096;
-/// Frames taken from one socket at one wake-up.
-const FRAMES_MAX: usize = 1024;
 /// Requests answered at one wake-up.
 const REQUESTS_MAX: usize = 64;
-
-/// Between two looks while the poller is broken.
-const LET_GO_TICK: Duration = Duration::from_millis(1);
-/// A hand-over at a stop is confirmed or given up within 1.6 s by the election; this is for an election that errs.
-const STOP_MAX: Duration = Duration::from_secs(2);
 
 const MAILBOX: u64 = 0;
 const LINKS: u64 = 1;
@@ -240,37 +229,6 @@ impl ControlLoop {
         result
     }
 
-    /// Stops as on request, but without descriptors: what the kernel refuses to report cannot be waited for.
-    fn let_go(&mut self) {
-        self.begin_stop();
-        while !self.is_stopped() {
-            std::thread::sleep(LET_GO_TICK);
-            self.tick(clock::now());
-        }
-        self.datapath.unpin();
-    }
-
-    fn begin_stop(&mut self) {
-        self.stop_by = Some(clock::now() + STOP_MAX);
-        self.feed(Input::Command(Command::Stop));
-    }
-
-    /// Whether a stop has come to its end. One that takes too long ends here, with the same result: no address stays.
-    fn is_stopped(&mut self) -> bool {
-        let Some(stop_by) = self.stop_by else { return false };
-        if self.election.is_stopped() && self.addresses.are_settled() {
-            return true;
-        }
-        // What the kernel has not worked off then is waited for when the loop is dropped.
-        let overdue = stop_by <= clock::now();
-        if overdue && !self.election.is_stopped() {
-            tracing::error!("the stop takes too long: the addresses are released without a goodbye");
-            self.obey_lease(clock::now(), LeaseOrder::Closed);
-            self.move_vips(VipState::Absent);
-        }
-        overdue
-    }
-
     fn watch(&mut self, mailbox: &Mailbox<ControlRequest>) -> Result<(), ControlError> {
         self.poller.watch(mailbox.fd(), MAILBOX).map_err(ControlError::Poll)?;
         self.poller.watch(&self.links, LINKS).map_err(ControlError::Poll)?;
@@ -383,31 +341,6 @@ impl ControlLoop {
         self.actions = actions;
         self.explainer.end_round();
         self.tell_hooks();
-    }
-
-    fn read_ring(&mut self) {
-        for _ in 0..ADVERTS_MAX {
-            let Some(advert) = self.datapath.next_advert() else { return };
-            self.feed(Input::Advert(&advert));
-        }
-    }
-
-    fn read_listener(&mut self, id: InterfaceId) {
-        for _ in 0..FRAMES_MAX {
-            let Some(heard) = self.adverts.receive(id) else { return };
-            self.counters.packet(id);
-            match heard {
-                Heard::Advert { source, destination, advert } => match self.counters.member(id, advert.vhid) {
-                    Some(member) => {
-                        self.counters.advert(id, member);
-                        let received = clock::now();
-                        self.feed(Input::Advert(&ReceivedAdvert { member, source, destination, advert, received }));
-                    }
-                    None => self.counters.advert_refused(id, advert.vhid, DropReason::VhidUnknown),
-                },
-                Heard::Refused { vhid, reason } => self.counters.advert_refused(id, vhid.unwrap_or(0), reason),
-            }
-        }
     }
 
     fn answer(&mut self, mailbox: &Mailbox<ControlRequest>) -> Flow {

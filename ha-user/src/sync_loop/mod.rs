@@ -5,6 +5,7 @@
 
 mod actions;
 mod links;
+mod requests;
 mod sessions;
 mod status;
 mod writing;
@@ -18,15 +19,14 @@ use crate::conntrack::events::{Event, EventSource};
 use crate::conntrack::expectation_dump::ExpectationDump;
 use crate::conntrack::own_addresses::OwnAddresses;
 use crate::conntrack::sysctl;
-use crate::conntrack::writer::{Conflict, Writer};
+use crate::conntrack::writer::Writer;
 use crate::link::{LinkError, Links};
 use crate::mailbox::{Mailbox, Postman};
 use crate::peer::PeerSockets;
 use crate::poller::Poller;
 use crate::request::{ControlRequest, SyncRequest};
 use actions::Pending;
-use ha_common::role::{NodeId, Role};
-use ha_common::secret::ClusterKey;
+use ha_common::role::NodeId;
 use ha_common::sync::filter::{Admission, Filter, Prefix};
 use ha_common::sync::{Action, Capabilities, Config, Engine, Input, VERSION};
 use ha_common::time::{Instant, earliest};
@@ -44,16 +44,9 @@ const WINDOW_FRAMES: usize = 128;
 const SOCKET_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the own addresses are read when no event told of a change.
 const ADDRESS_INTERVAL: Duration = Duration::from_secs(10);
-/// How long [`SyncRequest::Stop`] waits for the peers to acknowledge what is pending.
-const DRAIN_MAX: Duration = Duration::from_millis(200);
-/// Requests taken per wake-up.
-const REQUESTS_PER_WAKE: usize = 16;
 /// Portions of events taken per wake-up, before anything else: what waits is read by then, also after this loop has stood still
 /// for a moment, and a storm leaves time for the rest all the same.
 const PORTIONS_PER_WAKE: usize = 64;
-/// Portions of events taken before a change of role, at most: as many as a large socket buffer holds.
-const PORTIONS_BEFORE_ROLE: usize = 1024;
-
 /// Events and datagrams that follow each other closely are taken together: the loop is not woken for them again before this
 /// time has passed. A wake-up costs as much as several of them.
 const WAKE_GAP: Duration = Duration::from_millis(1);
@@ -272,59 +265,6 @@ impl SyncLoop {
         self.execute();
     }
 
-    fn on_mailbox(&mut self, mailbox: &Mailbox<SyncRequest>) {
-        for _ in 0..REQUESTS_PER_WAKE {
-            let Some(request) = mailbox.next() else { return };
-            self.on_request(request);
-        }
-    }
-
-    fn on_request(&mut self, request: SyncRequest) {
-        let now = clock::now();
-        match request {
-            // Whoever asked may have gone away: that is no concern of this loop.
-            SyncRequest::Status(reply) => drop(reply.send(self.status())),
-            SyncRequest::Flows { limit, reply } => drop(reply.send(self.engine.flows(limit).collect())),
-            SyncRequest::Role { role, term } => {
-                // What was ordered as master is done by a master's rule, below: it may be older than what is read next.
-                if role != Role::Master {
-                    self.execute();
-                }
-                self.on_events(PORTIONS_BEFORE_ROLE);
-                // An entry in the way of a peer's flow goes, unless this node forwards.
-                self.writing.set_conflict(match role {
-                    Role::Master => Conflict::KeepLive,
-                    Role::Init | Role::Backup | Role::Fault => Conflict::Replace,
-                });
-                self.engine.handle(now, Input::Term(term), &mut self.actions);
-                self.engine.handle(now, Input::Role(role), &mut self.actions);
-                // What was ordered for the former master, and is not done, meets what packets do here from now on: a deletion ends
-                // a connection that has begun anew, a creation outlives one, and no event tells.
-                if role == Role::Master && self.writing.is_busy() {
-                    self.engine.handle(now, Input::Reread, &mut self.actions);
-                }
-            }
-            SyncRequest::Flush => {
-                // What the kernel has told already belongs to it.
-                self.on_events(PORTIONS_PER_WAKE);
-                let now = clock::now();
-                self.admission.release(now, &mut self.engine, &mut self.actions);
-                self.engine.handle(now, Input::Flush, &mut self.actions);
-            }
-            SyncRequest::Resync => self.engine.handle(now, Input::Resync, &mut self.actions),
-            SyncRequest::Filter { filter, reply } => drop(reply.send(self.on_filter(*filter))),
-            SyncRequest::NetlinkBuffer { bytes, bytes_max, reply } => {
-                drop(reply.send(self.events.resize(bytes, bytes_max).map_err(|error| error.to_string())));
-            }
-            SyncRequest::Keys { keys, reply } => drop(reply.send(self.on_keys(&keys))),
-            SyncRequest::Sessions(table) => self.sessions.begin(table, &self.engine),
-            SyncRequest::Stop => {
-                self.admission.release(now, &mut self.engine, &mut self.actions);
-                self.stop_by = Some(now + DRAIN_MAX);
-            }
-        }
-    }
-
     /// True when more may wait.
     fn on_events(&mut self, portions: usize) -> bool {
         (0..portions).all(|_| self.read_events())
@@ -384,27 +324,6 @@ impl SyncLoop {
         }
     }
 
-    /// The administrator wants other flows replicated.
-    fn on_filter(&mut self, filter: Filter) -> Result<(), String> {
-        let before = std::mem::replace(&mut self.wanted, filter);
-        self.filter_anew().map_err(|error| {
-            self.wanted = before;
-            format!("cannot read the addresses of this node's interfaces: {error}")
-        })
-    }
-
-    /// Other secrets are to be valid. A peer that holds none of them would be lost, and its heartbeats with it.
-    fn on_keys(&mut self, keys: &[ClusterKey]) -> Result<(), String> {
-        if let Some(peer) = self.engine.peer_without(keys) {
-            let peer = self.peer_name(peer);
-            return Err(format!(
-                "{peer} does not hold the new secret yet: copy the file there and reload {peer} first"
-            ));
-        }
-        self.engine.handle(clock::now(), Input::Keys(keys), &mut self.actions);
-        Ok(())
-    }
-
     /// Puts the filter in force that results from what is wanted and from the node's addresses. The kernel learns of it
     /// first: what the dump that follows misses raises events.
     fn filter_anew(&mut self) -> io::Result<()> {
@@ -414,13 +333,6 @@ impl SyncLoop {
             self.admission.set_filter(clock::now(), filter, &mut self.engine, &mut self.actions);
         }
         Ok(())
-    }
-
-    /// A stop was asked for, and what was pending has arrived or its time is over.
-    fn is_finished(&self, now: Instant) -> bool {
-        let Some(stop_by) = self.stop_by else { return false };
-        let pending = |peer: &ha_common::sync::PeerStats| peer.alive && peer.backlog_flows + peer.in_flight_flows > 0;
-        now >= stop_by || !(self.is_busy() || self.writing.is_busy() || self.engine.stats().peers.iter().any(pending))
     }
 }
 
