@@ -55,6 +55,7 @@ impl SyncLoop {
         }
     }
 
+    /// `term`: of a mastership. What the kernel has told by now belongs to the role before.
     fn on_role(&mut self, now: Instant, role: Role, term: u64) {
         // What was ordered as master is done by a master's rule, below: it may be older than what is read next.
         if role != Role::Master {

@@ -225,33 +225,6 @@ pub(super) mod tests {
         insta::assert_snapshot!(render(&status(), false));
     }
 
-    /// "100 %" is said only of what digests have proven just now.
-    #[test]
-    fn in_sync_is_said_when_it_is_proven() {
-        let verdict = |change: fn(&mut PeerStatus)| {
-            let mut status = status();
-            status.sync.peers.iter_mut().for_each(change);
-            let page = render(&status, false);
-            page.lines().find(|line| line.contains("behind")).unwrap().trim().to_owned()
-        };
-        assert_eq!(verdict(|_| {}), "in sync: 100 %, 0.8 ms behind, proven 120.0 ms ago");
-        assert!(verdict(|peer| peer.proven_ms = None).contains("not proven yet"));
-        assert!(verdict(|peer| peer.proven_ms = Some(60_000.0)).contains("last proven"));
-        assert!(verdict(|peer| peer.differing_buckets = 1).starts_with("99.9 % proven equal"));
-        assert!(verdict(|peer| peer.bulk_sent = false).contains("not in sync: 99 %"));
-    }
-
-    /// Where nothing is acknowledged, nothing is called in sync.
-    #[test]
-    fn unreliable_modes_are_not_proven() {
-        for mode in state::UNPROVEN {
-            let mut status = status();
-            status.sync.mode = mode.name().to_owned();
-            let page = render(&status, false);
-            assert!(page.contains("not proven") && !page.contains("in sync"), "{page}");
-        }
-    }
-
     /// A silent control loop, a dead peer and a half-done sync are shown for what they are.
     #[test]
     fn trouble_is_visible() {

@@ -12,8 +12,8 @@ pub fn section(sync: &SyncStatus, ink: &Ink) -> String {
     } else if !sync.in_sync || sync.peers.iter().any(|peer| peer.alive && !peer.bulk_sent) {
         ink.paint(YELLOW, &format!("not in sync: {:.0} % at the peer, {behind}", percent(sync)))
     } else if sync.flows_absent > 0 {
-        let (held, flows) = (sync.flows.saturating_sub(sync.flows_absent), sync.flows.max(1));
-        let share = (held as f64 / flows as f64 * 100.0).floor();
+        let (held, all) = (sync.flows.saturating_sub(sync.flows_absent), sync.flows.max(1));
+        let share = (held as f64 / all as f64 * 100.0).floor();
         ink.paint(YELLOW, &format!("not in sync: {share:.0} % of the flows are in this kernel, {behind}"))
     } else {
         proof(sync, &behind, ink)
@@ -56,7 +56,7 @@ fn peer_row(peer: &PeerStatus) -> [String; 9] {
 }
 
 /// The modes in which nothing is acknowledged and no digest is sent.
-pub const UNPROVEN: [Mode; 2] = [Mode::Alarm, Mode::Notrack];
+const UNPROVEN: [Mode; 2] = [Mode::Alarm, Mode::Notrack];
 
 /// What the digests say of the worst live peer.
 fn proof(sync: &SyncStatus, behind: &str, ink: &Ink) -> String {
@@ -90,4 +90,48 @@ fn percent(sync: &SyncStatus) -> f64 {
     let there = total.saturating_sub(waiting.unwrap_or(total));
     // Never 100 while it is not proven.
     (there as f64 * 100.0 / total as f64).min(99.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::render;
+    use super::super::tests::status;
+    use super::*;
+
+    /// "100 %" is said only of what digests have proven just now.
+    #[test]
+    fn in_sync_is_said_when_it_is_proven() {
+        let verdict = |change: fn(&mut PeerStatus)| {
+            let mut status = status();
+            status.sync.peers.iter_mut().for_each(change);
+            let page = render(&status, false);
+            page.lines().find(|line| line.contains("behind")).unwrap().trim().to_owned()
+        };
+        assert_eq!(verdict(|_| {}), "in sync: 100 %, 0.8 ms behind, proven 120.0 ms ago");
+        assert!(verdict(|peer| peer.proven_ms = None).contains("not proven yet"));
+        assert!(verdict(|peer| peer.proven_ms = Some(60_000.0)).contains("last proven"));
+        assert!(verdict(|peer| peer.differing_buckets = 1).starts_with("99.9 % proven equal"));
+        assert!(verdict(|peer| peer.bulk_sent = false).contains("not in sync: 99 %"));
+    }
+
+    /// Where nothing is acknowledged, nothing is called in sync.
+    #[test]
+    fn unreliable_modes_are_not_proven() {
+        for mode in UNPROVEN {
+            let mut status = status();
+            status.sync.mode = mode.name().to_owned();
+            let page = render(&status, false);
+            assert!(page.contains("not proven") && !page.contains("in sync"), "{page}");
+        }
+    }
+
+    /// What stands in the way of replication is told of, in the singular where it is one.
+    #[test]
+    fn obstacles_are_told() {
+        let sync = SyncStatus { flows_absent: 1, flows_refused_full: 2, events_lost: 1, ..SyncStatus::default() };
+        let page = section(&sync, &Ink { colour: false });
+        assert!(page.contains("this kernel refused 1 flow, tried again"), "{page}");
+        assert!(page.contains("not replicated: 2 flows, raise [sync] flows_max"), "{page}");
+        assert!(page.contains("the kernel dropped events once, repaired by a resync"), "{page}");
+    }
 }
